@@ -1,0 +1,82 @@
+"""Mail between programs and agents: one folder for each inbox, one JSON file for each message, no server.
+
+Who is built on whom, from the ground up; each imports only what stands above it here, and a test reads the imports:
+
+    errors      the exception tree
+    names       addresses; message names that sort by time
+    message     the envelope and Message: encode, decode: pure
+    bodies      typed bodies                                            (the only user of msgspec)
+    order       in which order waiting mail is taken: pure
+    files       hostile files, read strictly
+    doorbell    the Unix socket: ring, hear
+    locks       locks that die with their holder                        (the only user of filelock)
+    root        the volume and its boxes: made, found, removed
+    ledger      what was already handled
+    replies     requests that block: a folder for the answer
+    deliver     into a box: write, rename, flush
+    spool       out of a box: claim, settle, recover
+    peek        looking without touching
+    wake        doorbell + rescan → "look now"
+    consumer    what a claim becomes, and how a message ends
+    box         Mailbox, the face that users see
+    cli/        the command `mailbox`                                   (the only user of typer)
+
+The way of one message: box.send → names → message.encode → deliver → doorbell.ring ⇒ wake → spool.claim →
+message.decode → your code → spool.ack. `FORMAT.md` beside this package is the contract of the files on disk.
+"""
+
+import logging
+
+from .box import Mailbox
+from .errors import (
+    BoxInUse,
+    DiskFull,
+    Forbidden,
+    Invalid,
+    InvalidAddress,
+    InvalidBody,
+    MailboxError,
+    Malformed,
+    Mismatch,
+    NoBox,
+    NoMessage,
+    NoRoot,
+    NotHeld,
+    NotThere,
+    Reject,
+    Retry,
+    SplitMount,
+    Storage,
+    TooManyHops,
+    Unflushed,
+)
+from .message import Message
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BoxInUse",
+    "DiskFull",
+    "Forbidden",
+    "Invalid",
+    "InvalidAddress",
+    "InvalidBody",
+    "Mailbox",
+    "MailboxError",
+    "Malformed",
+    "Message",
+    "Mismatch",
+    "NoBox",
+    "NoMessage",
+    "NoRoot",
+    "NotHeld",
+    "NotThere",
+    "Reject",
+    "Retry",
+    "SplitMount",
+    "Storage",
+    "TooManyHops",
+    "Unflushed",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

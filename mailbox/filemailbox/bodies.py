@@ -1,0 +1,61 @@
+"""Typed bodies: JSON into the type that a receiver asked for, or a sentence about why not.
+
+Dataclasses, TypedDicts, named tuples, enums and plain types such as `list[int]` are checked by msgspec, strictly: a
+string is not taken for a number. Pydantic models and dataclasses check themselves, and pydantic is asked about what
+msgspec does not know; it is never imported otherwise.
+"""
+
+from typing import Any
+
+import msgspec
+
+from .errors import Mismatch
+
+
+def convert(body: Any, into: Any) -> Any:
+    """*body*, as decoded from JSON, as an instance of *into*.
+
+    Raises Mismatch with the validator's text where it is not one, and TypeError where *into* is a type that neither
+    msgspec nor pydantic can check: a mistake of the program, not of the message.
+    """
+    if into is None or into is Any:
+        return body
+    own = getattr(into, "__pydantic_validator__", None)
+    if own is not None:
+        return _ask(own.validate_python, body, into)
+    try:
+        return msgspec.convert(body, into)
+    except msgspec.ValidationError as error:
+        raise Mismatch(f"its body is not {name(into)}: {error}") from error
+    except TypeError as error:
+        return _ask(_adapter(into, error), body, into)
+
+
+def name(into: Any) -> str:
+    """What *into* is called in a sentence."""
+    return into.__qualname__ if isinstance(into, type) and not hasattr(into, "__args__") else str(into)
+
+
+def _ask(validate: Any, body: Any, into: Any) -> Any:
+    try:
+        return validate(body)
+    except ValueError as error:  # pydantic's ValidationError is one
+        problems = getattr(error, "errors", None)
+        raise Mismatch(f"its body is not {name(into)}: {_told(problems()) if problems else error}") from error
+
+
+def _told(problems: list[dict[str, Any]]) -> str:
+    """All that pydantic found, on one line."""
+    return "; ".join(f"{problem['msg']} - at `{_path(problem['loc'])}`" for problem in problems)
+
+
+def _path(steps: tuple[str | int, ...]) -> str:
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+
+
+def _adapter(into: Any, unknown: TypeError) -> Any:
+    try:
+        from pydantic import TypeAdapter
+    except ImportError:
+        raise TypeError(f"bodies of type {name(into)} cannot be checked: {unknown}") from unknown
+    return TypeAdapter(into).validate_python

@@ -1,0 +1,364 @@
+"""Mailbox: the face that users see."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
+
+from . import names, peek
+from . import root as roots
+from .bodies import convert
+from .consumer import BACKOFF, MAX_ATTEMPTS, Consumer, Rules, when
+from .deliver import deliver, deliver_many
+from .doorbell import Ringer
+from .errors import Invalid, InvalidBody, Malformed, quoted
+from .message import MAX_SIZE, Message, decode, encode, seconds
+from .names import Address
+from .replies import Reply
+from .wake import Wake
+
+T = TypeVar("T")
+
+DEFAULT_ROOT = "/mail"
+
+
+class Options(TypedDict, total=False):
+    """What a message can carry beside its body. See Mailbox.send()."""
+
+    type: str | None
+    subject: str | None
+    thread: str | None
+    in_reply_to: str | None
+    ttl: float | timedelta | datetime | None
+    after: float | timedelta | datetime | None
+    key: str | None
+    headers: Mapping[str, str] | None
+    hops: int
+    id: str | None
+
+
+class Mailbox:
+    """One agent's mail: send to any box, receive from one's own.
+
+    Safe to share between threads; in the child of a fork it starts anew. Use it in a `with` block, or close() it: what
+    is held goes back at once. A process that just ends gives it back as well, as one more attempt.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        durable: bool = True,
+        max_size: int = MAX_SIZE,
+        max_attempts: int = MAX_ATTEMPTS,
+        backoff: tuple[float, float] = BACKOFF,
+        retention: float | timedelta | None = None,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Open the mail of the agent *name* (default: $MAILBOX_AGENT) in *root* (default: $MAILBOX_ROOT, else /mail).
+
+        durable       flush every message to the disk before send() returns; without it a power cut loses the last ones
+        max_size      bytes that a message may have, sent or received
+        max_attempts  how often a message is tried before it becomes a dead letter
+        backoff       seconds before the second attempt, doubled for each further one; and the longest wait
+        retention     keep handled mail in `done/` for so long (seconds or timedelta); default: delete it
+        ledger        a folder for the keys already handled; needed outside the root where all agents share a uid
+
+        Raises NoRoot, InvalidAddress. The box itself need not exist to send from it.
+        """
+        self.root = roots.find(_path_of(root))
+        self.name = names.address(name if name is not None else _own_name())
+        self.durable, self.max_size = durable, max_size
+        self._rules = Rules(max_size, max_attempts, backoff, seconds(retention), os.fspath(ledger) if ledger else None)
+        self._path = self.root.box(self.name)
+        self._ringer = Ringer(self.root.path)
+        self._wake = Wake(f"{self._path}/run")
+        self._consumer = Consumer(self.root, self.name, self._rules, self.send)
+        self._addresses: dict[str, Address] = {}
+
+    @classmethod
+    def init(cls, name: str, root: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
+        """Make the box *name*, and the root where there is none, and open it. Made before: just open it."""
+        found = roots.init(_path_of(root))
+        roots.create(found, names.address(name))
+        return cls(name, found.path, **settings)
+
+    # Sending
+
+    def send(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
+        """Put a message into the box *to*. Returns its id; once it does, the message survives kill -9 and a power cut.
+
+        body         any JSON, a dataclass, a pydantic model …
+        type         what kind of message it is; receivers choose handlers by it
+        subject      a line for people
+        thread       the conversation it belongs to
+        in_reply_to  the id of the message that it answers
+        ttl          after so many seconds (or at that time) it is worthless, and becomes a dead letter
+        after        deliver it in so many seconds (or at that time), not now
+        key          of all messages from one sender with one key, one is handled: sending again is harmless
+        headers      strings for programs, such as a traceparent
+        hops         how many answers in a row it is the last of; reply() counts them
+        id           only to send again what an Unflushed error speaks of
+
+        Raises NoBox for an unknown recipient, InvalidBody, DiskFull, Forbidden: nothing was delivered. Raises Unflushed
+        where it was, and the disk did not confirm it: send it again with `id=error.id`.
+        """
+        address = self._addresses.get(to) or self._address(to)
+        id = names.new_id() if _SPECIAL.isdisjoint(options) else _resolve(options) or names.new_id()
+        data = self._encode(id, address, body, options)
+        deliver(self.root, address, id, data, durable=self.durable, answers=options.get("in_reply_to"))
+        self._ringer.ring(address)
+        return id
+
+    def send_many(self, to: str, bodies: Iterable[Any], **options: Unpack[Options]) -> list[str]:
+        """Put a message for each of *bodies* into the box *to*, and flush them together. Returns their ids, in order.
+
+        *options* are those of send(), the same for all. *bodies* may be a generator. When one of them fails, those
+        before it are delivered, and the exception says which: its attribute `sent` holds their ids.
+        """
+        address = self._address(to)
+        if _resolve(options) is not None:
+            raise Invalid("send_many() makes its own ids: send one message again with send(id=…)")
+        ids = ((names.new_id(), body) for body in bodies)
+        messages = ((id, self._encode(id, address, body, options)) for id, body in ids)
+        try:
+            return deliver_many(self.root, address, messages, durable=self.durable)
+        finally:
+            self._ringer.ring(address)
+
+    def _encode(self, id: str, to: Address, body: Any, options: Mapping[str, Any]) -> bytes:
+        data = encode(id, self.name, to, body, options)
+        if len(data) > self.max_size:
+            raise InvalidBody(
+                f"the message has {len(data)} bytes, and {self.max_size} is the limit: "
+                "put what is large in a file and send its path"
+            )
+        return data
+
+    def _address(self, to: str) -> Address:
+        address = self._addresses[to] = names.address(to)
+        return address
+
+    # Receiving
+
+    @overload
+    def receive(self, timeout: float | None = 0) -> Message[Any] | None: ...
+    @overload
+    def receive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+    def receive(self, timeout: float | None = 0, *, into: Any = None) -> Message[Any] | None:
+        """Take the next message, waiting *timeout* seconds for one (0: do not wait; None: for ever). None: none came.
+
+        It is yours until you settle it: ack(), retry(), reject(), or a `with` block. *into* is the type of body that
+        you can handle: a dataclass, a pydantic model, `list[int]` …; a message with another body becomes a dead letter.
+
+        Raises NoBox where the box does not exist.
+        """
+        if timeout == 0:
+            return self._consumer.take(into)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._wake.arm()
+            message = self._consumer.take(into)
+            left = _left(deadline)
+            if message is not None or left <= 0:
+                return message
+            self._wake.wait(min(left, self._consumer.next_due() or left))
+
+    @overload
+    async def areceive(self, timeout: float | None = 0) -> Message[Any] | None: ...
+    @overload
+    async def areceive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+    async def areceive(self, timeout: float | None = 0, *, into: Any = None) -> Message[Any] | None:
+        """receive(), for asyncio. Cancelled, it gives back what it may have taken."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._wake.arm()
+            message = await self._atake(into)
+            left = _left(deadline)
+            if message is not None or left <= 0:
+                return message
+            await self._wake.await_(min(left, self._consumer.next_due() or left))
+
+    async def _atake(self, into: Any) -> Message[Any] | None:
+        nobody, settled = threading.Event(), threading.Lock()
+
+        def take() -> Message[Any] | None:
+            message = self._consumer.take(into)
+            with settled:
+                if message is not None and nobody.is_set():
+                    message.hand_back()
+            return message
+
+        taking = asyncio.ensure_future(asyncio.to_thread(take))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            with settled:
+                nobody.set()
+                if taking.done() and not taking.cancelled() and (message := taking.result()) is not None:
+                    message.hand_back()
+            raise
+
+    def request(
+        self, to: str, body: Any = None, *, timeout: float | None = 30, into: Any = None, **options: Unpack[Options]
+    ) -> Message[Any]:
+        """Send a message and wait *timeout* seconds for the answer, which is returned, settled.
+
+        Whoever gets the request answers it with Message.reply() or `mailbox reply`. An answer that comes too late
+        becomes ordinary mail in the own box. *options* are those of send().
+
+        Raises TimeoutError where none came, Mismatch where its body is not *into*: then it is ordinary mail, too.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        id = options.pop("id", None) or names.new_id()
+        options["id"] = id
+        with self._asking(id) as asking:
+            self.send(to, body, **options)
+            while True:
+                self._wake.arm()
+                answer = self._answer(asking, into)
+                if answer is not None:
+                    return answer
+                left = _left(deadline)
+                if left <= 0:
+                    raise TimeoutError(f"no answer from {quoted(to)} to {id} within {timeout:g} s")
+                self._wake.wait(left)
+
+    async def arequest(
+        self, to: str, body: Any = None, *, timeout: float | None = 30, into: Any = None, **options: Unpack[Options]
+    ) -> Message[Any]:
+        """request(), for asyncio."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        id = options.pop("id", None) or names.new_id()
+        options["id"] = id
+        asking = self._asking(id)
+        await asyncio.to_thread(asking.__enter__)
+        try:
+            await self.asend(to, body, **options)
+            while True:
+                self._wake.arm()
+                answer = await asyncio.to_thread(self._answer, asking, into)
+                if answer is not None:
+                    return answer
+                left = _left(deadline)
+                if left <= 0:
+                    raise TimeoutError(f"no answer from {quoted(to)} to {id} within {timeout:g} s")
+                await self._wake.await_(left)
+        finally:
+            await asyncio.shield(asyncio.to_thread(asking.__exit__, None, None, None))
+
+    def _asking(self, id: str) -> Reply:
+        if not self.root.has(self.name):
+            raise self.root.missing(self.name)  # there is no box that an answer could come to
+        return Reply(self._path, id)
+
+    def _answer(self, asking: Reply, into: Any) -> Message[Any] | None:
+        for text, data in asking.answers(self.max_size):
+            try:
+                members = decode(data)
+            except Malformed:
+                continue  # left behind for new/, where it becomes a dead letter
+            parts = names.parse(text)
+            message: Message[Any] = Message(parts.id if parts else text, members, data, text, hold=self._consumer)
+            message.body = convert(message.body, into)
+            message.settled = True
+            asking.accept(text)
+            return message
+        return None
+
+    async def asend(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
+        """send(), off the event loop: a durable send waits for the disk."""
+        return await asyncio.to_thread(lambda: self.send(to, body, **options))
+
+    async def asend_many(self, to: str, bodies: Iterable[Any], **options: Unpack[Options]) -> list[str]:
+        """send_many(), off the event loop."""
+        return await asyncio.to_thread(lambda: self.send_many(to, bodies, **options))
+
+    # Looking
+
+    def peek(self, *states: str) -> Iterator[Message[Any]]:
+        """The messages in these *states*, not taken and not touched: look, and leave them where they are.
+
+        States are the folders of a box: `new` and `later` (the default: what waits), `cur` (held), `dead`, `done`.
+        What is not mail has a `problem`. Settling one of them raises NotHeld.
+        """
+        return peek.look(self.root, self.name, states or ("new", "later"), self.max_size)
+
+    def find(self, part: str, *states: str) -> Message[Any]:
+        """The one message whose id holds *part*, in any of these *states* (default: all), not taken and not touched.
+
+        Raises NoMessage where there is none, or several.
+        """
+        return peek.find(self.root, self.name, part, states or peek.STATES, self.max_size)
+
+    def requeue(self, part: str) -> str:
+        """Deliver a dead letter once more, its attempts counted anew and its expiry forgotten. Returns its id.
+
+        You may have mended the file in `dead/` before. Raises NoMessage.
+        """
+        message = self.find(part, "dead")
+        back = self._consumer.requeue(message.name)
+        self._ringer.ring(self.name)
+        return back
+
+    # Leaving
+
+    def close(self) -> None:
+        """Give back what is held, the attempt not counted, and let go of everything. It can be used again after."""
+        self._consumer.close()
+        self._wake.close()
+        self._ringer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        return f"Mailbox({self.name!r}, {self.root.path!r})"
+
+
+_SPECIAL = frozenset(("id", "ttl", "after"))
+
+
+def _resolve(options: Any) -> str | None:
+    """Make *options* members of an envelope: spans of time become times. Returns the id that was asked for."""
+    for option, member in (("ttl", "expires"), ("after", "deliver_after")):
+        span = options.pop(option, None)
+        if span is not None:
+            options[member] = when(span)
+    id = options.pop("id", None)
+    if id is not None and not names.is_id(id):
+        raise Invalid(f"id= is {quoted(id)}, expected one that send() or an Unflushed error gave")
+    return None if id is None else str(id)
+
+
+def _left(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline - time.monotonic()
+
+
+def _own_name() -> str:
+    name = os.environ.get("MAILBOX_AGENT")
+    if not name:
+        raise Invalid('whose mail? Give a name, as in Mailbox("bob"), or set MAILBOX_AGENT')
+    return name
+
+
+def _path_of(path: str | os.PathLike[str] | None) -> str:
+    return os.fspath(path) if path is not None else os.environ.get("MAILBOX_ROOT") or DEFAULT_ROOT

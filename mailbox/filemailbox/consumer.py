@@ -1,0 +1,184 @@
+"""What a claim becomes: a message to handle, a dead letter, or mail for later; and how a message ends.
+
+The spool moves files and knows nothing of what is in them. Here the envelope is read, and what it asks for is done:
+expiry, deferral, idempotence, the limit of hops and of attempts, the type of the body.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from . import names
+from .bodies import convert
+from .errors import Invalid, Malformed, TooManyHops, quoted
+from .ledger import STRANGERS, Ledger
+from .message import MAX_HOPS, MAX_SIZE, Message, decode, format_time, time_ns, written
+from .names import ID, Address, Name
+from .root import Root
+from .spool import Taker
+
+log = logging.getLogger("filemailbox")
+
+_PLAIN: Final = len("20261124T014530.123456789Z-3f9c0a12b4d5,S=1234567.json")
+
+_ASKING: Final = frozenset(("expires", "deliver_after", "hops", "key"))
+
+MAX_ATTEMPTS: Final = 5
+BACKOFF: Final = (1.0, 300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How one consumer handles what goes wrong."""
+
+    max_size: int = MAX_SIZE  # bytes
+    max_attempts: int = MAX_ATTEMPTS
+    backoff: tuple[float, float] = BACKOFF  # seconds: the first delay, the longest
+    retention: float | None = None  # seconds for which handled mail is kept in done/; None: it is deleted
+    ledger: str | None = None  # a folder outside the root; None: the box's own
+
+
+class Consumer:
+    """Takes messages out of a box and settles them. Safe to share between threads."""
+
+    def __init__(self, root: Root, address: Address, rules: Rules, send: Callable[..., str]) -> None:
+        self._root, self._rules, self._send = root, rules, send
+        self._taker = Taker(root, address, rules.max_size, rules.retention)
+        self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
+        self.close = self._taker.close
+        self.next_due = self._taker.next_due
+        self.requeue = self._taker.requeue
+
+    def take(self, into: Any = None) -> Message[Any] | None:
+        """The next message to handle, or None. Everything that is not one is dealt with on the way."""
+        while (claim := self._taker.claim()) is not None:
+            try:
+                message = self._admit(*claim, into)
+            except Malformed as error:
+                self._taker.bury(claim[0], error.reason)
+                continue
+            except BaseException:
+                self._taker.put_off(claim[0], time.time_ns())  # our own trouble: it is not the message's fault
+                raise
+            if message is not None:
+                return message
+        return None
+
+    def _admit(self, name: str, data: bytes, facts: os.stat_result, first: bool, into: Any) -> Message[Any] | None:
+        id, attempt, requeued = name[:ID], 1, 0
+        members = decode(data)
+        if not first or len(name) > _PLAIN or members.get("id", id) != id:
+            parts = names.parse(name)
+            assert parts is not None, name  # the spool gives no other names
+            attempt, requeued = parts.attempt, parts.requeued
+            if parts.stem is not None:
+                members.setdefault("sent", written(facts))
+            elif members.get("id") not in (id, None):
+                raise Malformed(f'its "id" is {quoted(members["id"])} and its name says {id}')
+            if attempt > self._rules.max_attempts:
+                raise Malformed(f"it was taken {attempt - 1} times and never settled: whoever took it died")
+        message: Message[Any] = Message(id, members, data, name, attempt, "none", self)
+        if not _ASKING.isdisjoint(members) and not self._grant(message, first, requeued):
+            return None
+        if into is not None:
+            message.body = convert(message.body, into)
+        return message
+
+    def _grant(self, message: Message[Any], first: bool, requeued: int) -> bool:
+        """Do what the envelope asks for. Returns whether there is still something to handle, and now."""
+        if message.hops > MAX_HOPS:
+            raise Malformed(f"it is answer number {message.hops} in a row, and {MAX_HOPS} is the limit")
+        if not requeued:  # a person who requeues it wants it now
+            if message.expires is not None and message.expires <= datetime.now(UTC):
+                raise Malformed(f"it expired at {message.members['expires']}")
+            due = time_ns(message.deliver_after) if message.deliver_after is not None else 0
+            if due > time.time_ns():
+                self._taker.put_off(message.name, due)
+                return False
+        return message.key is None or not self._known(message, message.key, first)
+
+    def _known(self, message: Message[Any], key: str, first: bool) -> bool:
+        """Whether the ledger has its key already; then it is acked here and now."""
+        sender = self._ledger_name(message)
+        if self._ledger.handled(message.trust, sender, key):
+            log.info("%s from %s was handled already: its key %r is in the ledger", message.id, message.sender, key)
+            self._taker.ack(message.name)
+            return True
+        if first and message.id[: names.STAMP] <= self._ledger.floor(message.trust, sender):
+            raise Malformed("it is older than what the ledger remembers: whether its key was handled is not known")
+        return False
+
+    def _ledger_name(self, message: Message[Any]) -> str:
+        """Whose page of the ledger: names that are no agent's here share one, so that nobody can fill the disk with them."""
+        sender = message.sender
+        known = sender is not None and names.is_address(sender) and self._root.has(Address(sender))
+        return sender if known and sender is not None else STRANGERS
+
+    # What a message asks of us: see message.Hold
+
+    def ack(self, message: Message[Any]) -> None:
+        if (key := message.members.get("key")) is not None:
+            try:
+                self._ledger.record(message.trust, self._ledger_name(message), key, message.id[: names.STAMP])
+            except OSError as error:  # a full disk never stops the settling
+                log.error(
+                    "the key of %s could not be noted: sent again, it would be handled again (%s)", message.id, error
+                )
+        self._taker.ack(message.name)
+        message.settled = True
+
+    def retry(self, message: Message[Any], after: float | None, reason: str, detail: str) -> None:
+        if message.attempt >= self._rules.max_attempts:
+            of = f"attempt {message.attempt} of {self._rules.max_attempts}"
+            return self.reject(message, f"{reason} ({of})", detail)
+        wait = self._backoff(message.attempt) if after is None else max(0.0, after)
+        parts = names.parse(message.name)
+        assert parts is not None, message.name
+        again = Name(parts.id, parts.size, message.attempt + 1, parts.stem, parts.requeued)
+        self._taker.put_off(message.name, time.time_ns() + int(wait * 1e9), again)
+        message.settled = True
+        log.info("%s comes back in %.1f s as attempt %d: %s", message.id, wait, again.attempt, reason)
+
+    def reject(self, message: Message[Any], reason: str, detail: str) -> None:
+        self._taker.bury(message.name, reason, detail)
+        message.settled = True
+
+    def hand_back(self, message: Message[Any]) -> None:
+        self._taker.put_off(message.name, time.time_ns())
+        message.settled = True
+
+    def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str:
+        if message.sender is None:
+            raise Invalid(f'the message {message.id} cannot be answered: it has no "from"')
+        hops = message.hops + 1
+        if hops > MAX_HOPS:
+            raise TooManyHops(hops, MAX_HOPS)
+        options.setdefault("thread", message.thread or message.answers_to)
+        return self._send(message.sender, body, in_reply_to=message.answers_to, hops=hops, **options)
+
+    async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.to_thread(call, *arguments)
+
+    def _backoff(self, attempt: int) -> float:
+        """Twice as long each time, and up to half of it taken off by chance: those who failed together part."""
+        first, longest = self._rules.backoff
+        chance = int.from_bytes(os.urandom(2)) / 65536
+        return min(longest, first * 2.0 ** (attempt - 1)) * (1 - chance / 2)
+
+
+def when(after: Any) -> str:
+    """A delay in seconds, a timedelta or an aware datetime, as the envelope writes a time."""
+    if isinstance(after, datetime):
+        return format_time(after)
+    from datetime import timedelta
+
+    span = after if isinstance(after, timedelta) else timedelta(seconds=after)
+    try:
+        return format_time(datetime.now(UTC) + span)
+    except OverflowError:
+        raise Invalid(f"{after!r} from now is after the year 9999") from None

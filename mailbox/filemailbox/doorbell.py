@@ -1,0 +1,207 @@
+"""A bell on a box: look now, not at the next round.
+
+Ringing is advice. The message is already in `new/`, so an empty house, a full queue and a missing socket get the same
+answer: nothing. A byte on the bell means nothing either; it carries no message, so it may be lost, forged or doubled.
+
+A bell is a Unix datagram socket in `run/`, one for each listener, bound under a hidden name and renamed into place:
+reached through the file system, it crosses network, PID, mount and user namespaces of one kernel.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .files import FOLDER, listing
+
+_LONGEST: Final = 107  # bytes in the path of a Unix socket (unix(7): sun_path)
+_STALE: Final = 60.0  # seconds after which a bell that nobody holds is taken away
+_FRESH: Final = 50_000_000  # nanoseconds: a folder changed this lately may change again under the same mtime
+_BLINK: Final = 0.001  # seconds for which bells are believed without asking: a burst asks once
+_TRUST: Final = 1.0  # seconds for which a kept folder is taken to be the one at its path
+_BOXES: Final = 64  # how many boxes' bells are kept open
+
+
+class Bell:
+    """Our own bell: a socket to wait on. close() takes it away."""
+
+    def __init__(self, run: str) -> None:
+        """Hang a bell in the folder *run*. Raises OSError where that cannot be."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._run = run
+        self.path = f"{run}/{os.urandom(6).hex()}"
+        hidden = f"{run}/.{self.path[-12:]}"
+        try:
+            _reach(self._socket.bind, hidden)
+            os.chmod(hidden, 0o722)  # before it can be found: bind() obeys the umask
+            os.rename(hidden, self.path)
+            self._inode = os.lstat(self.path).st_ino
+        except OSError:
+            self._socket.close()
+            with contextlib.suppress(OSError):
+                os.unlink(hidden)
+            raise
+        _sweep(run)
+
+    def fileno(self) -> int:
+        """For select and its kin: readable when it has rung."""
+        return self._socket.fileno()
+
+    def hush(self) -> None:
+        """Forget the rings so far. Call it before looking, never after."""
+        with contextlib.suppress(OSError):
+            for _ in range(64):  # a flood must not keep us here
+                self._socket.recv(1)
+
+    def hangs(self) -> bool:
+        """Whether it can still be found: somebody may have wiped the folder."""
+        try:
+            return os.lstat(self.path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Take it down."""
+        if self.hangs():
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self._socket.close()
+
+
+@dataclass(slots=True)
+class _Known:
+    """The bells of one box, kept open."""
+
+    folder: int  # run/, open
+    changed: int  # its mtime when it was listed
+    fresh: float  # until when not even the mtime is asked
+    until: float  # until when it is taken to be the folder at its path
+    bells: list[int]
+
+
+class Ringer:
+    """Rings the bells of others. It keeps them at hand, so that a ring costs one stat and one send."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._socket: socket.socket | None = None
+        self._known: dict[str, _Known] = {}
+        self._guard = threading.Lock()
+        _ringers.add(self)
+
+    def ring(self, box: str) -> None:
+        """Ring every bell of the box, without waiting. Never raises."""
+        known = self._known.get(box)
+        if known is not None and not known.bells and time.monotonic() < known.fresh:
+            return  # nobody listened a moment ago
+        with self._guard, contextlib.suppress(OSError):
+            for bell in self._bells(box):
+                self._ring_one(bell)
+
+    def close(self) -> None:
+        """Let go of sockets and descriptors."""
+        with self._guard:
+            for run in list(self._known):
+                self._forget(run)
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def _ring_one(self, bell: int) -> None:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        with contextlib.suppress(OSError):  # EAGAIN: its queue is full, so it is ringing already
+            self._socket.sendto(b"!", socket.MSG_DONTWAIT, f"/proc/self/fd/{bell}")
+
+    def _bells(self, box: str) -> list[int]:
+        """The bells of *box*, listed anew where the folder has changed, or may not be the same any more."""
+        known, now = self._known.get(box), time.monotonic()
+        if (
+            known is not None
+            and now < known.until
+            and (now < known.fresh or os.fstat(known.folder).st_mtime_ns == known.changed)
+        ):
+            if now >= known.fresh:
+                known.fresh = now + _BLINK
+            return known.bells
+        self._forget(box)
+        folder = os.open(f"{self._root}/{box}/run", FOLDER)
+        changed = os.fstat(folder).st_mtime_ns
+        known = self._known[box] = _Known(folder, changed, now + _BLINK, now + _TRUST, _open_bells(folder))
+        if time.time_ns() - changed < _FRESH:
+            known.changed = -1  # it may change again under the same mtime: look again the next time
+        if len(self._known) > _BOXES:
+            self._forget(next(iter(self._known)))
+        return known.bells
+
+    def _forget(self, box: str) -> None:
+        known = self._known.pop(box, None)
+        if known is not None:
+            for descriptor in (known.folder, *known.bells):
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+
+
+def hears(path: str) -> bool:
+    """Whether somebody listens on the bell at *path*. Asked from the kernel, without ringing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            _reach(probe.connect, path)
+        except OSError as error:
+            return error.errno not in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK)
+        return True
+
+
+def _open_bells(folder: int) -> list[int]:
+    # O_PATH | O_NOFOLLOW: a symlink in there must not make us ring somebody else's socket.
+    bells = []
+    for name in listing(folder):
+        if name.startswith("."):
+            continue
+        with contextlib.suppress(OSError):
+            bell = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            if stat.S_ISSOCK(os.fstat(bell).st_mode):
+                bells.append(bell)
+            else:
+                os.close(bell)
+    return bells
+
+
+def _reach(call: Callable[[str], None], path: str) -> None:
+    """bind or connect to *path*, also where it is longer than a socket's address may be."""
+    if len(os.fsencode(path)) <= _LONGEST:
+        call(path)
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        call(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
+
+
+def _sweep(run: str) -> None:
+    """Take away the bells of listeners that are gone."""
+    with contextlib.suppress(OSError):
+        for each in Path(run).iterdir():
+            facts = each.lstat()
+            if stat.S_ISSOCK(facts.st_mode) and time.time() - facts.st_mtime > _STALE and not hears(str(each)):
+                each.unlink()
+
+
+_ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
+
+
+def _free_ringers() -> None:
+    for ringer in list(_ringers):
+        ringer._guard = threading.Lock()  # another thread may have held it when we were forked
+
+
+os.register_at_fork(after_in_child=_free_ringers)

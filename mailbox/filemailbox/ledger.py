@@ -1,0 +1,126 @@
+"""What was already handled: it makes sending again harmless.
+
+One file for each (trust, sender) in a box's `ledger/`, shared by its consumers: a line of JSON for each key, written and
+flushed before the message is acked. It is bounded: from twice LIMIT entries on only the newest LIMIT are kept, and the
+newest time among the forgotten ones becomes the *floor*. A keyed message sent before the floor may have been handled or
+not; nobody can tell any more.
+
+Two copies that are in hand at the same moment may both run: the ledger is written at ack.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from . import names
+from .locks import Lock
+from .root import adopt
+
+LIMIT: Final = 10_000
+"""How many keys are remembered for one sender, at least."""
+
+STRANGERS: Final = "_"
+"""The sender under which all those are kept whose name is no agent's here: they share one bounded file."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """What we know of one file, and how far we have read it."""
+
+    inode: int = 0
+    read: int = 0
+    floor: str = ""
+    keys: dict[str, str] = field(default_factory=dict)  # key → when its message was sent
+
+
+class Ledger:
+    """The keys that one box has handled."""
+
+    def __init__(self, folder: str, box: str, limit: int = LIMIT) -> None:
+        self._folder, self._box, self._limit = folder, box, limit
+        self._pages: dict[str, _Page] = {}
+
+    def handled(self, trust: str, sender: str, key: str) -> bool:
+        """Whether a message with this key was handled. Raises OSError where that cannot be read."""
+        return key in self._page(trust, sender).keys
+
+    def floor(self, trust: str, sender: str) -> str:
+        """The stamp at and before which it is not known any more what was handled; empty where all is known."""
+        return self._page(trust, sender).floor
+
+    def record(self, trust: str, sender: str, key: str, sent: str) -> None:
+        """Note that *key*, of a message sent at the stamp *sent*, is handled. Once this returns it survives a power cut.
+
+        Raises OSError where it cannot be written: then do not ack.
+        """
+        lock = Lock(f"{self._folder}/.lock")
+        if not lock.take(10):
+            raise TimeoutError(f"the lock of {self._folder} is held for more than 10 s")
+        try:
+            page = self._page(trust, sender)
+            page.keys[key] = sent
+            if len(page.keys) >= 2 * self._limit:
+                self._rewrite(trust, sender, page)
+            else:
+                self._append(trust, sender, {"key": key, "sent": sent})
+        finally:
+            lock.release()
+
+    def _page(self, trust: str, sender: str) -> _Page:
+        """The file as it is now. What others have appended since the last look is read; a rewritten one anew."""
+        name = _file(trust, sender)
+        page = self._pages.setdefault(name, _Page())
+        try:
+            with open(f"{self._folder}/{name}", "rb") as file:
+                facts = os.fstat(file.fileno())
+                if facts.st_ino != page.inode or facts.st_size < page.read:
+                    page = self._pages[name] = _Page(facts.st_ino)
+                file.seek(page.read)
+                fresh = file.read()
+        except FileNotFoundError:
+            return page
+        whole = fresh.rfind(b"\n") + 1  # what follows was cut off by a crash, or is being written
+        for line in fresh[:whole].splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = orjson.loads(line)
+                if "floor" in entry:
+                    page.floor = max(page.floor, str(entry["floor"]))
+                else:
+                    page.keys[str(entry["key"])] = str(entry["sent"])
+        page.read += whole
+        return page
+
+    def _append(self, trust: str, sender: str, entry: dict[str, Any]) -> None:
+        path = f"{self._folder}/{_file(trust, sender)}"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            size = os.fstat(file).st_size
+            torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+            os.write(file, b"\n" * torn + orjson.dumps(entry) + b"\n")
+            os.fsync(file)
+        finally:
+            os.close(file)
+        if size == 0:
+            adopt(path, self._box)
+
+    def _rewrite(self, trust: str, sender: str, page: _Page) -> None:
+        """Forget the oldest entries. One rename: a crash leaves the old file or the new."""
+        newest = sorted(page.keys.items(), key=lambda entry: entry[1])
+        gone, kept = newest[: -self._limit], newest[-self._limit :]
+        floor = max([page.floor, *(sent for _, sent in gone)])
+        path = f"{self._folder}/{_file(trust, sender)}"
+        lines = [{"floor": floor}, *({"key": key, "sent": sent} for key, sent in kept)]
+        with open(f"{path}.{os.urandom(6).hex()}", "xb") as draft:
+            os.fchmod(draft.fileno(), 0o600)
+            draft.write(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+            draft.flush()
+            os.fsync(draft.fileno())
+        adopt(draft.name, self._box)
+        os.rename(draft.name, path)
+
+
+def _file(trust: str, sender: str) -> str:
+    return f"{trust}-{sender if names.is_address(sender) else STRANGERS}.jsonl"

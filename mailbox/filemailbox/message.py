@@ -1,0 +1,466 @@
+"""The envelope and Message: bytes in, bytes out. No disk, no clock, no network.
+
+A message is one JSON object on one line, readable with `cat`:
+
+    {"id": "...", "from": "alice", "to": "bob", "sent": "2026-11-24T01:45:30.123456Z", "type": "job", "body": <any JSON>}
+
+Only an object is required. With `body`, the members of the envelope are known by name and any other is kept. Without
+`body`, the string members `from, to, type, subject, thread, in_reply_to` are the envelope's and all the rest is the
+body, so that a script can drop `{"from":"a","msg":"hello"}`.
+"""
+
+import math
+import os
+import re
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
+
+import orjson
+
+from . import names
+from .errors import Invalid, InvalidBody, Malformed, NotHeld, Reject, Retry, quoted
+
+T = TypeVar("T")
+_Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
+
+MAX_SIZE: Final = 1024 * 1024
+"""The largest message, in bytes, that is written or read unless a box says otherwise."""
+
+MAX_DEPTH: Final = 64
+"""How deep arrays and objects may be nested."""
+
+MAX_HOPS: Final = 16
+"""How many answers to answers there may be in a row."""
+
+FLAT: Final = ("from", "to", "type", "subject", "thread", "in_reply_to")
+_MEMBERS: Final[dict[str, type]] = {
+    **dict.fromkeys((*FLAT, "id", "sent", "expires", "deliver_after", "key"), str),
+    "hops": int,
+    "headers": dict,
+}
+_EXPECTED: Final[dict[type, str]] = {str: "a string", int: "a whole number", dict: "an object of strings"}
+
+# What would move the cursor, hide or reorder text where somebody looks with `cat`. In valid JSON such characters can
+# only stand inside strings, so escaping them changes the bytes and not the meaning. orjson escapes the rest of C0.
+_INVISIBLE = re.compile(
+    "[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any]) -> bytes:
+    """The bytes of a message file: one line of JSON, the time of sending taken from the id.
+
+    *members* are further ones of the envelope; those that are None are left out. Dataclasses, dates, UUIDs and enums
+    in *body* are written as JSON has it, pydantic models and msgspec structs as they describe themselves.
+
+    Raises Invalid for a member of the wrong type, InvalidBody for what JSON cannot hold: bytes, NaN,
+    infinities, integers of more than 64 bits, keys that are not strings.
+    """
+    envelope: dict[str, Any] = {"id": id, "from": sender, "to": to, "sent": names.sent(id)}
+    for member, value in members.items():
+        if value is not None:
+            envelope[member] = value if value.__class__ is str is _MEMBERS.get(member) else _mended(member, value)
+    envelope["body"] = body
+    try:
+        data = orjson.dumps(envelope, _plain, orjson.OPT_APPEND_NEWLINE)
+    except TypeError as error:
+        raise InvalidBody(_why_not_json(error)) from error
+    if b"null" in data:
+        _refuse_nan(body)  # orjson writes NaN as null without a word
+    if not data.isascii() or b"\x7f" in data:
+        data = _INVISIBLE.sub(_escaped, data.decode()).encode()
+    return data
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The members of a message; `body` is always among them.
+
+    Raises Malformed, saying why, for what is not UTF-8, not one JSON object, nested deeper than MAX_DEPTH, or has an
+    envelope member of the wrong type. Numbers are read as most readers of JSON do: integers of more than 64 bits
+    become the nearest double; NaN, infinities and what overflows a double are refused. Of two equal keys the last one
+    counts.
+    """
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise Malformed(f"arrays and objects are nested deeper than {MAX_DEPTH}")
+    try:
+        document = orjson.loads(data)
+    except ValueError as error:
+        raise Malformed(f"not JSON: {_where(data, error)}") from None
+    if type(document) is not dict:
+        raise Malformed(f"not a JSON object but {_kind(document)}")
+    if "body" in document:
+        for member, value in document.items():
+            expected = _MEMBERS.get(member)
+            if expected is not None and value.__class__ is not expected and value is not None:
+                raise Malformed(f"its {quoted(member)} is {_kind(value)}, expected {_EXPECTED[expected]}")
+        if document.get("hops") is not None and not 0 <= document["hops"] <= 1000:
+            raise Malformed('its "hops" is not a whole number from 0 to 1000')
+        if document.get("headers") and not all(value.__class__ is str for value in document["headers"].values()):
+            raise Malformed('its "headers" is not an object of strings')
+        if document.get("expires") is not None:
+            _check_time("expires", document["expires"])
+        if document.get("deliver_after") is not None:
+            _check_time("deliver_after", document["deliver_after"])
+        members: dict[str, Any] = document
+    else:
+        members = {member: document.pop(member) for member in FLAT if type(document.get(member)) is str}
+        members["body"] = document
+    return members
+
+
+class Hold(Protocol):
+    """What a message asks of the box that holds it for us. Each settles it once and for all."""
+
+    def ack(self, message: "Message[Any]") -> None: ...
+    def retry(self, message: "Message[Any]", after: float | None, reason: str, detail: str) -> None: ...
+    def reject(self, message: "Message[Any]", reason: str, detail: str) -> None: ...
+    def reply(self, message: "Message[Any]", body: Any, options: dict[str, Any]) -> str: ...
+    def hand_back(self, message: "Message[Any]") -> None: ...
+    async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any: ...
+
+
+class Message(Generic[T]):
+    """One message: its data, and, where it was received and not only looked at, a handle that settles it.
+
+    Settle it with ack(), retry() or reject(), or use it in a `with` block: a clean exit acks, Retry and Reject are
+    honoured, any other exception puts it back with a backoff and goes on. The first call counts; a second does nothing.
+    """
+
+    __slots__ = ("_hold", "_members", "attempt", "body", "id", "name", "raw", "settled", "trust")
+
+    state: str = "cur"
+    """The folder it was found in: `cur` where it is held, or `new`, `later`, `dead`, `done`."""
+
+    due: datetime | None = None
+    """For mail in `later/`: when it comes back. For mail in `done/`: when it was handled."""
+
+    problem: str | None = None
+    """For mail that was looked at: why it is a dead letter, or would become one."""
+
+    def __init__(
+        self,
+        id: str,
+        members: dict[str, Any],
+        raw: bytes,
+        name: str,
+        attempt: int = 1,
+        trust: str = "none",
+        hold: Hold | None = None,
+    ) -> None:
+        self.id = id
+        """What the message is known by: everywhere, and for ever."""
+        self.body: T = members["body"]
+        """The body: any JSON, or an instance of the type that `into=` named."""
+        self.raw = raw
+        """The bytes of the file."""
+        self.name = name
+        """The name of its file in the folder `state`."""
+        self.attempt = attempt
+        """1, and one more for each time that it was taken and not settled."""
+        self.trust = trust
+        """What proves the sender: `none` (the message says so itself), `uid`, `relay`, `signed` or `sealed`."""
+        self.settled = False
+        """Whether it was acked, put back, rejected or handed back."""
+        self._members = members
+        self._hold = hold
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} from {quoted(self.sender or '?')} type {quoted(self.type or '')} {self.state}>"
+
+    @property
+    def sender(self) -> str | None:
+        """Who sent it: by its own word, unless `trust` says more."""
+        return self._members.get("from")
+
+    @property
+    def to(self) -> str | None:
+        """Whom it was addressed to. It may have been dropped into another box than that."""
+        return self._members.get("to")
+
+    @property
+    def type(self) -> str | None:
+        """What kind of message it is: handlers are chosen by it."""
+        return self._members.get("type")
+
+    @property
+    def subject(self) -> str | None:
+        """A line for people."""
+        return self._members.get("subject")
+
+    @property
+    def thread(self) -> str | None:
+        """The conversation it belongs to."""
+        return self._members.get("thread")
+
+    @property
+    def in_reply_to(self) -> str | None:
+        """The id of the message that it answers."""
+        return self._members.get("in_reply_to")
+
+    @property
+    def key(self) -> str | None:
+        """What makes sending it again harmless: of two messages from one sender with one key, one is handled."""
+        return self._members.get("key")
+
+    @property
+    def hops(self) -> int:
+        """How many answers in a row it is the last of."""
+        hops: int = self._members.get("hops") or 0
+        return hops
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Strings for programs, such as a `traceparent`."""
+        headers: dict[str, str] = self._members.get("headers") or {}
+        return headers
+
+    @property
+    def sent(self) -> datetime:
+        """When it was sent: its envelope's word, or, where that is missing or no time, the time in its id."""
+        try:
+            return parse_time(self._members["sent"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return parse_time(names.sent(self.id))
+
+    @property
+    def expires(self) -> datetime | None:
+        """When it becomes worthless: from then on it is a dead letter."""
+        return _optional_time(self._members.get("expires"))
+
+    @property
+    def deliver_after(self) -> datetime | None:
+        """Until when it is kept back."""
+        return _optional_time(self._members.get("deliver_after"))
+
+    @property
+    def members(self) -> Mapping[str, Any]:
+        """The envelope as it was written, unknown members included."""
+        return self._members
+
+    @property
+    def answers_to(self) -> str:
+        """What an answer names in its `in_reply_to`: the id that the sender knows this message by."""
+        given = self._members.get("id")
+        return given if type(given) is str else self.id
+
+    def ack(self) -> None:
+        """It is handled: it goes, or into `done/` where retention is on.
+
+        Not flushed: after a power cut an acked message may come back, under the same id.
+        """
+        if not self.settled:
+            (self._hold or self._not_held()).ack(self)
+
+    def retry(
+        self, after: float | timedelta | None = None, reason: str = "put back to be retried", detail: str = ""
+    ) -> None:
+        """Take it back and deliver it again in *after* seconds, by default with exponential backoff.
+
+        The attempt is counted; at the box's limit it becomes a dead letter with *reason* and *detail*.
+        """
+        if not self.settled:
+            self._held().retry(self, seconds(after), reason, detail)
+
+    def reject(self, reason: str, detail: str = "") -> None:
+        """It can never be handled: it becomes a dead letter, with *reason* and *detail* in a `.why` file beside it."""
+        if not self.settled:
+            self._held().reject(self, reason, detail)
+
+    def reply(self, body: Any = None, **options: Any) -> str:
+        """Send *body* back to the sender, in the same thread. Returns the id of the answer.
+
+        *options* are those of Mailbox.send(). This does not settle the message.
+
+        Raises Invalid where nobody can be answered, TooManyHops where two agents answer each other for ever.
+        """
+        return self._held().reply(self, body, options)
+
+    def hand_back(self) -> None:
+        """Give it back unhandled, the attempt not counted: it is delivered again, at once."""
+        if not self.settled:
+            self._held().hand_back(self)
+
+    async def aack(self) -> None:
+        """ack(), off the event loop."""
+        if not self.settled:
+            await self._held().off_loop(self.ack)
+
+    async def aretry(self, after: float | timedelta | None = None, reason: str = "put back to be retried") -> None:
+        """retry(), off the event loop."""
+        if not self.settled:
+            await self._held().off_loop(self.retry, after, reason)
+
+    async def areject(self, reason: str, detail: str = "") -> None:
+        """reject(), off the event loop."""
+        if not self.settled:
+            await self._held().off_loop(self.reject, reason, detail)
+
+    async def areply(self, body: Any = None, **options: Any) -> str:
+        """reply(), off the event loop."""
+        hold = self._held()
+        answer: str = await hold.off_loop(lambda: hold.reply(self, body, options))
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: _Kind | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        return self.conclude(error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: _Kind | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if self.settled:
+            return isinstance(error, Retry | Reject)
+        swallowed: bool = await self._held().off_loop(self.conclude, error)
+        return swallowed
+
+    def conclude(self, error: BaseException | None) -> bool:
+        """Settle it as a handler that ended so. Returns whether *error* was only a word to us (Retry, Reject)."""
+        if error is None:
+            self.ack()
+        elif isinstance(error, Reject):
+            self.reject(error.reason)
+        elif isinstance(error, Retry):
+            self.retry(error.after, error.reason)
+        elif isinstance(error, Exception):
+            self.retry(reason=_last_words(error), detail="".join(traceback.format_exception(error)))
+        else:  # KeyboardInterrupt, SystemExit, CancelledError: not the message's fault
+            self.hand_back()
+        return isinstance(error, Retry | Reject)
+
+    def _held(self) -> Hold:
+        return self._hold if self._hold is not None else self._not_held()
+
+    def _not_held(self) -> NoReturn:
+        raise NotHeld(f"the message {self.id} was looked at, not taken: receive() it to settle or answer it")
+
+
+def parse_time(text: str) -> datetime:
+    """RFC 3339 as an aware datetime. Raises ValueError; a time without a zone is refused."""
+    if len(text) < 20 or text[10] not in "Tt ":
+        raise ValueError(text)
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise ValueError(text)
+    return when
+
+
+def format_time(when: datetime) -> str:
+    """An aware datetime as the envelope writes it: UTC, microseconds."""
+    if when.tzinfo is None:
+        raise Invalid(f"the time {quoted(when)} has no zone: give datetime.now(UTC), not datetime.now()")
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def time_ns(when: datetime) -> int:
+    """An aware datetime as nanoseconds since 1970, exactly."""
+    since = when - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+
+
+def written(facts: os.stat_result) -> str:
+    """When a file was last written, as the envelope writes a time: what stands for a missing `sent`."""
+    return format_time(datetime.fromtimestamp(min(max(facts.st_mtime, 0), 253402300799), UTC))
+
+
+def seconds(span: float | timedelta | None) -> float | None:
+    """A span of time in seconds."""
+    return span.total_seconds() if isinstance(span, timedelta) else span
+
+
+def _optional_time(text: object) -> datetime | None:
+    return parse_time(text) if type(text) is str else None
+
+
+def _check_time(member: str, text: str) -> None:
+    try:
+        parse_time(text)
+    except (ValueError, OverflowError):
+        raise Malformed(
+            f"its {quoted(member)} is {quoted(text)}, expected a time with a zone such as 2026-11-24T01:45:30Z"
+        ) from None
+
+
+def _mended(member: str, value: object) -> Any:
+    """A member of an envelope that is not just of the type that it has there."""
+    expected = _MEMBERS.get(member)
+    if expected is None:
+        raise TypeError(f"there is no option {member}=: expected one of {', '.join(_MEMBERS)}")
+    if isinstance(value, Mapping) and all(isinstance(text, str) for item in value.items() for text in item):
+        value = dict(value)
+    elif expected is dict or not isinstance(value, expected) or isinstance(value, bool):
+        raise Invalid(f"{member}= is {quoted(value)}, expected {_EXPECTED[expected]}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    # Models describe themselves; neither library is imported for it.
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "__struct_fields__"):
+        return {field: getattr(value, field) for field in value.__struct_fields__}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError
+
+
+def _why_not_json(error: TypeError) -> str:
+    said = str(error)
+    advice = {
+        "Type is not JSON serializable: bytes": "bytes are not JSON: send text, or base64 in a string",
+        "Integer exceeds 64-bit range": "an integer has more than 64 bits: send it as a string",
+        "Dict key must be str": "a key of an object is not a string",
+        "Recursion limit reached": "it is nested too deep, or contains itself",
+    }
+    return f"the body cannot be written as JSON: {advice.get(said, said)}"
+
+
+def _refuse_nan(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidBody(f"the body cannot be written as JSON: it holds {value}; send a string or null")
+    if isinstance(value, dict):
+        for each in value.values():
+            _refuse_nan(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _refuse_nan(each)
+    elif hasattr(value, "__dataclass_fields__"):
+        for field in value.__dataclass_fields__:
+            _refuse_nan(getattr(value, field, None))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
+
+
+def _depth(data: bytes) -> int:
+    """How deep *data* nests, not counting brackets in strings. Good enough for text that may not be JSON."""
+    deepest = depth = 0
+    for bracket in re.sub(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+', b"", data):
+        depth += 1 if bracket in b"[{" else -1 if bracket in b"]}" else 0
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _where(data: bytes, error: ValueError) -> str:
+    if not data.strip(b" \t\r\n\0"):
+        return "it is empty" if not data else "it holds nothing but blanks or zero bytes"
+    return str(error).replace("str is not valid UTF-8: surrogates not allowed", "it is not valid UTF-8")
+
+
+def _kind(value: object) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return "null" if value is None else kinds.get(type(value), "an object")
+
+
+def _last_words(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}"[:500] if words else type(error).__name__

@@ -1,0 +1,192 @@
+"""Addresses, and message names that sort by time.
+
+A message's file is called
+
+    20261124T014530.123456789Z-3f9c0a12b4d5,S=217.json
+    └─ when: UTC, nanoseconds ─┘ └─ writer ─┘ └─ fields
+    └──────────────── id ───────────────────┘
+
+*When* rises strictly within a writer, also when the clock stands still or goes back. *Writer* is 48 random bits, new
+in every thread and after every fork: never a pid or a host name, for these repeat across containers. Fields are a
+letter each, as in Maildir: `S=` the size in bytes, `A=` the delivery attempt from the second on, `N=` what is left of
+a foreign name, `R=` how often a person has requeued it. Text order is time order.
+
+In `later/` and `done/` a second stamp and a `~` stand before the name: when it is due, or when it was handled.
+"""
+
+import os
+import re
+import threading
+import time
+from calendar import timegm
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NewType
+
+from .errors import InvalidAddress
+
+Address = NewType("Address", str)
+"""The name of a box, checked."""
+
+STAMP: Final = len("20261124T014530.123456789Z")
+ID: Final = STAMP + len("-3f9c0a12b4d5")
+
+_ADDRESS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+_CLOCK = r"\d{4}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])[0-5]\d[0-5]\d\.\d{9}Z"
+_ID = re.compile(rf"{_CLOCK}-[0-9a-f]{{12}}", re.ASCII)
+_NAME = re.compile(rf"({_CLOCK}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json", re.ASCII)
+_TIMED = re.compile(rf"({_CLOCK})~(.+)", re.ASCII)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
+_STEM: Final = 64
+_LATEST: Final = 253402300799_999999999  # the end of the year 9999
+
+
+def address(text: object) -> Address:
+    """*text* as the address of a box. Raises InvalidAddress, which says what was expected."""
+    if isinstance(text, str) and _ADDRESS.fullmatch(text) and text != "all":
+        return Address(text)
+    raise InvalidAddress(text)
+
+
+def is_address(text: str) -> bool:
+    """Whether a box can have this name."""
+    return bool(_ADDRESS.fullmatch(text)) and text != "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A message's file name, taken apart."""
+
+    id: str
+    size: int | None = None  # S=
+    attempt: int = 1  # A=, from the second on; believed only where no sender can write
+    stem: str | None = None  # N=
+    requeued: int = 0  # R=
+
+    def __str__(self) -> str:
+        text = self.id
+        if self.size is not None:
+            text += f",S={self.size}"
+        if self.attempt > 1:
+            text += f",A={self.attempt}"
+        if self.stem is not None:
+            text += f",N={self.stem}"
+        if self.requeued:
+            text += f",R={self.requeued}"
+        return text + ".json"
+
+
+def parse(text: str) -> Name | None:
+    """The parts of *text*, or None where it is not a name of our making. Unknown fields are dropped."""
+    match = _NAME.fullmatch(text)
+    if match is None:
+        return None
+    size, attempt, stem, requeued = None, 1, None, 0
+    for field in match[2].split(",")[1:]:
+        letter, value = field[0], field[2:]
+        if letter == "N":
+            stem = value
+        elif letter in "SAR" and not (value.isdigit() and len(value) <= 18):
+            return None
+        elif letter == "S":
+            size = int(value)
+        elif letter == "A":
+            attempt = max(1, int(value))
+        elif letter == "R":
+            requeued = int(value)
+    return Name(match[1], size, attempt, stem, requeued)
+
+
+def is_id(text: str) -> bool:
+    """Whether *text* is a message id of our making."""
+    return bool(_ID.fullmatch(text))
+
+
+def timed(stamp: str, name: str) -> str:
+    """*name* as it is called in `later/` (due then) and in `done/` (handled then)."""
+    return f"{stamp}~{name}"
+
+
+def untimed(text: str) -> tuple[str, str] | None:
+    """The stamp and the name in a name from `later/` or `done/`, or None where there is no stamp."""
+    match = _TIMED.fullmatch(text)
+    return (match[1], match[2]) if match else None
+
+
+def stem(foreign: str) -> str:
+    """What is kept of a *foreign* name, as the value of `N=`."""
+    return _UNSAFE.sub("_", foreign.removesuffix(".json"))[:_STEM]
+
+
+def stamp(ns: int) -> str:
+    """Nanoseconds since 1970 as a stamp. Times outside the years 1970 to 9999 become the nearest that fits."""
+    second, rest = divmod(min(max(ns, 0), _LATEST), 1_000_000_000)
+    return f"{_clock(second)}{rest:09d}Z"
+
+
+def now() -> str:
+    """The clock as a stamp."""
+    second, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_clock(second)}{rest:09d}Z"
+
+
+def nanoseconds(stamp: str) -> int:
+    """The inverse of stamp(): nanoseconds since 1970."""
+    clock = (int(stamp[:4]), int(stamp[4:6]), int(stamp[6:8]), int(stamp[9:11]), int(stamp[11:13]), int(stamp[13:15]))
+    return timegm(clock) * 1_000_000_000 + int(stamp[16:25])
+
+
+def sent(id: str) -> str:
+    """The time that an id carries, as the envelope writes it: RFC 3339, UTC, microseconds."""
+    return f"{_second(id[:15])}{id[15:22]}Z"
+
+
+@lru_cache(maxsize=8)
+def _clock(second: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%S.", time.gmtime(second))
+
+
+@lru_cache(maxsize=8)
+def _second(text: str) -> str:
+    return f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:]}"
+
+
+class Writer:
+    """A source of ids that rise strictly. For one thread of one process."""
+
+    __slots__ = ("_last", "_tail")
+
+    def __init__(self) -> None:
+        self._tail = f"Z-{os.urandom(6).hex()}"
+        self._last = 0
+
+    def id(self) -> str:
+        """A new id, later than all that this writer has given out."""
+        now = time.time_ns()
+        self._last = now = now if now > self._last else self._last + 1
+        second, rest = divmod(now, 1_000_000_000)
+        return f"{_clock(second)}{rest:09d}{self._tail}"
+
+
+class _Mine(threading.local):
+    def __init__(self) -> None:
+        self.writer = Writer()
+
+
+_mine = _Mine()
+
+
+def new_id() -> str:
+    """A new id from this thread's writer.
+
+    Ids of one thread are in the order they were made. A fork gives the child a writer of its own.
+    """
+    return _mine.writer.id()
+
+
+def _forget_writers() -> None:
+    global _mine
+    _mine = _Mine()
+
+
+os.register_at_fork(after_in_child=_forget_writers)

@@ -1,0 +1,59 @@
+"""In which order waiting mail is taken: one listing in, names to claim out. Pure.
+
+A sorted listing alone is not first in, first out. `readdir` is no snapshot: it can show a writer's message k+1 and miss
+k, which was renamed in while the listing ran. The rule that gave no inversion and starved nobody: note the clock
+before the listing, and hold back a name later than it, unless the same writer had that or a later name in the listing
+before. For a writer stamps a message after the one before it is in place; so what precedes a name that is older than
+the listing, or that an earlier listing showed, is in this listing.
+
+Held back mail waits for one more listing, not for the clock: a writer that is an hour ahead loses nothing.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+
+from .names import ID, STAMP
+
+_WRITER = slice(STAMP + 1, ID)
+_SEAM = slice(STAMP - 1, STAMP + 1)
+
+
+class Order:
+    """The order of one consumer. It remembers the listing before."""
+
+    __slots__ = ("_ahead",)
+
+    def __init__(self) -> None:
+        self._ahead: dict[str, str] = {}  # writer → its last name that was later than the clock
+
+    def sift(self, listed: list[str], clock: str, when: Callable[[str], str | None]) -> tuple[list[str], bool]:
+        """The names to claim now, in order, and whether some were held back: then list again.
+
+        *listed* is one listing of `new/`; *clock* is a stamp from before it; *when* gives the
+        stamp of a file whose name is not of our making (its mtime), or None if it is gone.
+        """
+        ready = [name for name in listed if name[_SEAM] == "Z-"]
+        foreign = [name for name in listed if name[_SEAM] != "Z-"] if len(ready) < len(listed) else ()
+        ready.sort()
+        ahead, held = {}, False
+        if ready and ready[-1] > clock:
+            known = bisect_right(ready, clock + "~")  # "~" sorts after all that can follow a stamp
+            ready, later = ready[:known], ready[known:]
+            for name in later:
+                writer = name[_WRITER]
+                ahead[writer] = name
+                if self._ahead.get(writer, "") >= name:
+                    ready.append(name)
+                else:
+                    held = True
+        self._ahead = ahead
+        if foreign:
+            times = {name: time for name in foreign if is_mail(name) and (time := when(name)) is not None}
+            ready.extend(times)
+            ready.sort(key=lambda name: times.get(name, name))
+        return ready, held
+
+
+def is_mail(name: str) -> bool:
+    """Whether a file of this name in `new/` is mail. Dotfiles and other suffixes are nobody's business."""
+    return name.endswith(".json") and not name.startswith(".")

@@ -1,0 +1,130 @@
+"""Looking at a box without touching it: what waits, what is held, what was given up, what was handled."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from . import names
+from .errors import Malformed, NoMessage, quoted, storage
+from .files import FOLDER, READ, kind, listing, read
+from .message import Message, decode, written
+from .names import Address
+from .order import is_mail
+from .root import Root
+
+STATES: Final = ("new", "later", "cur", "dead", "done")
+
+
+class Seen(Message[Any]):
+    """A message that was looked at, not taken."""
+
+    __slots__ = ("due", "problem", "state")
+
+
+def look(root: Root, address: Address, states: Iterable[str], max_size: int) -> Iterator[Message[Any]]:
+    """The messages in these *states*, each state in order. What is not mail has a `problem`.
+
+    What moves while this looks may be seen twice or not at all. Raises NoBox, Forbidden.
+    """
+    box = root.box(address)
+    for state in states:
+        if state not in STATES:
+            raise ValueError(f"{quoted(state)} is not a state of mail: expected one of {', '.join(STATES)}")
+        try:
+            folder = os.open(f"{box}/{state}", FOLDER)
+        except FileNotFoundError as error:
+            raise root.missing(address) from error
+        except OSError as error:
+            raise storage(error, f"looking into the box {quoted(address)}") from error
+        try:
+            yield from _held(folder, max_size) if state == "cur" else _waiting(folder, state, max_size)
+        finally:
+            os.close(folder)
+
+
+def find(root: Root, address: Address, part: str, states: Iterable[str], max_size: int) -> Message[Any]:
+    """The one message whose id, or foreign name, holds *part*. Raises NoMessage for none and for several."""
+    found = [message for message in look(root, address, states, max_size) if part in (message.name or message.id)]
+    exact = [message for message in found if part in (message.id, message.name)]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    if not found:
+        raise NoMessage(f"there is no message {quoted(part)} in the box {quoted(address)}")
+    ids = ", ".join(message.id for message in found[:4]) + (" …" if len(found) > 4 else "")
+    raise NoMessage(f"{quoted(part)} fits {len(found)} messages in the box {quoted(address)}: {ids}")
+
+
+def _held(cur: int, max_size: int) -> Iterator[Message[Any]]:
+    for consumer in sorted(listing(cur)):
+        if consumer.startswith("."):
+            continue
+        try:
+            folder = os.open(consumer, FOLDER, dir_fd=cur)
+        except OSError:
+            continue  # swept away while we looked
+        try:
+            yield from _waiting(folder, "cur", max_size)
+        finally:
+            os.close(folder)
+
+
+def _waiting(folder: int, state: str, max_size: int) -> Iterator[Message[Any]]:
+    for text in sorted(filter(is_mail, listing(folder))):
+        message = _read(folder, state, text, max_size)
+        if message is not None:
+            yield message
+
+
+def _read(folder: int, state: str, text: str, max_size: int) -> Message[Any] | None:
+    due, name = (names.untimed(text) or (None, text)) if state in ("later", "done") else (None, text)
+    parts = names.parse(name)
+    members: dict[str, Any] = {"body": None}
+    data, problem = b"", None
+    try:
+        file = os.open(text, READ, dir_fd=folder)
+    except FileNotFoundError:
+        return None  # it has moved on
+    except OSError as error:
+        problem = f"it cannot be opened: {(error.strerror or str(error)).lower()}"
+    else:
+        try:
+            facts = os.fstat(file)
+            if not stat.S_ISREG(facts.st_mode):
+                problem = f"it is {kind(facts.st_mode)}, not a file"
+            elif facts.st_size > max_size:
+                problem = f"it has {facts.st_size} bytes, and {max_size} is the limit"
+            elif parts is not None and parts.size not in (None, facts.st_size):
+                problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not whole"
+            else:
+                data = read(file, facts.st_size)
+                members = decode(data)
+                if parts is None or parts.stem is not None:
+                    members.setdefault("sent", written(facts))
+        except Malformed as error:
+            problem = error.reason
+        except OSError as error:
+            problem = f"it cannot be read: {(error.strerror or str(error)).lower()}"
+        finally:
+            os.close(file)
+    attempt = parts.attempt if parts and state != "new" else 1
+    message = Seen(parts.id if parts else text, members, data, name, attempt)
+    message.state = state
+    message.problem = _reason(folder, text) or problem if state == "dead" else problem
+    message.due = datetime.fromtimestamp(names.nanoseconds(due) // 1000 / 1e6, UTC) if due is not None else None
+    return message
+
+
+def _reason(dead: int, text: str) -> str | None:
+    """The first line of the `.why` beside a dead letter."""
+    try:
+        file = os.open(text.removesuffix(".json") + ".why", READ, dir_fd=dead)
+    except OSError:
+        return None
+    try:
+        return os.read(file, 4096).decode("utf-8", "replace").split("\n", 1)[0] or None
+    except OSError:
+        return None
+    finally:
+        os.close(file)

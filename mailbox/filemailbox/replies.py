@@ -1,0 +1,121 @@
+"""Requests that block: a folder of one's own for the answer.
+
+The requester makes `replies/REQUEST-ID/`, a drop box like `new/`, and locks a file of that name while it waits. An
+answer is renamed into the folder, or, where that is gone, into `new/`. The waiter leaves by rmdir: if the folder is not
+empty there is an answer, and it is taken. A folder whose lock can be had was abandoned: what lies there becomes
+ordinary mail.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from . import names
+from .files import FOLDER, READ, listing, read
+from .locks import Lock
+from .order import is_mail
+from .root import adopt
+
+
+class Reply:
+    """The folder in which one request waits for its answer. Use it in a `with` block around the send."""
+
+    def __init__(self, box: str, request: str) -> None:
+        """Raises OSError where the box is not there or not ours."""
+        self._box, self._request = box, request
+        self._lock = Lock(_lock_path(box, request))
+        self._folder = -1
+
+    def __enter__(self) -> Self:
+        self._lock.take(1)  # first the lock: a folder without one is abandoned
+        path = f"{self._box}/replies/{self._request}"
+        try:
+            adopt(_lock_path(self._box, self._request), self._box)
+            os.mkdir(path, 0o700)
+            os.chmod(path, 0o3733)
+            adopt(path, self._box)
+            self._folder = os.open(path, FOLDER)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        abandon(self._box, self._request)
+        self._leave()
+
+    def answers(self, max_size: int) -> Iterator[tuple[str, bytes]]:
+        """The name and the bytes of each answer that has come. What is not whole is left: see abandon()."""
+        for name in sorted(filter(is_mail, listing(self._folder))):
+            try:
+                file = os.open(name, READ, dir_fd=self._folder)
+            except OSError:
+                continue
+            try:
+                facts = os.fstat(file)
+                parts = names.parse(name)
+                regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size <= max_size
+                if regular and (parts is None or parts.size in (None, facts.st_size)):
+                    yield name, read(file, facts.st_size)
+            finally:
+                os.close(file)
+
+    def accept(self, name: str) -> None:
+        """This is the answer: it is handled."""
+        os.unlink(name, dir_fd=self._folder)
+
+    def _leave(self) -> None:
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+        with contextlib.suppress(OSError):
+            os.unlink(_lock_path(self._box, self._request))
+        self._lock.release()
+
+
+def waits(box: str, answers: str) -> str | None:
+    """The folder in which *answers* is waited for, if it is a request at all; it may be gone."""
+    return f"{box}/replies/{answers}" if names.is_id(answers) else None
+
+
+def sweep(box: str, folder: int) -> None:
+    """Deliver as ordinary mail the answers to requests whose asker is gone. *folder* is `replies/`, open."""
+    for request in listing(folder):
+        if not names.is_id(request):
+            continue
+        lock = Lock(_lock_path(box, request))
+        if lock.take():
+            abandon(box, request)
+            with contextlib.suppress(OSError):
+                os.unlink(_lock_path(box, request))
+            lock.release()
+
+
+def abandon(box: str, request: str) -> None:
+    """Take the folder of a request away. Answers that lie in it go to `new/`: nobody has taken them yet."""
+    path = f"{box}/replies/{request}"
+    moved = True
+    while moved:  # answers may still be coming
+        try:
+            return os.rmdir(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        moved = False
+        for name in os.listdir(path):
+            with contextlib.suppress(OSError):  # a folder that an answerer has planted cannot be moved
+                os.rename(f"{path}/{name}", f"{box}/new/{name}")
+                moved = True
+    return None
+
+
+def _lock_path(box: str, request: str) -> str:
+    return f"{box}/cur/.{request}.lock"

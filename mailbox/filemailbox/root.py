@@ -1,0 +1,258 @@
+"""The volume and the boxes on it: made, found, removed.
+
+    $MAILBOX_ROOT/              the volume; its mode decides who gets in at all
+      .mailbox                  {"format": 1}
+      bob/                      a box; its name is the agent's address
+        tmp/     3733           being written, never read
+        new/     3733           waiting: *.json
+        replies/ 3733           one folder for each request that blocks
+        cur/     0700           claimed: one folder for each consumer, locked while its process lives
+        later/   0700           what comes back: retries, scheduled mail, recovered claims
+        dead/    0700           dead letters, the reason beside each
+        done/    0700           handled mail, only where retention is on
+        ledger/  0700           keys already handled
+        run/     0755           doorbells
+
+3733 is a drop box: others may create a file, but not list, read, replace or delete one. It needs messages of mode
+0640 and a group that is the recipient's own, for setgid gives that group to the file; a group that senders share would
+let them read each other's mail. So not the customary 3730 or 0660. Where all agents share a uid it protects nothing.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from . import names
+from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, quoted, storage
+from .locks import Lock
+from .names import Address
+
+FORMAT: Final = 1
+MARKER: Final = ".mailbox"
+FOLDERS: Final = {
+    "tmp": 0o3733,
+    "new": 0o3733,
+    "replies": 0o3733,
+    "cur": 0o700,
+    "later": 0o700,
+    "dead": 0o700,
+    "done": 0o700,
+    "ledger": 0o700,
+    "run": 0o755,
+}
+_MAIL: Final = ("new", "replies", "cur", "later", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A mail volume that is there and in a format that we know."""
+
+    path: str
+
+    def box(self, to: Address) -> str:
+        """The path of a box, which may not exist."""
+        return f"{self.path}/{to}"
+
+    def boxes(self) -> list[Address]:
+        """The addresses that have a box here, sorted."""
+        try:
+            with os.scandir(self.path) as entries:
+                found = [entry.name for entry in entries if names.is_address(entry.name) and entry.is_dir()]
+        except OSError as error:
+            raise storage(error, f"listing the boxes in {quoted(self.path)}") from error
+        return [Address(name) for name in sorted(found)]
+
+    def has(self, name: Address) -> bool:
+        """Whether there is a box of that name."""
+        return os.path.isdir(f"{self.path}/{name}/new")
+
+    def missing(self, name: str) -> NoRoot | NoBox:
+        """The error for a box that turned out not to be there: its volume may have gone away as well."""
+        try:
+            find(self.path)
+        except NoRoot as error:
+            return error
+        with contextlib.suppress(Storage):
+            return NoBox(name, self.path, self.boxes())
+        return NoBox(name, self.path)
+
+
+def find(path: str | os.PathLike[str]) -> Root:
+    """The root at *path*. Raises NoRoot where there is none, or one of a format that we do not know."""
+    where = os.path.abspath(path)
+    try:
+        with open(f"{where}/{MARKER}", "rb") as marker:
+            said = json.loads(marker.read(4096))
+    except FileNotFoundError:
+        why = f"it holds no {MARKER} file" if os.path.isdir(where) else "there is no such folder"
+        raise NoRoot(where, why) from None
+    except OSError as error:
+        raise storage(error, f"reading {quoted(f'{where}/{MARKER}')}") from error
+    except ValueError:
+        raise NoRoot(where, f"its {MARKER} file is not JSON") from None
+    version = said.get("format") if isinstance(said, dict) else None
+    if version != FORMAT:
+        raise NoRoot(where, f"its format is {quoted(version)} and this program knows {FORMAT}")
+    return Root(where)
+
+
+def init(path: str | os.PathLike[str]) -> Root:
+    """The root at *path*, made where there was none. The folder above it must exist."""
+    where = os.path.abspath(path)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(where)
+        if not os.path.exists(f"{where}/{MARKER}"):
+            _write_once(where, MARKER, json.dumps({"format": FORMAT}) + "\n")
+    except FileNotFoundError as error:
+        raise NoRoot(where, f"there is no folder {quoted(os.path.dirname(where))} to make it in") from error
+    except OSError as error:
+        raise storage(error, f"making the root {quoted(where)}") from error
+    return find(where)
+
+
+def create(root: Root, name: Address, owner: tuple[int, int] | None = None) -> bool:
+    """Make the box *name*, for *owner* (uid, gid; default: who runs this). Returns False where it was there already.
+
+    It is built as `.NAME` and renamed when complete: a crash leaves nothing that looks like a box. A box that is there
+    gets the folders it lacks. Only root can give a box away. Raises Storage where the modes did not take.
+    """
+    there, building = root.box(name), f"{root.path}/.{name}"
+    try:
+        if os.path.isdir(there):
+            _furnish(there, owner or _owner(there))
+            return False
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(building)
+        owner = owner or (os.geteuid(), os.getegid())
+        _furnish(building, owner)
+        os.rename(building, there)
+    except OSError as error:
+        if os.path.isdir(f"{there}/new") and error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            return False  # somebody else was making it, and was faster
+        raise storage(error, f"making the box {quoted(name)} in {quoted(root.path)}") from error
+    return True
+
+
+def remove(root: Root, name: Address, force: bool = False) -> str | None:
+    """Remove the box *name*. Refuses (BoxInUse) where there is mail in it or somebody listens, unless *force*.
+
+    With *force* a box that holds mail is kept as `.removed/NAME-STAMP`, the path of which is returned. One rename
+    takes it off the map, so that every message is in what was kept or was refused to its sender.
+    """
+    there = root.box(name)
+    if not os.path.isdir(there):
+        raise root.missing(name)
+    if not force:
+        _refuse_busy(there, name)
+    attic = f"{root.path}/.removed"
+    gone = f"{attic}/{name}-{names.new_id()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(attic, 0o700)
+        os.rename(there, gone)
+    except OSError as error:
+        raise storage(error, f"removing the box {quoted(name)}") from error
+    held = _count_mail(gone)
+    if held and not force:  # it came in between
+        os.rename(gone, there)
+        _refuse_busy(there, name)
+    if held:
+        return gone
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(attic)
+    return None
+
+
+def adopt(path: str, box: str) -> None:
+    """Give what root made in a box to the box's owner. Nothing for others to do."""
+    if os.geteuid() == 0:
+        uid, gid = _owner(box)
+        if (uid, gid) != (0, 0):
+            os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def _furnish(box: str, owner: tuple[int, int]) -> None:
+    for folder, mode in FOLDERS.items():
+        path = f"{box}/{folder}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            _own(path, mode, owner)
+    consumers = f"{box}/cur"
+    if not any(name for name in os.listdir(consumers) if not name.startswith(".")):
+        # The first consumer's folder, so that a box on a full volume can still be drained.
+        first = f"{consumers}/{os.urandom(6).hex()}"
+        os.mkdir(first, 0o700)
+        with open(f"{first}/.lock", "x") as lock:
+            _own(lock.name, 0o600, owner)
+        _own(first, 0o700, owner)
+    if _owner(box) != owner or stat.S_IMODE(os.stat(box).st_mode) != 0o755:
+        _own(box, 0o755, owner)
+
+
+def _own(path: str, mode: int, owner: tuple[int, int]) -> None:
+    # chmod before chown: with the capability CHOWN alone the other order loses the setgid bit without a word.
+    facts = os.lstat(path)
+    if facts.st_uid == os.geteuid():
+        if facts.st_gid != owner[1] and owner[0] == facts.st_uid:
+            os.chown(path, -1, owner[1])  # a setgid parent gave it another group than ours
+        os.chmod(path, mode)
+    if (os.lstat(path).st_uid, os.lstat(path).st_gid) != owner:
+        os.chown(path, *owner)
+    facts = os.lstat(path)
+    if stat.S_IMODE(facts.st_mode) != mode or (facts.st_uid, facts.st_gid) != owner:
+        raise Forbidden(
+            f"{quoted(path)} has the mode {stat.S_IMODE(facts.st_mode):04o} and the owner "
+            f"{facts.st_uid}:{facts.st_gid}, wanted {mode:04o} and {owner[0]}:{owner[1]}: this file system or user "
+            "cannot set them"
+        )
+
+
+def _owner(path: str) -> tuple[int, int]:
+    facts = os.stat(path)
+    return facts.st_uid, facts.st_gid
+
+
+def _write_once(folder: str, name: str, text: str) -> None:
+    draft = f"{folder}/{name}.{os.urandom(6).hex()}"
+    with open(draft, "x") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
+    os.rename(draft, f"{folder}/{name}")
+
+
+def _refuse_busy(box: str, name: Address) -> None:
+    if mail := _count_mail(box):
+        raise BoxInUse(
+            f"the box {quoted(name)} holds {mail} message{'s' if mail > 1 else ''}: handle them first, "
+            "or force it, and it is kept aside"
+        )
+    if any(True for _ in _listening(box)):
+        raise BoxInUse(f"somebody listens to the box {quoted(name)}: stop that first, or force it")
+
+
+def _count_mail(box: str) -> int:
+    count = 0
+    for folder in _MAIL:
+        for _, _, files in os.walk(f"{box}/{folder}"):
+            count += sum(name.endswith(".json") for name in files)
+    return count
+
+
+def _listening(box: str) -> Iterator[Path]:
+    for folder in Path(box, "cur").iterdir():
+        if folder.name.startswith(".") or not (folder / ".lock").exists():
+            continue
+        lock = Lock(f"{folder}/.lock")
+        if lock.take():
+            lock.release()
+        else:
+            yield folder

@@ -1,0 +1,604 @@
+"""Out of a box: the renames of its consumers, and the only mover of messages that were delivered.
+
+    new/               delivered         waiting for a consumer
+    cur/CONSUMER/      claimed           one consumer is at work on it, and holds the lock of this folder
+    later/             put off           comes back when its time has come
+    dead/              given up          kept for a person, the reason beside it
+    done/              handled           only where retention is on
+
+Every state is a folder and every step is one rename, so a crash leaves a message where it was or where it was going,
+never in between. What was once claimed never goes back to `new/`, where its sender could touch it. All folders are held
+open: nobody can put another one in the way.
+"""
+
+import contextlib
+import errno
+import heapq
+import logging
+import os
+import re
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+from . import names, replies
+from .errors import Malformed, NotHeld, Storage, quoted, storage
+from .files import FOLDER, READ, kind, listing, read
+from .locks import Lock
+from .message import MAX_SIZE, decode
+from .names import Address, Name
+from .order import Order, is_mail
+from .root import Root, adopt
+
+log = logging.getLogger("filemailbox")
+
+RESCAN: Final = 0.25
+"""Seconds between two looks at what no wake-up announces: due mail, dead consumers, a replaced box."""
+
+STILL: Final = 5.0
+"""Seconds for which a file that is not whole must not have changed before it is a dead letter."""
+
+ABANDONED: Final = 36 * 3600
+"""Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
+
+_PLAIN = re.compile(r"\d{8}T\d{6}\.\d{9}Z-[0-9a-f]{12},S=(\d{1,9})\.json", re.ASCII).fullmatch
+_CONSUMER = re.compile(r"([0-9a-f]{12})(?:,U=(\d{8}T\d{6}\.\d{9}Z))?", re.ASCII).fullmatch
+_OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
+
+
+Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
+"""A message that is ours now: the name of its file in our folder; its bytes, read once; what the kernel says of the
+file; and whether it came straight from `new/`, never claimed before. A tuple, because it is made for every message."""
+
+
+class Taker:
+    """One consumer of a box: claims messages, one at a time, and settles them.
+
+    Safe to share between threads. Its folder in `cur/` is locked while it lives; in the child of a fork it holds
+    nothing, and finds itself another folder when used.
+    """
+
+    def __init__(self, root: Root, address: Address, max_size: int = MAX_SIZE, retention: float | None = None) -> None:
+        self.root, self.address = root, address
+        self._box = root.box(address)
+        self._max_size, self._retention = max_size, retention
+        self._forget()
+        _takers.add(self)
+
+    def _forget(self) -> None:
+        """As if nothing had been opened yet."""
+        self._guard = threading.RLock()
+        self._folders: dict[str, int] = {}
+        self._identity: tuple[tuple[int, int], ...] = ()
+        self._lock: Lock | None = None
+        self._new = self._mine = -1
+        self._read = READ | os.O_NOATIME  # only the owner of a file may: given up at the first refusal
+        self._folder = ""
+        self._order = Order()
+        self._batch: list[str] = []
+        self._held_back = False
+        self._later: list[tuple[int, str]] = []
+        self._unfinished: dict[str, tuple[int, float]] = {}
+        self._told: set[str] = set()
+        self._round_at = 0.0
+        self._sweep_at = 0.0
+
+    # Claiming
+
+    def claim(self) -> Claim | None:
+        """The next message, moved into our folder; None where nothing is to be had now.
+
+        Raises NoBox or NoRoot where the box is gone, Storage where the disk fails us. What is not mail becomes a dead
+        letter or is left alone, is logged, and never stops the mail behind it.
+        """
+        try:
+            if self._batch and not self._later and time.monotonic() < self._round_at:
+                claim = self._claim_new(self._batch.pop())  # what most calls do: no lock, no listing
+                if claim is not None:
+                    return claim
+            with self._guard:
+                return self._claim_any()
+        except IndexError:  # another thread took the last one of the batch
+            return self.claim()
+        except OSError as error:
+            if isinstance(error, Storage):
+                raise
+            raise storage(error, f"taking mail from the box {quoted(self.address)}") from error
+
+    def _claim_any(self) -> Claim | None:
+        if time.monotonic() >= self._round_at:
+            self._go_round()
+        listed = 0
+        while True:
+            if self._later and self._later[0][0] <= time.time_ns():
+                claim = self._claim_due(heapq.heappop(self._later)[1])
+            elif self._batch:
+                claim = self._claim_new(self._batch.pop())
+            elif listed < 2 and self._list_new(listed):
+                listed += 1
+                continue
+            else:
+                return None
+            if claim is not None:
+                return claim
+
+    def next_due(self) -> float | None:
+        """In how many seconds the next message that was put off comes back, as far as we know."""
+        with self._guard:
+            return (self._later[0][0] - time.time_ns()) / 1e9 if self._later else None
+
+    def _list_new(self, listed: int) -> bool:
+        """List `new/`; whether that is worth going on with. Once a call, twice where mail was held back."""
+        if listed and not self._held_back:
+            return False
+        clock = names.now()  # before the listing
+        waiting = listing(self._folders["new"])
+        self._batch, self._held_back = self._order.sift(waiting, clock, self._changed)
+        self._batch.reverse()
+        if not waiting:
+            self._unfinished.clear()
+        return bool(self._batch) or self._held_back
+
+    def _changed(self, name: str) -> str | None:
+        try:
+            facts = os.stat(name, dir_fd=self._folders["new"], follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return names.stamp(facts.st_mtime_ns)
+
+    def _claim_new(self, text: str) -> Claim | None:
+        """Claim one file from `new/`. The common case is straight down; all else is _claim_odd()."""
+        plain = _PLAIN(text)
+        try:
+            file = os.open(text, self._read, dir_fd=self._new)
+        except FileNotFoundError:
+            return None  # another consumer was faster
+        except OSError as error:
+            if error.errno == errno.EPERM and self._read != READ:  # the file is another user's
+                self._read = READ
+                return self._claim_new(text)
+            self._unopened(text, error)
+            return None
+        try:
+            facts = os.fstat(file)
+            size = facts.st_size
+            if (
+                plain is None
+                or size != int(plain[1])
+                or size > self._max_size
+                or facts.st_nlink != 1
+                or facts.st_mode & 0o170000 != stat.S_IFREG
+            ):
+                return self._claim_odd(text, file, facts)
+            os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
+            data = os.read(file, size + 1)
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(file)
+        if len(data) != size:
+            self._bury(text, "it changed while it was read", "")
+            return None
+        return text, data, facts, True
+
+    def _claim_odd(self, text: str, file: int, facts: os.stat_result) -> Claim | None:
+        """Claim a file whose name is not of our making, or that is not as its name says."""
+        if not is_mail(text):
+            return None
+        if not stat.S_ISREG(facts.st_mode):
+            self._dispose(text, f"it is {kind(facts.st_mode)}, not a file", facts)
+            return None
+        name = names.parse(text)
+        if facts.st_size > self._max_size:
+            self._bury_new(text, f"it has {facts.st_size} bytes, and {self._max_size} is the limit", facts)
+            return None
+        problem: str | None
+        if facts.st_nlink != 1:
+            problem = f"it has {facts.st_nlink} links: somebody else can still change it"
+        elif name is not None and name.size is not None and name.size != facts.st_size:
+            problem = f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole"
+        else:
+            data = read(file, facts.st_size)
+            if name is None or name.size is None:  # complete once it parses
+                problem = _problem(data)
+                if problem is None:
+                    return self._take_in(text, name, data, facts)
+            elif len(data) == name.size:
+                return self._take_in(text, name, data, facts)
+            else:
+                problem = "it changed while it was read"
+        if self._still(text, facts):  # else perhaps somebody is still writing it
+            self._bury_new(text, problem, facts)
+        return None
+
+    def _take_in(self, text: str, name: Name | None, data: bytes, facts: os.stat_result) -> Claim | None:
+        """Claim a file under a name of ours: a fresh id for a foreign name, no fields that a sender could have made up."""
+        ours = Name(name.id, len(data)) if name else Name(names.new_id(), len(data), stem=names.stem(text))
+        os.rename(text, str(ours), src_dir_fd=self._folders["new"], dst_dir_fd=self._mine)
+        self._unfinished.pop(text, None)
+        return str(ours), data, facts, True
+
+    def _claim_due(self, text: str) -> Claim | None:
+        """Claim one file from `later/`."""
+        parts = names.untimed(text)
+        name = names.parse(parts[1]) if parts else None
+        if parts is None or name is None:
+            return None
+        later = self._folders["later"]
+        try:
+            file = os.open(text, READ, dir_fd=later)
+        except FileNotFoundError:
+            return None
+        try:
+            facts = os.fstat(file)
+            os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
+            data = read(file, min(facts.st_size, self._max_size))
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(file)
+        if name.size != facts.st_size or len(data) != facts.st_size:
+            self._bury(parts[1], f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole", "")
+            return None
+        return parts[1], data, facts, False
+
+    def _still(self, text: str, facts: os.stat_result) -> bool:
+        """Whether the file has not changed for a while: by its ctime, or, where clocks were set, by what we saw."""
+        changed, now = facts.st_ctime_ns, time.monotonic()
+        if STILL <= (time.time_ns() - changed) / 1e9:
+            return True
+        seen = self._unfinished.get(text)
+        if seen is None or seen[0] != changed:
+            self._unfinished[text] = (changed, now)
+            return False
+        return now - seen[1] >= STILL
+
+    def _unopened(self, text: str, error: OSError) -> None:
+        if error.errno in _OUR_TROUBLE:  # our own trouble never condemns mail
+            raise error
+        if not is_mail(text):
+            return
+        if error.errno == errno.ELOOP:
+            self._dispose(text, "it is a symbolic link, not a file", None)
+        elif error.errno in (errno.ENXIO, errno.ENODEV):
+            self._dispose(text, "it is a socket or a device, not a file", None)
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            self._bury_new(text, "its mode keeps it from its recipient: it must be 0640 or 0644", None)
+        elif error.errno != errno.EAGAIN:  # EAGAIN: its owner has a lease on it; the next listing finds it again
+            raise error
+
+    # Settling
+
+    def ack(self, name: str) -> None:
+        """It is handled. Where it is not ours any more, that is logged: it may be handled twice."""
+        try:
+            if self._retention is None:
+                os.unlink(name, dir_fd=self._mine)
+            else:
+                done = names.timed(names.now(), name)
+                os.rename(name, done, src_dir_fd=self._held(), dst_dir_fd=self._folders["done"])
+        except FileNotFoundError:
+            self._lost(name)
+        except OSError as error:
+            self._held()
+            raise storage(error, f"acking {name}") from error
+
+    def put_off(self, name: str, due: int, renamed: Name | None = None) -> None:
+        """It comes back at *due* (nanoseconds since 1970), under the name *renamed*: attempts are counted there."""
+        text = names.timed(names.stamp(due), str(renamed) if renamed else name)
+        try:
+            os.rename(name, text, src_dir_fd=self._held(), dst_dir_fd=self._folders["later"])
+        except FileNotFoundError:
+            return self._lost(name)
+        except OSError as error:
+            raise storage(error, f"putting off {name}") from error
+        with self._guard:
+            heapq.heappush(self._later, (due, text))
+
+    def bury(self, name: str, reason: str, detail: str = "") -> None:
+        """It becomes a dead letter: the file untouched, *reason* and *detail* in a `.why` file beside it."""
+        try:
+            self._bury(name, reason, detail)
+        except FileNotFoundError:
+            self._lost(name)
+        except OSError as error:
+            raise storage(error, f"burying {name}") from error
+
+    def requeue(self, text: str) -> str:
+        """Deliver the dead letter *text* once more, the attempts counted anew. Returns its id.
+
+        Raises FileNotFoundError where it is not there any more.
+        """
+        with self._guard:
+            self._ready()
+            dead = self._folders["dead"]
+            size = os.stat(text, dir_fd=dead, follow_symlinks=False).st_size  # a person may have mended it
+            name = names.parse(text) or Name(names.new_id(), stem=names.stem(text))
+            now = time.time_ns()
+            back = names.timed(names.stamp(now), str(Name(name.id, size, 1, name.stem, name.requeued + 1)))
+            os.rename(text, back, src_dir_fd=dead, dst_dir_fd=self._folders["later"])
+            with contextlib.suppress(OSError):
+                os.unlink(_why(text), dir_fd=dead)
+            heapq.heappush(self._later, (now, back))
+            return name.id
+
+    def close(self) -> None:
+        """Hand back what is held, the attempt not counted, and let go of the folder."""
+        with self._guard:
+            if self._lock is not None:
+                with contextlib.suppress(OSError):
+                    self._recover(self._mine, counted=False)
+                self._lock.release()
+            for folder in (*self._folders.values(), self._mine):
+                if folder >= 0:
+                    with contextlib.suppress(OSError):
+                        os.close(folder)
+            self._forget()
+
+    def _held(self) -> int:
+        if self._mine < 0:
+            raise NotHeld("the message is not held any more: its mailbox was closed, or this is the child of a fork")
+        return self._mine
+
+    def _lost(self, name: str) -> None:
+        log.warning("%s was not ours any more when it was settled: it may be handled twice", name)
+
+    def _bury(self, name: str, reason: str, detail: str) -> None:
+        mine = self._held()
+        grave = self._grave(name)
+        self._explain(grave, reason, detail)
+        os.rename(name, grave, src_dir_fd=mine, dst_dir_fd=self._folders["dead"])
+        log.warning("dead letter %s in the box %s: %s", grave, self.address, reason)
+
+    def _bury_new(self, text: str, reason: str, facts: os.stat_result | None) -> None:
+        """Bury what was never claimed. A foreign name gets an id, so that two files of one name never meet."""
+        name = names.parse(text)
+        size = facts.st_size if facts else None
+        grave = self._grave(str(Name(name.id, size) if name else Name(names.new_id(), size, stem=names.stem(text))))
+        self._explain(grave, reason, f"its name was {quoted(text)}")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(text, grave, src_dir_fd=self._folders["new"], dst_dir_fd=self._folders["dead"])
+            log.warning("dead letter %s in the box %s: %s", grave, self.address, reason)
+        self._unfinished.pop(text, None)
+
+    def _grave(self, name: str) -> str:
+        """*name*, or, where a dead letter lies under it already, one with a fresh id."""
+        try:
+            os.stat(name, dir_fd=self._folders["dead"], follow_symlinks=False)
+        except FileNotFoundError:
+            return name
+        parts = names.parse(name)
+        return str(Name(names.new_id(), parts.size if parts else None, stem=names.stem(name)))
+
+    def _explain(self, grave: str, reason: str, detail: str) -> None:
+        """Write the `.why`. Best effort: a full disk must not stop the settling."""
+        text = f"{reason}\n" + (f"\n{detail.rstrip()}\n" if detail else "")
+        path = f"{self._box}/dead/{_why(grave)}"
+        try:
+            file = os.open(
+                _why(grave),
+                os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o600,
+                dir_fd=self._folders["dead"],
+            )
+            try:
+                os.write(file, text.encode("utf-8", "backslashreplace"))
+            finally:
+                os.close(file)
+            adopt(path, self._box)
+        except OSError as error:
+            log.warning("cannot write %s: %s", path, error.strerror)
+
+    def _dispose(self, text: str, what: str, facts: os.stat_result | None) -> None:
+        """Take away what can never be mail and has nothing to keep; leave a note. What cannot go is left, said once."""
+        new = self._folders["new"]
+        try:
+            target = f" to {quoted(os.readlink(text, dir_fd=new))}" if facts is None and "link" in what else ""
+            if facts is not None and stat.S_ISDIR(facts.st_mode):
+                os.rmdir(text, dir_fd=new)
+            else:
+                os.unlink(text, dir_fd=new)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if text not in self._told:
+                self._told.add(text)
+                log.warning(
+                    "%s in the new/ of %s is left alone: %s, and it cannot be removed (%s)",
+                    quoted(text),
+                    self.address,
+                    what,
+                    error.strerror,
+                )
+            return
+        note = str(Name(names.new_id(), stem=names.stem(text)))
+        self._explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}")
+        log.warning("%s in the new/ of %s was removed: %s", quoted(text), self.address, what)
+
+    # The round: what no wake-up announces
+
+    def _go_round(self) -> None:
+        """Find our folder, what dead consumers held, what has come due, and whether the box is still the same."""
+        started = time.monotonic()
+        self._ready()
+        self._take_over()
+        self._list_later()
+        if started >= self._sweep_at:
+            self._sweep_drafts()
+            self._sweep_done()
+            self._sweep_at = started + 3600
+        took = time.monotonic() - started
+        self._round_at = started + max(RESCAN, 20 * took)  # a huge box costs at most a twentieth of the time
+
+    def _ready(self) -> None:
+        identity = self._identify()
+        if identity != self._identity:
+            if self._identity:
+                log.warning("the box %s was replaced: starting anew", self.address)
+                self.close()
+            self._open(identity)
+
+    def _identify(self) -> tuple[tuple[int, int], ...]:
+        try:
+            box, new = os.stat(self._box), os.stat(f"{self._box}/new")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.root.missing(self.address) from error
+        except OSError as error:
+            raise storage(error, f"opening the box {quoted(self.address)}") from error
+        return (box.st_dev, box.st_ino), (new.st_dev, new.st_ino)
+
+    def _open(self, identity: tuple[tuple[int, int], ...]) -> None:
+        try:
+            for folder in ("new", "replies", "later", "dead", "done", "cur"):
+                self._folders[folder] = os.open(f"{self._box}/{folder}", FOLDER)
+            self._new = self._folders["new"]
+            self._settle_in()
+        except OSError as error:
+            self.close()
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise self.root.missing(self.address) from error
+            raise storage(error, f"opening the box {quoted(self.address)}") from error
+        self._identity = identity
+
+    def disown(self) -> None:
+        """In the child of a fork: the folder, its lock and what lies there are the parent's."""
+        _parents.append(self._lock)  # to drop it would unlock it, for the parent as well
+        for folder in (*self._folders.values(), self._mine):
+            if folder >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(folder)
+        self._forget()
+
+    def _settle_in(self) -> None:
+        """Take a free folder in `cur/` for ours; make one only where there is none."""
+        for name in self._consumers():
+            lock = self._try(name)
+            if lock is None:
+                continue
+            self._adopt_folder(name, lock)
+            self._recover(self._mine, counted=True)
+            return
+        self._make_folder()
+
+    def _make_folder(self) -> None:
+        name = os.urandom(6).hex()
+        hidden = f"{self._box}/cur/.{name}"
+        os.mkdir(hidden, 0o700)
+        adopt(hidden, self._box)
+        lock = Lock(f"{hidden}/.lock")
+        if not lock.take():
+            raise OSError(errno.EDEADLK, "a lock nobody can know of is held")
+        adopt(f"{hidden}/.lock", self._box)
+        os.rename(hidden, f"{self._box}/cur/{name}")  # never visible without its lock
+        self._adopt_folder(name, lock)
+
+    def _adopt_folder(self, name: str, lock: Lock) -> None:
+        self._lock, self._folder = lock, name
+        self._mine = os.open(name, FOLDER, dir_fd=self._folders["cur"])
+
+    def _take_over(self) -> None:
+        """Move what consumers held whose lock can be taken: they are dead, however they died."""
+        for name in self._consumers():
+            if name == self._folder:
+                continue
+            lock = self._try(name)
+            if lock is None:
+                continue
+            try:
+                folder = os.open(name, FOLDER, dir_fd=self._folders["cur"])
+                try:
+                    self._recover(folder, counted=True)
+                finally:
+                    os.close(folder)
+            except FileNotFoundError:
+                pass
+            finally:
+                lock.release()
+        replies.sweep(self._box, self._folders["replies"])
+
+    def _consumers(self) -> Iterator[str]:
+        """The folders in `cur/` that may be taken over if their lock can be had: leases only when they are over."""
+        now = names.now()
+        for name in listing(self._folders["cur"]):
+            match = _CONSUMER(name)
+            if match and (match[2] is None or match[2] <= now):
+                yield name
+
+    def _try(self, name: str) -> Lock | None:
+        lock = Lock(f"{self._box}/cur/{name}/.lock")
+        try:
+            return lock if lock.take() else None
+        except FileNotFoundError:
+            return None
+
+    def _recover(self, folder: int, *, counted: bool) -> None:
+        """Move all that lies in a consumer's folder to `later/`, due now."""
+        now = time.time_ns()
+        for text in sorted(listing(folder)):
+            name = names.parse(text)
+            if name is None:
+                continue
+            back = Name(name.id, name.size, name.attempt + counted, name.stem, name.requeued)
+            due = names.timed(names.stamp(now), str(back))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(text, due, src_dir_fd=folder, dst_dir_fd=self._folders["later"])
+                heapq.heappush(self._later, (now, due))
+                if counted:
+                    log.warning(
+                        "%s was held by a consumer that is gone: it comes back as attempt %d", name.id, back.attempt
+                    )
+
+    def _list_later(self) -> None:
+        self._later = [
+            (names.nanoseconds(parts[0]), text)
+            for text in listing(self._folders["later"])
+            if (parts := names.untimed(text))
+        ]
+        heapq.heapify(self._later)
+
+    def _sweep_drafts(self) -> None:
+        """Give up drafts whose writer has long gone."""
+        with contextlib.suppress(OSError), os.scandir(f"{self._box}/tmp") as drafts:
+            for draft in drafts:
+                with contextlib.suppress(OSError):
+                    if time.time() - draft.stat(follow_symlinks=False).st_mtime > ABANDONED:
+                        os.unlink(draft.path)
+                        log.warning("the draft %s was given up: nobody touched it for 36 hours", quoted(draft.name))
+
+    def _sweep_done(self) -> None:
+        """Delete handled mail that was kept long enough."""
+        if self._retention is None:
+            return
+        limit = names.stamp(time.time_ns() - int(self._retention * 1e9))
+        for text in listing(self._folders["done"]):
+            parts = names.untimed(text)
+            if parts and parts[0] < limit:
+                with contextlib.suppress(OSError):
+                    os.unlink(text, dir_fd=self._folders["done"])
+
+
+def _problem(data: bytes) -> str | None:
+    try:
+        decode(data)
+    except Malformed as error:
+        return error.reason
+    return None
+
+
+def _why(name: str) -> str:
+    return name.removesuffix(".json") + ".why"
+
+
+_takers: weakref.WeakSet[Taker] = weakref.WeakSet()
+_parents: list[Lock | None] = []
+
+
+def _disown_all() -> None:
+    for taker in list(_takers):
+        taker.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
