@@ -3,6 +3,7 @@
 Who is built on whom, from the ground up; each imports only what stands above it here, and a test reads the imports:
 
     errors      the exception tree
+    log         the log, imported when there is something to say
     names       addresses; message names that sort by time
     message     the envelope and Message: encode, decode: pure
     bodies      typed bodies                                            (the only user of msgspec)
@@ -24,8 +25,6 @@ Who is built on whom, from the ground up; each imports only what stands above it
 The way of one message: box.send → names → message.encode → deliver → doorbell.ring ⇒ wake → spool.claim →
 message.decode → your code → spool.ack. `FORMAT.md` beside this package is the contract of the files on disk.
 """
-
-import logging
 
 from .box import Mailbox
 from .errors import (
@@ -78,5 +77,3 @@ __all__ = [
     "TooManyHops",
     "Unflushed",
 ]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -7,8 +7,6 @@ msgspec does not know; it is never imported otherwise.
 
 from typing import Any
 
-import msgspec
-
 from .errors import Mismatch
 
 
@@ -23,6 +21,8 @@ def convert(body: Any, into: Any) -> Any:
     own = getattr(into, "__pydantic_validator__", None)
     if own is not None:
         return _ask(own.validate_python, body, into)
+    import msgspec  # imported here: most mail is taken as it is
+
     try:
         return msgspec.convert(body, into)
     except msgspec.ValidationError as error:

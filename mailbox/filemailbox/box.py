@@ -1,25 +1,26 @@
 """Mailbox: the face that users see."""
 
-import asyncio
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
-from . import names, peek
+from . import names
 from . import root as roots
 from .bodies import convert
-from .consumer import BACKOFF, MAX_ATTEMPTS, Consumer, Rules, when
 from .deliver import deliver, deliver_many
 from .doorbell import Ringer
 from .errors import Invalid, InvalidBody, Malformed, quoted
-from .message import MAX_SIZE, Message, decode, encode, seconds
+from .message import MAX_SIZE, Message, decode, encode, later, seconds
 from .names import Address
 from .replies import Reply
+from .rules import BACKOFF, MAX_ATTEMPTS, Rules
 from .wake import Wake
+
+if TYPE_CHECKING:
+    from .consumer import Consumer
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class Mailbox:
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
         self._wake = Wake(f"{self._path}/run")
-        self._consumer = Consumer(self.root, self.name, self._rules, self.send)
+        self._taking: Consumer | None = None
         self._addresses: dict[str, Address] = {}
 
     @classmethod
@@ -87,6 +88,14 @@ class Mailbox:
         found = roots.init(_path_of(root))
         roots.create(found, names.address(name))
         return cls(name, found.path, **settings)
+
+    @property
+    def _consumer(self) -> "Consumer":
+        if self._taking is None:
+            from .consumer import Consumer  # a process that only sends needs none of that
+
+            self._taking = Consumer(self.root, self.name, self._rules, self.send)
+        return self._taking
 
     # Sending
 
@@ -175,34 +184,9 @@ class Mailbox:
     async def areceive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
     async def areceive(self, timeout: float | None = 0, *, into: Any = None) -> Message[Any] | None:
         """receive(), for asyncio. Cancelled, it gives back what it may have taken."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            self._wake.arm()
-            message = await self._atake(into)
-            left = _left(deadline)
-            if message is not None or left <= 0:
-                return message
-            await self._wake.await_(min(left, self._consumer.next_due() or left))
+        from . import aio  # asyncio costs more to import than a message to send
 
-    async def _atake(self, into: Any) -> Message[Any] | None:
-        nobody, settled = threading.Event(), threading.Lock()
-
-        def take() -> Message[Any] | None:
-            message = self._consumer.take(into)
-            with settled:
-                if message is not None and nobody.is_set():
-                    message.hand_back()
-            return message
-
-        taking = asyncio.ensure_future(asyncio.to_thread(take))
-        try:
-            return await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            with settled:
-                nobody.set()
-                if taking.done() and not taking.cancelled() and (message := taking.result()) is not None:
-                    message.hand_back()
-            raise
+        return await aio.receive(self._wake, self._consumer, timeout, into)
 
     def request(
         self, to: str, body: Any = None, *, timeout: float | None = 30, into: Any = None, **options: Unpack[Options]
@@ -233,24 +217,19 @@ class Mailbox:
         self, to: str, body: Any = None, *, timeout: float | None = 30, into: Any = None, **options: Unpack[Options]
     ) -> Message[Any]:
         """request(), for asyncio."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        from . import aio
+
         id = options.pop("id", None) or names.new_id()
         options["id"] = id
         asking = self._asking(id)
-        await asyncio.to_thread(asking.__enter__)
-        try:
-            await self.asend(to, body, **options)
-            while True:
-                self._wake.arm()
-                answer = await asyncio.to_thread(self._answer, asking, into)
-                if answer is not None:
-                    return answer
-                left = _left(deadline)
-                if left <= 0:
-                    raise TimeoutError(f"no answer from {quoted(to)} to {id} within {timeout:g} s")
-                await self._wake.await_(left)
-        finally:
-            await asyncio.shield(asyncio.to_thread(asking.__exit__, None, None, None))
+        return await aio.request(
+            self._wake,
+            asking,
+            lambda: self.send(to, body, **options),
+            lambda: self._answer(asking, into),
+            timeout,
+            f"no answer from {quoted(to)} to {id}",
+        )
 
     def _asking(self, id: str) -> Reply:
         if not self.root.has(self.name):
@@ -265,7 +244,7 @@ class Mailbox:
                 continue  # left behind for new/, where it becomes a dead letter
             parts = names.parse(text)
             message: Message[Any] = Message(parts.id if parts else text, members, data, text, hold=self._consumer)
-            message.body = convert(message.body, into)
+            message.body = convert(message.body, into) if into is not None else message.body
             message.settled = True
             asking.accept(text)
             return message
@@ -273,11 +252,15 @@ class Mailbox:
 
     async def asend(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
         """send(), off the event loop: a durable send waits for the disk."""
-        return await asyncio.to_thread(lambda: self.send(to, body, **options))
+        from . import aio
+
+        return await aio.off_loop(lambda: self.send(to, body, **options))
 
     async def asend_many(self, to: str, bodies: Iterable[Any], **options: Unpack[Options]) -> list[str]:
         """send_many(), off the event loop."""
-        return await asyncio.to_thread(lambda: self.send_many(to, bodies, **options))
+        from . import aio
+
+        return await aio.off_loop(lambda: self.send_many(to, bodies, **options))
 
     # Looking
 
@@ -287,6 +270,8 @@ class Mailbox:
         States are the folders of a box: `new` and `later` (the default: what waits), `cur` (held), `dead`, `done`.
         What is not mail has a `problem`. Settling one of them raises NotHeld.
         """
+        from . import peek
+
         return peek.look(self.root, self.name, states or ("new", "later"), self.max_size)
 
     def find(self, part: str, *states: str) -> Message[Any]:
@@ -294,6 +279,8 @@ class Mailbox:
 
         Raises NoMessage where there is none, or several.
         """
+        from . import peek
+
         return peek.find(self.root, self.name, part, states or peek.STATES, self.max_size)
 
     def requeue(self, part: str) -> str:
@@ -310,7 +297,8 @@ class Mailbox:
 
     def close(self) -> None:
         """Give back what is held, the attempt not counted, and let go of everything. It can be used again after."""
-        self._consumer.close()
+        if self._taking is not None:
+            self._taking.close()
         self._wake.close()
         self._ringer.close()
 
@@ -328,7 +316,9 @@ class Mailbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.close)
+        from . import aio
+
+        await aio.off_loop(self.close)
 
     def __repr__(self) -> str:
         return f"Mailbox({self.name!r}, {self.root.path!r})"
@@ -342,7 +332,7 @@ def _resolve(options: Any) -> str | None:
     for option, member in (("ttl", "expires"), ("after", "deliver_after")):
         span = options.pop(option, None)
         if span is not None:
-            options[member] = when(span)
+            options[member] = later(span, datetime.now(UTC))
     id = options.pop("id", None)
     if id is not None and not names.is_id(id):
         raise Invalid(f"id= is {quoted(id)}, expected one that send() or an Unflushed error gave")

@@ -4,43 +4,25 @@ The spool moves files and knows nothing of what is in them. Here the envelope is
 expiry, deferral, idempotence, the limit of hops and of attempts, the type of the body.
 """
 
-import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from . import names
+from . import log, names
 from .bodies import convert
 from .errors import Invalid, Malformed, TooManyHops, quoted
 from .ledger import STRANGERS, Ledger
-from .message import MAX_HOPS, MAX_SIZE, Message, decode, format_time, time_ns, written
+from .message import MAX_HOPS, Message, decode, time_ns, written
 from .names import ID, Address, Name
 from .root import Root
+from .rules import Rules
 from .spool import Taker
-
-log = logging.getLogger("filemailbox")
 
 _PLAIN: Final = len("20261124T014530.123456789Z-3f9c0a12b4d5,S=1234567.json")
 
 _ASKING: Final = frozenset(("expires", "deliver_after", "hops", "key"))
-
-MAX_ATTEMPTS: Final = 5
-BACKOFF: Final = (1.0, 300.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How one consumer handles what goes wrong."""
-
-    max_size: int = MAX_SIZE  # bytes
-    max_attempts: int = MAX_ATTEMPTS
-    backoff: tuple[float, float] = BACKOFF  # seconds: the first delay, the longest
-    retention: float | None = None  # seconds for which handled mail is kept in done/; None: it is deleted
-    ledger: str | None = None  # a folder outside the root; None: the box's own
 
 
 class Consumer:
@@ -114,7 +96,7 @@ class Consumer:
         return False
 
     def _ledger_name(self, message: Message[Any]) -> str:
-        """Whose page of the ledger: names that are no agent's here share one, so that nobody can fill the disk with them."""
+        """Whose page of the ledger: names that are no agent's here share one, lest they fill the disk."""
         sender = message.sender
         known = sender is not None and names.is_address(sender) and self._root.has(Address(sender))
         return sender if known and sender is not None else STRANGERS
@@ -135,7 +117,8 @@ class Consumer:
     def retry(self, message: Message[Any], after: float | None, reason: str, detail: str) -> None:
         if message.attempt >= self._rules.max_attempts:
             of = f"attempt {message.attempt} of {self._rules.max_attempts}"
-            return self.reject(message, f"{reason} ({of})", detail)
+            self.reject(message, f"{reason} ({of})", detail)
+            return
         wait = self._backoff(message.attempt) if after is None else max(0.0, after)
         parts = names.parse(message.name)
         assert parts is not None, message.name
@@ -162,23 +145,12 @@ class Consumer:
         return self._send(message.sender, body, in_reply_to=message.answers_to, hops=hops, **options)
 
     async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.to_thread(call, *arguments)
+        from asyncio import to_thread
+
+        return await to_thread(call, *arguments)
 
     def _backoff(self, attempt: int) -> float:
         """Twice as long each time, and up to half of it taken off by chance: those who failed together part."""
         first, longest = self._rules.backoff
         chance = int.from_bytes(os.urandom(2)) / 65536
         return min(longest, first * 2.0 ** (attempt - 1)) * (1 - chance / 2)
-
-
-def when(after: Any) -> str:
-    """A delay in seconds, a timedelta or an aware datetime, as the envelope writes a time."""
-    if isinstance(after, datetime):
-        return format_time(after)
-    from datetime import timedelta
-
-    span = after if isinstance(after, timedelta) else timedelta(seconds=after)
-    try:
-        return format_time(datetime.now(UTC) + span)
-    except OverflowError:
-        raise Invalid(f"{after!r} from now is after the year 9999") from None

@@ -10,18 +10,20 @@ reached through the file system, it crosses network, PID, mount and user namespa
 import contextlib
 import errno
 import os
-import socket
 import stat
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .files import FOLDER, listing
 
+if TYPE_CHECKING:
+    from socket import socket
+
+_DONTWAIT: Final = 0x40  # MSG_DONTWAIT of Linux
 _LONGEST: Final = 107  # bytes in the path of a Unix socket (unix(7): sun_path)
 _STALE: Final = 60.0  # seconds after which a bell that nobody holds is taken away
 _FRESH: Final = 50_000_000  # nanoseconds: a folder changed this lately may change again under the same mtime
@@ -35,7 +37,9 @@ class Bell:
 
     def __init__(self, run: str) -> None:
         """Hang a bell in the folder *run*. Raises OSError where that cannot be."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._pid = os.getpid()
+        self._socket = _datagram()
+        self._socket.setblocking(False)
         self._run = run
         self.path = f"{run}/{os.urandom(6).hex()}"
         hidden = f"{run}/.{self.path[-12:]}"
@@ -70,7 +74,7 @@ class Bell:
 
     def close(self) -> None:
         """Take it down."""
-        if self.hangs():
+        if self.hangs() and self._pid == os.getpid():  # in the child of a fork it is the parent's
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
         self._socket.close()
@@ -92,7 +96,7 @@ class Ringer:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._socket: socket.socket | None = None
+        self._socket: socket | None = None
         self._known: dict[str, _Known] = {}
         self._guard = threading.Lock()
         _ringers.add(self)
@@ -117,9 +121,9 @@ class Ringer:
 
     def _ring_one(self, bell: int) -> None:
         if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket = _datagram()
         with contextlib.suppress(OSError):  # EAGAIN: its queue is full, so it is ringing already
-            self._socket.sendto(b"!", socket.MSG_DONTWAIT, f"/proc/self/fd/{bell}")
+            self._socket.sendto(b"!", _DONTWAIT, f"/proc/self/fd/{bell}")
 
     def _bells(self, box: str) -> list[int]:
         """The bells of *box*, listed anew where the folder has changed, or may not be the same any more."""
@@ -152,12 +156,18 @@ class Ringer:
 
 def hears(path: str) -> bool:
     """Whether somebody listens on the bell at *path*. Asked from the kernel, without ringing."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+    with _datagram() as probe:
         try:
             _reach(probe.connect, path)
         except OSError as error:
             return error.errno not in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK)
         return True
+
+
+def _datagram() -> "socket":
+    from socket import AF_UNIX, SOCK_DGRAM, socket  # a sender whom nobody listens to needs no sockets
+
+    return socket(AF_UNIX, SOCK_DGRAM)
 
 
 def _open_bells(folder: int) -> list[int]:
@@ -190,10 +200,10 @@ def _reach(call: Callable[[str], None], path: str) -> None:
 def _sweep(run: str) -> None:
     """Take away the bells of listeners that are gone."""
     with contextlib.suppress(OSError):
-        for each in Path(run).iterdir():
-            facts = each.lstat()
-            if stat.S_ISSOCK(facts.st_mode) and time.time() - facts.st_mtime > _STALE and not hears(str(each)):
-                each.unlink()
+        for name in os.listdir(run):
+            facts = os.lstat(f"{run}/{name}")
+            if stat.S_ISSOCK(facts.st_mode) and time.time() - facts.st_mtime > _STALE and not hears(f"{run}/{name}"):
+                os.unlink(f"{run}/{name}")
 
 
 _ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()

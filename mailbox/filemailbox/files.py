@@ -19,7 +19,7 @@ def listing(folder: int) -> list[str]:
 
 
 def read(file: int, size: int) -> bytes:
-    """The content of an open file: at most *size* + 1 bytes, so that a file that grows is noticed and cannot flood us."""
+    """The content of an open file: at most *size* + 1 bytes, so that growth is noticed and cannot flood us."""
     data = os.read(file, size + 1)
     while len(data) < size and (more := os.read(file, size + 1 - len(data))):
         data += more

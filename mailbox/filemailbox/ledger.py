@@ -1,7 +1,7 @@
 """What was already handled: it makes sending again harmless.
 
-One file for each (trust, sender) in a box's `ledger/`, shared by its consumers: a line of JSON for each key, written and
-flushed before the message is acked. It is bounded: from twice LIMIT entries on only the newest LIMIT are kept, and the
+One file for each (trust, sender) in a box's `ledger/`, shared by its consumers: a line of JSON for each key, written
+and flushed before the message is acked. It is bounded: from twice LIMIT entries on only the newest LIMIT are kept, and the
 newest time among the forgotten ones becomes the *floor*. A keyed message sent before the floor may have been handled or
 not; nobody can tell any more.
 
@@ -52,7 +52,7 @@ class Ledger:
         return self._page(trust, sender).floor
 
     def record(self, trust: str, sender: str, key: str, sent: str) -> None:
-        """Note that *key*, of a message sent at the stamp *sent*, is handled. Once this returns it survives a power cut.
+        """Note that *key*, of a message sent at the stamp *sent*, is handled. It survives a power cut from then on.
 
         Raises OSError where it cannot be written: then do not ack.
         """

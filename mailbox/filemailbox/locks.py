@@ -7,11 +7,10 @@ across machines or virtual machines that share a folder it does not.
 This is the only user of filelock, which also lets go in the child of a fork.
 """
 
-import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from filelock import FileLock
+    pass
 
 
 class Lock:
@@ -23,7 +22,6 @@ class Lock:
         # Imported here because it brings asyncio along: a sender needs no lock.
         from filelock import FileLock
 
-        logging.getLogger("filelock").setLevel(logging.WARNING)
         self._lock: FileLock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
 
     def take(self, wait: float = 0) -> bool:

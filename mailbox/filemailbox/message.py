@@ -2,7 +2,7 @@
 
 A message is one JSON object on one line, readable with `cat`:
 
-    {"id": "...", "from": "alice", "to": "bob", "sent": "2026-11-24T01:45:30.123456Z", "type": "job", "body": <any JSON>}
+    {"id": "...", "from": "alice", "to": "bob", "sent": "2026-11-24T01:45:30.123456Z", "type": "job", "body": <JSON>}
 
 Only an object is required. With `body`, the members of the envelope are known by name and any other is kept. Without
 `body`, the string members `from, to, type, subject, thread, in_reply_to` are the envelope's and all the rest is the
@@ -12,7 +12,6 @@ body, so that a script can drop `{"from":"a","msg":"hello"}`.
 import math
 import os
 import re
-import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -328,6 +327,8 @@ class Message(Generic[T]):
         elif isinstance(error, Retry):
             self.retry(error.after, error.reason)
         elif isinstance(error, Exception):
+            import traceback
+
             self.retry(reason=_last_words(error), detail="".join(traceback.format_exception(error)))
         else:  # KeyboardInterrupt, SystemExit, CancelledError: not the message's fault
             self.hand_back()
@@ -355,6 +356,17 @@ def format_time(when: datetime) -> str:
     if when.tzinfo is None:
         raise Invalid(f"the time {quoted(when)} has no zone: give datetime.now(UTC), not datetime.now()")
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def later(after: float | timedelta | datetime, clock: datetime) -> str:
+    """A delay in seconds from the *clock*, a timedelta or an aware datetime, as the envelope writes a time."""
+    if isinstance(after, datetime):
+        return format_time(after)
+    span = after if isinstance(after, timedelta) else timedelta(seconds=after)
+    try:
+        return format_time(clock + span)
+    except OverflowError:
+        raise Invalid(f"{after!r} from now is after the year 9999") from None
 
 
 def time_ns(when: datetime) -> int:

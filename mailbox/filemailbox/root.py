@@ -20,14 +20,13 @@ let them read each other's mail. So not the customary 3730 or 0660. Where all ag
 
 import contextlib
 import errno
-import json
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
+
+import orjson
 
 from . import names
 from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, quoted, storage
@@ -89,7 +88,7 @@ def find(path: str | os.PathLike[str]) -> Root:
     where = os.path.abspath(path)
     try:
         with open(f"{where}/{MARKER}", "rb") as marker:
-            said = json.loads(marker.read(4096))
+            said = orjson.loads(marker.read(4096))
     except FileNotFoundError:
         why = f"it holds no {MARKER} file" if os.path.isdir(where) else "there is no such folder"
         raise NoRoot(where, why) from None
@@ -110,7 +109,7 @@ def init(path: str | os.PathLike[str]) -> Root:
         with contextlib.suppress(FileExistsError):
             os.mkdir(where)
         if not os.path.exists(f"{where}/{MARKER}"):
-            _write_once(where, MARKER, json.dumps({"format": FORMAT}) + "\n")
+            _write_once(where, MARKER, f'{{"format": {FORMAT}}}\n')
     except FileNotFoundError as error:
         raise NoRoot(where, f"there is no folder {quoted(os.path.dirname(where))} to make it in") from error
     except OSError as error:
@@ -166,6 +165,8 @@ def remove(root: Root, name: Address, force: bool = False) -> str | None:
         _refuse_busy(there, name)
     if held:
         return gone
+    import shutil
+
     shutil.rmtree(gone, ignore_errors=True)
     with contextlib.suppress(OSError):
         os.rmdir(attic)
@@ -247,9 +248,10 @@ def _count_mail(box: str) -> int:
     return count
 
 
-def _listening(box: str) -> Iterator[Path]:
-    for folder in Path(box, "cur").iterdir():
-        if folder.name.startswith(".") or not (folder / ".lock").exists():
+def _listening(box: str) -> Iterator[str]:
+    for name in os.listdir(f"{box}/cur"):
+        folder = f"{box}/cur/{name}"
+        if name.startswith(".") or not os.path.exists(f"{folder}/.lock"):
             continue
         lock = Lock(f"{folder}/.lock")
         if lock.take():

@@ -14,7 +14,6 @@ open: nobody can put another one in the way.
 import contextlib
 import errno
 import heapq
-import logging
 import os
 import re
 import stat
@@ -24,7 +23,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from . import names, replies
+from . import log, names, replies
 from .errors import Malformed, NotHeld, Storage, quoted, storage
 from .files import FOLDER, READ, kind, listing, read
 from .locks import Lock
@@ -32,8 +31,6 @@ from .message import MAX_SIZE, decode
 from .names import Address, Name
 from .order import Order, is_mail
 from .root import Root, adopt
-
-log = logging.getLogger("filemailbox")
 
 RESCAN: Final = 0.25
 """Seconds between two looks at what no wake-up announces: due mail, dead consumers, a replaced box."""
@@ -215,7 +212,7 @@ class Taker:
         return None
 
     def _take_in(self, text: str, name: Name | None, data: bytes, facts: os.stat_result) -> Claim | None:
-        """Claim a file under a name of ours: a fresh id for a foreign name, no fields that a sender could have made up."""
+        """Claim a file under a name of ours: a fresh id for a foreign name, no fields that a sender made up."""
         ours = Name(name.id, len(data)) if name else Name(names.new_id(), len(data), stem=names.stem(text))
         os.rename(text, str(ours), src_dir_fd=self._folders["new"], dst_dir_fd=self._mine)
         self._unfinished.pop(text, None)
@@ -248,7 +245,7 @@ class Taker:
     def _still(self, text: str, facts: os.stat_result) -> bool:
         """Whether the file has not changed for a while: by its ctime, or, where clocks were set, by what we saw."""
         changed, now = facts.st_ctime_ns, time.monotonic()
-        if STILL <= (time.time_ns() - changed) / 1e9:
+        if (time.time_ns() - changed) / 1e9 >= STILL:
             return True
         seen = self._unfinished.get(text)
         if seen is None or seen[0] != changed:
@@ -292,7 +289,8 @@ class Taker:
         try:
             os.rename(name, text, src_dir_fd=self._held(), dst_dir_fd=self._folders["later"])
         except FileNotFoundError:
-            return self._lost(name)
+            self._lost(name)
+            return
         except OSError as error:
             raise storage(error, f"putting off {name}") from error
         with self._guard:

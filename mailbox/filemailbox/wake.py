@@ -1,14 +1,13 @@
 """Look now: the doorbell and the rescan.
 
-The directory is the truth; a wake-up only means "look". Arm first, hush, look, then wait: in any other order mail that
-comes in between lies until the rescan.
+The directory is the truth; a wake-up only means "look". Arm first, look, then wait: in any other order mail that comes
+in between lies until the rescan.
 """
 
-import asyncio
 import contextlib
 import os
-import select
 import time
+from collections.abc import Callable
 from typing import Final
 
 from .doorbell import Bell
@@ -25,7 +24,8 @@ class Wake:
         self._bell: Bell | None = None
         self._process = 0
         self._check_at = 0.0
-        self._sleepers: set[asyncio.Event] = set()
+        self.sleepers: set[Callable[[], object]] = set()
+        """What is called when it rings: for those who wait in an event loop."""
 
     def arm(self) -> None:
         """Be ready to be woken, and forget the wake-ups so far. Call it before looking."""
@@ -36,30 +36,27 @@ class Wake:
 
     def wait(self, longest: float) -> None:
         """Sleep until somebody rings, for *longest* seconds at most, and never longer than the rescan."""
-        span = max(0.0, min(longest, RESCAN))
         if self._bell is None:
-            time.sleep(span)
+            time.sleep(self.span(longest))
             return
+        import select
+
         ear = select.poll()
         ear.register(self._bell, select.POLLIN)
-        ear.poll(span * 1000)
+        ear.poll(self.span(longest) * 1000)
 
-    async def await_(self, longest: float) -> None:
-        """wait(), for asyncio."""
-        loop = asyncio.get_running_loop()
-        rung = asyncio.Event()
-        self._sleepers.add(rung)
-        if self._bell is not None:
-            loop.add_reader(self._bell.fileno(), self._rouse)
-        # Not asyncio.wait_for: on Python 3.11 it swallows a cancellation that comes with the wake-up.
-        alarm = loop.call_later(max(0.0, min(longest, RESCAN)), rung.set)
-        try:
-            await rung.wait()
-        finally:
-            alarm.cancel()
-            self._sleepers.discard(rung)
-            if self._bell is not None and not self._sleepers:
-                loop.remove_reader(self._bell.fileno())
+    def span(self, longest: float) -> float:
+        """For how many seconds to sleep."""
+        return max(0.0, min(longest, RESCAN))
+
+    def fileno(self) -> int | None:
+        """What becomes readable when it rings, where there is a bell."""
+        return self._bell.fileno() if self._bell is not None else None
+
+    def rouse(self) -> None:
+        """Wake all who wait in an event loop."""
+        for call in list(self.sleepers):
+            call()
 
     def close(self) -> None:
         """Take the bell down."""
@@ -67,10 +64,6 @@ class Wake:
             self._bell.close()
             self._bell = None
         self._check_at = 0.0
-
-    def _rouse(self) -> None:
-        for sleeper in self._sleepers:
-            sleeper.set()
 
     def _hang(self) -> None:
         self._check_at = time.monotonic() + RESCAN
