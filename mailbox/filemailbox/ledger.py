@@ -1,9 +1,9 @@
 """What was already handled: it makes sending again harmless.
 
 One file for each (trust, sender) in a box's `ledger/`, shared by its consumers: a line of JSON for each key, written
-and flushed before the message is acked. It is bounded: from twice LIMIT entries on only the newest LIMIT are kept, and the
-newest time among the forgotten ones becomes the *floor*. A keyed message sent before the floor may have been handled or
-not; nobody can tell any more.
+and flushed before the message is acked. It is bounded: from twice LIMIT entries on only the newest LIMIT are kept, and
+the newest time among the forgotten ones becomes the *floor*. A keyed message sent before the floor may have been
+handled or not; nobody can tell any more.
 
 Two copies that are in hand at the same moment may both run: the ledger is written at ack.
 """
