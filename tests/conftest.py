@@ -1,0 +1,143 @@
+"""What the tests share: a fresh root, two mailboxes, programs of their own, and how to wait for an event."""
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import filemailbox
+from filemailbox import Mailbox
+
+PATIENCE = 20.0  # seconds after which what we wait for will not come any more
+SOURCE = str(Path(filemailbox.__file__).parents[1])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A fresh root with the boxes of alice and bob."""
+    path = tmp_path / "mail"
+    for name in ("alice", "bob"):
+        Mailbox.init(name, path).close()
+    return path
+
+
+@pytest.fixture
+def alice(root: Path) -> Iterator[Mailbox]:
+    with Mailbox("alice", root, durable=False) as box:
+        yield box
+
+
+@pytest.fixture
+def bob(root: Path) -> Iterator[Mailbox]:
+    with Mailbox("bob", root, durable=False) as box:
+        yield box
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """until(condition): wait for an event. It fails where the event does not come at all."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "what we waited for did not come"
+            time.sleep(0.005)
+
+    return wait
+
+
+class Program:
+    """A Python program in a process of its own, which tells us on its stdout how far it is."""
+
+    def __init__(self, script: str, *arguments: object, **environment: str) -> None:
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": SOURCE, "PYTHONUNBUFFERED": "1", **environment}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self.pid = self.process.pid
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self.process.stdout is not None
+        text = b""
+        while not text.endswith(b"\n"):
+            ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+            assert ready, "the program says nothing"
+            byte = os.read(self.process.stdout.fileno(), 1)
+            assert byte, f"the program ended with {self.process.wait()} before it said anything"
+            text += byte
+        return text.decode().rstrip("\n")
+
+    def say(self, text: str = "") -> None:
+        """A line on its stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def end(self) -> int:
+        """Wait until it ends; its exit status."""
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        self.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None and not pipe.closed:
+                pipe.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Program]]:
+    """start(script, *arguments): run a Python program; it is killed when the test is over."""
+    programs: list[Program] = []
+
+    def begin(script: str, *arguments: object, **environment: str) -> Program:
+        programs.append(Program(script, *arguments, **environment))
+        return programs[-1]
+
+    yield begin
+    for program in programs:
+        program.close()
+
+
+@pytest.fixture
+def as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as several users")
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that every uid can reach, as a volume is: pytest's own folders are private."""
+    folder = Path(tempfile.mkdtemp(prefix="filemailbox-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., Path]]:
+    """mount(path, options): a tmpfs of its own there."""
+    mounted: list[Path] = []
+
+    def put(path: Path, options: str = "size=1m") -> Path:
+        path.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "filemailbox-test", str(path)]
+        if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            pytest.skip("mounting needs root and the right to mount")
+        mounted.append(path)
+        return path
+
+    yield put
+    for path in reversed(mounted):
+        subprocess.run(["umount", str(path)], check=True)
