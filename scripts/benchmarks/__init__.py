@@ -1,0 +1,8 @@
+"""What scripts/bench measures: one file for each thing. Each has measure(quick=…), which returns a table.Report.
+
+table       figures, and how they are shown: as a table, as JSON
+disks       folders to measure in: on a tmpfs, on an ext4 with a journal
+raw         the bare loops that ours are compared with
+backlog     how much waiting mail costs
+box         put, drain and cycle; and the backlog
+"""

@@ -1,0 +1,80 @@
+"""scripts/bench: it runs, and says what it found in the promised shape. The figures themselves are nobody's rule."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import box, table
+
+BENCH = Path(__file__).parent.parent / "scripts" / "bench"
+TINY = box.Plan(n=3, n_flushed=2, slices=2, repetitions=2, backlogs=(10, 400), looks=1, disks=("tmpfs",))
+
+
+@pytest.fixture(scope="module")
+def report() -> table.Report:
+    """One run, as small as can be."""
+    return box.measure(plan=TINY)
+
+
+def test_a_run_gives_every_figure_beside_its_reference(report: table.Report) -> None:
+    """Each table names its unit; each figure has its n, and a ratio within its spread."""
+    found = json.loads(table.as_json(report))
+    figures = {(each["title"], figure["what"]): figure for each in found["tables"] for figure in each["figures"]}
+
+    assert {"python", "kernel", "cpus", "seconds", "tables", "notes"} == set(found)
+    assert all(each["unit"] for each in found["tables"])
+    assert {what for title, what in figures if title == "tmpfs, not flushed"} == {"put", "drain", "cycle"}
+    for figure in figures.values():
+        assert figure["n"] >= 1
+        assert figure["ours"] >= 0
+        if figure["ratio"] is not None:
+            assert figure["reference"] > 0
+            assert figure["spread"][0] <= figure["ratio"] <= figure["spread"][1]
+        assert (figure["mark"] is None) == (figure["wanted"] is None)
+
+
+def test_a_backlog_is_listed_once(report: table.Report) -> None:
+    """What waits is listed once, not once a message: the one figure here that does not depend on the machine."""
+    [listed] = [each for each in report.tables if each.unit == "times"]
+
+    assert [figure.ours for figure in listed.figures] == [1]
+
+
+def test_the_table_is_aligned(report: table.Report) -> None:
+    """People read columns: within a table, the header and all rows end their ratio in the same place."""
+    block = next(part for part in table.as_text(report).split("\n\n") if part.startswith("tmpfs, not flushed"))
+    _, header, *rows = block.splitlines()
+    column = header.index("ratio") + len("ratio")
+
+    assert len(rows) == 3
+    assert all(row[column - 1].isdigit() and row[column] == " " for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "bound", "mark"),
+    [
+        pytest.param(0.7, 0.65, "at least", "ok", id="reached"),
+        pytest.param(0.6, 0.65, "at least", "below", id="not-reached"),
+        pytest.param(1.2, 1.5, "at most", "ok", id="kept"),
+        pytest.param(1.6, 1.5, "at most", "below", id="exceeded"),
+        pytest.param(0.6, None, "at least", "", id="nothing-wanted"),
+    ],
+)
+def test_a_mark_says_whether_it_is_what_was_wanted(value: float, wanted: float | None, bound: str, mark: str) -> None:
+    """The ratio decides, and where there is none the figure itself."""
+    least_or_most: table.Bound = "at least" if bound == "at least" else "at most"
+
+    assert table.Figure("put", 1, 1000, 1000, value, wanted=wanted, bound=least_or_most).mark == mark
+    assert table.Figure("put", 1, value, wanted=wanted, bound=least_or_most).mark == mark
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    """A benchmark that does not exist, and an option that does not, are usage errors."""
+    for arguments in (["nonsense"], ["box", "--slow"]):
+        done = subprocess.run([sys.executable, BENCH, *arguments], capture_output=True, text=True, check=False)
+
+        assert done.returncode == 2
+        assert "usage: scripts/bench" in done.stderr
