@@ -140,4 +140,4 @@ def mount() -> Iterator[Callable[..., Path]]:
 
     yield put
     for path in reversed(mounted):
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", "--lazy", str(path)], check=True)

@@ -44,26 +44,27 @@ def deliver_many(root: Root, to: Address, messages: Iterable[tuple[str, bytes]],
     """Put many messages into the box *to* and flush them together. Returns their ids, in order.
 
     Up to seven are flushed one by one, more by one syncfs(2). A failure on the way leaves those before it delivered and
-    flushed: its exception carries their ids as `sent`.
+    flushed: its exception carries their ids as `sent`. So does Unflushed, where the disk did not confirm all of them.
     """
     sent: list[str] = []
     files: list[int] = []
     try:
-        for id, data in messages:
-            files.append(_move_in(root, to, id, data, None))
-            sent.append(id)
-            if not durable or len(files) == _CROWD:
-                os.close(files.pop())  # syncfs needs only one of them
+        try:
+            for id, data in messages:
+                files.append(_move_in(root, to, id, data, None))
+                sent.append(id)
+                if not durable or len(files) == _CROWD:
+                    os.close(files.pop())  # syncfs needs only one of them
+        finally:
+            try:
+                if durable:
+                    _flush_all(files, sent)
+            finally:
+                for file in files:
+                    os.close(file)
     except BaseException as error:
         error.sent = sent  # type: ignore[attr-defined]  # told to the caller, whatever kind it is
         raise
-    finally:
-        try:
-            if durable:
-                _flush_all(files, sent)
-        finally:
-            for file in files:
-                os.close(file)
     return sent
 
 
@@ -134,8 +135,14 @@ def _flush_all(files: list[int], sent: list[str]) -> None:
     if len(sent) < _CROWD or not _syncfs(files[-1]):
         if len(sent) >= _CROWD:
             os.sync()  # no syncfs in this C library
+        failures = []
         for file, id in zip(files, sent, strict=False):
-            _flush(file, id)
+            try:
+                _flush(file, id)
+            except Unflushed as error:  # the others can still be brought to safety
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
 
 def _syncfs(file: int) -> bool:
