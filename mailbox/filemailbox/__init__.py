@@ -9,18 +9,22 @@ Who is built on whom, from the ground up; each imports only what stands above it
     bodies      typed bodies                                            (the only user of msgspec)
     order       in which order waiting mail is taken: pure
     files       hostile files, read strictly
-    doorbell    the Unix socket: ring, hear
     locks       locks that die with their holder                        (the only user of filelock)
+    doorbell    the Unix socket: ring, hear
     root        the volume and its boxes: made, found, removed
+    rules       how a consumer handles what goes wrong
     ledger      what was already handled
     replies     requests that block: a folder for the answer
+    wake        doorbell + rescan → "look now"
     deliver     into a box: write, rename, flush
     spool       out of a box: claim, settle, recover
     peek        looking without touching
-    wake        doorbell + rescan → "look now"
     consumer    what a claim becomes, and how a message ends
+    aio         the forms for asyncio
     box         Mailbox, the face that users see
-    cli/        the command `mailbox`                                   (the only user of typer)
+    cli         the command `mailbox`, a folder                         (the only user of typer)
+
+    pytest_plugin   the fixture `mailboxes`, for the tests of others
 
 The way of one message: box.send → names → message.encode → deliver → doorbell.ring ⇒ wake → spool.claim →
 message.decode → your code → spool.ack. `FORMAT.md` beside this package is the contract of the files on disk.

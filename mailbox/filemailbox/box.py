@@ -346,7 +346,7 @@ def _left(deadline: float | None) -> float:
 def _own_name() -> str:
     name = os.environ.get("MAILBOX_AGENT")
     if not name:
-        raise Invalid('whose mail? Give a name, as in Mailbox("bob"), or set MAILBOX_AGENT')
+        raise Invalid('whose mail? Give a name (on the command line: --as NAME), or set MAILBOX_AGENT')
     return name
 
 
