@@ -44,43 +44,44 @@ async def request(
 ) -> Message[Any]:
     """See Mailbox.arequest()."""
     deadline = _deadline(timeout)
-    await asyncio.to_thread(asking.__enter__)
-    try:
+    # To enter, to look and to leave are a few calls on a small folder. They stay in the loop, so that a cancellation
+    # falls between them: it never loses an answer that was just taken, nor leaves a folder behind.
+    with asking:
         await asyncio.to_thread(send)
         while True:
             wake.arm()
-            message = await asyncio.to_thread(answer)
+            message = answer()
             if message is not None:
                 return message
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{none_came} within {timeout:g} s")
             await _sleep(wake, left)
-    finally:
-        await asyncio.shield(asyncio.to_thread(asking.__exit__, None, None, None))
 
 
 async def _take(consumer: Consumer, into: Any) -> Message[Any] | None:
     """Take a message in a thread. Cancelled, what the thread has taken or will take is handed back."""
     nobody, deciding = threading.Event(), threading.Lock()
+    taken: list[Message[Any]] = []  # not the task's result: that is there only some turns of the loop later
 
     def take() -> Message[Any] | None:
         message = consumer.take(into)
         with deciding:
             if message is not None and nobody.is_set():
                 message.hand_back()
+            elif message is not None:
+                taken.append(message)
         return message
 
     taking = asyncio.ensure_future(asyncio.to_thread(take))
+    taking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to hear of it
     try:
         return await asyncio.shield(taking)
     except asyncio.CancelledError:
         with deciding:
             nobody.set()
-            if taking.done() and not taking.cancelled() and not taking.exception():
-                message = taking.result()
-                if message is not None:
-                    message.hand_back()
+            for message in taken:
+                message.hand_back()
         raise
 
 

@@ -49,6 +49,8 @@ class Mailbox:
     is held goes back at once. A process that just ends gives it back as well, as one more attempt.
     """
 
+    _taking: "Consumer | None" = None
+
     def __init__(
         self,
         name: str | None = None,
@@ -79,7 +81,6 @@ class Mailbox:
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
         self._wake = Wake(f"{self._path}/run")
-        self._taking: Consumer | None = None
         self._addresses: dict[str, Address] = {}
 
     @classmethod
@@ -94,7 +95,9 @@ class Mailbox:
         if self._taking is None:
             from .consumer import Consumer  # a process that only sends needs none of that
 
-            self._taking = Consumer(self.root, self.name, self._rules, self.send)
+            mine = Consumer(self.root, self.name, self._rules, self.send)
+            vars(self).setdefault("_taking", mine)  # in one step: another thread may be here, too
+            assert self._taking is not None
         return self._taking
 
     # Sending

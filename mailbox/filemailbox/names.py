@@ -32,10 +32,10 @@ STAMP: Final = len("20261124T014530.123456789Z")
 ID: Final = STAMP + len("-3f9c0a12b4d5")
 
 _ADDRESS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
-_CLOCK = r"\d{4}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])[0-5]\d[0-5]\d\.\d{9}Z"
-_ID = re.compile(rf"{_CLOCK}-[0-9a-f]{{12}}", re.ASCII)
-_NAME = re.compile(rf"({_CLOCK}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json", re.ASCII)
-_TIMED = re.compile(rf"({_CLOCK})~(.+)", re.ASCII)
+CLOCK = r"(?:19[7-9]\d|[2-9]\d{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])[0-5]\d[0-5]\d\.\d{9}Z"
+_ID = re.compile(rf"{CLOCK}-[0-9a-f]{{12}}", re.ASCII)
+_NAME = re.compile(rf"({CLOCK}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json", re.ASCII)
+_TIMED = re.compile(rf"({CLOCK})~(.+)", re.ASCII)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
 _STEM: Final = 64
 _LATEST: Final = 253402300799_999999999  # the end of the year 9999

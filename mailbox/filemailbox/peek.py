@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from . import names
@@ -112,7 +112,8 @@ def _read(folder: int, state: str, text: str, max_size: int) -> Message[Any] | N
     message = Seen(parts.id if parts else text, members, data, name, attempt)
     message.state = state
     message.problem = _reason(folder, text) or problem if state == "dead" else problem
-    message.due = datetime.fromtimestamp(names.nanoseconds(due) // 1000 / 1e6, UTC) if due is not None else None
+    if due is not None:
+        message.due = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=names.nanoseconds(due) // 1000)
     return message
 
 

@@ -47,8 +47,10 @@ class Reply:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        abandon(self._box, self._request)
-        self._leave()
+        try:
+            abandon(self._box, self._request)
+        finally:
+            self._leave()
 
     def answers(self, max_size: int) -> Iterator[tuple[str, bytes]]:
         """The name and the bytes of each answer that has come. What is not whole is left: see abandon()."""
@@ -85,16 +87,23 @@ def waits(box: str, answers: str) -> str | None:
 
 
 def sweep(box: str, folder: int) -> None:
-    """Deliver as ordinary mail the answers to requests whose asker is gone. *folder* is `replies/`, open."""
+    """Deliver as ordinary mail the answers to requests whose asker is gone. *folder* is `replies/`, open.
+
+    Best effort: anybody can put things there, and what cannot be taken away now is tried again at the next round.
+    """
     for request in listing(folder):
         if not names.is_id(request):
             continue
-        lock = Lock(_lock_path(box, request))
-        if lock.take():
-            abandon(box, request)
-            with contextlib.suppress(OSError):
-                os.unlink(_lock_path(box, request))
-            lock.release()
+        with contextlib.suppress(OSError):
+            lock = Lock(_lock_path(box, request))
+            if not lock.take():
+                continue
+            try:
+                abandon(box, request)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(_lock_path(box, request))
+                lock.release()
 
 
 def abandon(box: str, request: str) -> None:
@@ -106,15 +115,27 @@ def abandon(box: str, request: str) -> None:
             return os.rmdir(path)
         except FileNotFoundError:
             return None
+        except NotADirectoryError:  # a file or a link that somebody has planted
+            return os.unlink(path)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        moved = False
-        for name in os.listdir(path):
-            with contextlib.suppress(OSError):  # a folder that an answerer has planted cannot be moved
-                os.rename(f"{path}/{name}", f"{box}/new/{name}")
-                moved = True
+        moved = _empty(path, f"{box}/new")
     return None
+
+
+def _empty(path: str, new: str) -> bool:
+    """Move what lies in the folder *path* to *new*; whether anything could be moved."""
+    moved = False
+    folder = os.open(path, FOLDER)  # never through a link: what lies behind it is not for others to move
+    try:
+        for name in listing(folder):
+            with contextlib.suppress(OSError):  # a folder that an answerer has planted cannot be moved
+                os.rename(name, f"{new}/{name}", src_dir_fd=folder)
+                moved = True
+    finally:
+        os.close(folder)
+    return moved
 
 
 def _lock_path(box: str, request: str) -> str:

@@ -41,7 +41,7 @@ STILL: Final = 5.0
 ABANDONED: Final = 36 * 3600
 """Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
 
-_PLAIN = re.compile(r"\d{8}T\d{6}\.\d{9}Z-[0-9a-f]{12},S=(\d{1,9})\.json", re.ASCII).fullmatch
+_PLAIN = re.compile(rf"{names.CLOCK}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", re.ASCII).fullmatch
 _CONSUMER = re.compile(r"([0-9a-f]{12})(?:,U=(\d{8}T\d{6}\.\d{9}Z))?", re.ASCII).fullmatch
 _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 
@@ -133,11 +133,12 @@ class Taker:
             return False
         clock = names.now()  # before the listing
         waiting = listing(self._folders["new"])
-        self._batch, self._held_back = self._order.sift(waiting, clock, self._changed)
-        self._batch.reverse()
+        batch, self._held_back = self._order.sift(waiting, clock, self._changed)
+        batch.reverse()
+        self._batch = batch  # only now: other threads pop from it
         if not waiting:
             self._unfinished.clear()
-        return bool(self._batch) or self._held_back
+        return bool(batch) or self._held_back
 
     def _changed(self, name: str) -> str | None:
         try:
@@ -148,13 +149,13 @@ class Taker:
 
     def _claim_new(self, text: str) -> Claim | None:
         """Claim one file from `new/`. The common case is straight down; all else is _claim_odd()."""
-        plain = _PLAIN(text)
+        plain, how = _PLAIN(text), self._read
         try:
-            file = os.open(text, self._read, dir_fd=self._new)
+            file = os.open(text, how, dir_fd=self._new)
         except FileNotFoundError:
             return None  # another consumer was faster
         except OSError as error:
-            if error.errno == errno.EPERM and self._read != READ:  # the file is another user's
+            if error.errno == errno.EPERM and how != READ:  # the file is another user's
                 self._read = READ
                 return self._claim_new(text)
             self._unopened(text, error)
@@ -229,6 +230,12 @@ class Taker:
             file = os.open(text, READ, dir_fd=later)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno in _OUR_TROUBLE:
+                raise
+            os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
+            self._bury(parts[1], f"it cannot be opened: {(error.strerror or str(error)).lower()}", "")
+            return None
         try:
             facts = os.fstat(file)
             os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
@@ -237,6 +244,9 @@ class Taker:
             return None
         finally:
             os.close(file)
+        if facts.st_size > self._max_size:
+            self._bury(parts[1], f"it has {facts.st_size} bytes, and {self._max_size} is the limit", "")
+            return None
         if name.size != facts.st_size or len(data) != facts.st_size:
             self._bury(parts[1], f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole", "")
             return None
@@ -263,9 +273,19 @@ class Taker:
         elif error.errno in (errno.ENXIO, errno.ENODEV):
             self._dispose(text, "it is a socket or a device, not a file", None)
         elif error.errno in (errno.EACCES, errno.EPERM):
-            self._bury_new(text, "its mode keeps it from its recipient: it must be 0640 or 0644", None)
+            self._unreadable(text)
         elif error.errno != errno.EAGAIN:  # EAGAIN: its owner has a lease on it; the next listing finds it again
             raise error
+
+    def _unreadable(self, text: str) -> None:
+        try:
+            facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(facts.st_mode):
+            self._bury_new(text, "its mode keeps it from its recipient: it must be 0640 or 0644", facts)
+        else:
+            self._dispose(text, f"it is {kind(facts.st_mode)}, not a file", facts)
 
     # Settling
 
@@ -357,9 +377,14 @@ class Taker:
         size = facts.st_size if facts else None
         grave = self._grave(str(Name(name.id, size) if name else Name(names.new_id(), size, stem=names.stem(text))))
         self._explain(grave, reason, f"its name was {quoted(text)}")
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.rename(text, grave, src_dir_fd=self._folders["new"], dst_dir_fd=self._folders["dead"])
             log.warning("dead letter %s in the box %s: %s", grave, self.address, reason)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(_why(grave), dir_fd=self._folders["dead"])
+            if not isinstance(error, FileNotFoundError):  # else another consumer was faster
+                raise
         self._unfinished.pop(text, None)
 
     def _grave(self, name: str) -> str:
@@ -433,9 +458,9 @@ class Taker:
 
     def _ready(self) -> None:
         identity = self._identify()
-        if identity != self._identity:
+        if identity != self._identity or os.fstat(self._mine).st_nlink == 0:
             if self._identity:
-                log.warning("the box %s was replaced: starting anew", self.address)
+                log.warning("the box %s, or our folder in it, was replaced: starting anew", self.address)
                 self.close()
             self._open(identity)
 
