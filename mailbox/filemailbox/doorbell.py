@@ -37,7 +37,6 @@ class Bell:
 
     def __init__(self, run: str) -> None:
         """Hang a bell in the folder *run*. Raises OSError where that cannot be."""
-        self._pid = os.getpid()
         self._socket = _datagram()
         self._socket.setblocking(False)
         self._run = run
@@ -53,6 +52,7 @@ class Bell:
             with contextlib.suppress(OSError):
                 os.unlink(hidden)
             raise
+        self._take_down = weakref.finalize(self, _take_down, self._socket, self.path, self._inode, os.getpid())
         _sweep(run)
 
     def fileno(self) -> int:
@@ -73,11 +73,8 @@ class Bell:
             return False
 
     def close(self) -> None:
-        """Take it down."""
-        if self.hangs() and self._pid == os.getpid():  # in the child of a fork it is the parent's
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-        self._socket.close()
+        """Take it down. Happens by itself when the process ends or nobody refers to it any more."""
+        self._take_down()
 
 
 @dataclass(slots=True)
@@ -118,6 +115,9 @@ class Ringer:
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def _ring_one(self, bell: int) -> None:
         if self._socket is None:
@@ -162,6 +162,13 @@ def hears(path: str) -> bool:
         except OSError as error:
             return error.errno not in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK)
         return True
+
+
+def _take_down(listening: "socket", path: str, inode: int, process: int) -> None:
+    listening.close()
+    with contextlib.suppress(OSError):
+        if process == os.getpid() and os.lstat(path).st_ino == inode:  # in the child of a fork it is the parent's
+            os.unlink(path)
 
 
 def _datagram() -> "socket":

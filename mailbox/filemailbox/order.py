@@ -50,7 +50,7 @@ class Order:
         if foreign:
             times = {name: time for name in foreign if is_mail(name) and (time := when(name)) is not None}
             ready.extend(times)
-            ready.sort(key=lambda name: times.get(name, name))
+            ready.sort(key=lambda name: (times.get(name, name), name))  # mtimes come in ticks of some milliseconds
         return ready, held
 
 
