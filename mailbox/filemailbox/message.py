@@ -9,11 +9,13 @@ Only an object is required. With `body`, the members of the envelope are known b
 body, so that a script can drop `{"from":"a","msg":"hello"}`.
 """
 
+import contextlib
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
 
@@ -40,13 +42,26 @@ _MEMBERS: Final[dict[str, type]] = {
     "hops": int,
     "headers": dict,
 }
-_EXPECTED: Final[dict[type, str]] = {str: "a string", int: "a whole number", dict: "an object of strings"}
+_EXPECTED: Final[dict[type, str]] = {
+    str: "a string",
+    int: "a whole number from 0 to 1000",
+    dict: "an object of strings",
+}
 
 # What would move the cursor, hide or reorder text where somebody looks with `cat`. In valid JSON such characters can
 # only stand inside strings, so escaping them changes the bytes and not the meaning. orjson escapes the rest of C0.
 _INVISIBLE = re.compile(
     "[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_HOPS: Final = range(1001)
+
+# Possessive, for a string may be a megabyte long. Only for what is known to be JSON: there every string ends.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any]) -> bytes:
@@ -67,6 +82,8 @@ def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any])
         data = orjson.dumps(envelope, _plain, orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
         raise InvalidBody(_why_not_json(error)) from error
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _nests(data) and _too_deep(data):
+        raise InvalidBody(f"the body is nested too deep: with the envelope, {MAX_DEPTH} levels are the limit")
     if b"null" in data:
         _refuse_nan(body)  # orjson writes NaN as null without a word
     if not data.isascii() or b"\x7f" in data:
@@ -82,12 +99,12 @@ def decode(data: bytes) -> dict[str, Any]:
     become the nearest double; NaN, infinities and what overflows a double are refused. Of two equal keys the last one
     counts.
     """
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
-        raise Malformed(f"arrays and objects are nested deeper than {MAX_DEPTH}")
     try:
         document = orjson.loads(data)
     except ValueError as error:
         raise Malformed(f"not JSON: {_where(data, error)}") from None
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
+        raise Malformed(f"arrays and objects are nested deeper than {MAX_DEPTH}")
     if type(document) is not dict:
         raise Malformed(f"not a JSON object but {_kind(document)}")
     if "body" in document:
@@ -95,7 +112,7 @@ def decode(data: bytes) -> dict[str, Any]:
             expected = _MEMBERS.get(member)
             if expected is not None and value.__class__ is not expected and value is not None:
                 raise Malformed(f"its {quoted(member)} is {_kind(value)}, expected {_EXPECTED[expected]}")
-        if document.get("hops") is not None and not 0 <= document["hops"] <= 1000:
+        if document.get("hops") is not None and document["hops"] not in _HOPS:
             raise Malformed('its "hops" is not a whole number from 0 to 1000')
         if document.get("headers") and not all(value.__class__ is str for value in document["headers"].values()):
             raise Malformed('its "headers" is not an object of strings')
@@ -222,7 +239,7 @@ class Message(Generic[T]):
         try:
             return parse_time(self._members["sent"])
         except (KeyError, TypeError, ValueError, OverflowError):
-            return parse_time(names.sent(self.id))
+            return _EPOCH + timedelta(microseconds=names.nanoseconds(self.id[: names.STAMP]) // 1000)
 
     @property
     def expires(self) -> datetime | None:
@@ -343,12 +360,9 @@ class Message(Generic[T]):
 
 def parse_time(text: str) -> datetime:
     """RFC 3339 as an aware datetime. Raises ValueError; a time without a zone is refused."""
-    if len(text) < 20 or text[10] not in "Tt ":
+    if _TIME.fullmatch(text) is None:  # fromisoformat takes more, and each Python takes something else
         raise ValueError(text)
-    when = datetime.fromisoformat(text)
-    if when.tzinfo is None:
-        raise ValueError(text)
-    return when
+    return datetime.fromisoformat(text.upper())
 
 
 def format_time(when: datetime) -> str:
@@ -371,7 +385,7 @@ def later(after: float | timedelta | datetime, clock: datetime) -> str:
 
 def time_ns(when: datetime) -> int:
     """An aware datetime as nanoseconds since 1970, exactly."""
-    since = when - datetime(1970, 1, 1, tzinfo=UTC)
+    since = when - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
 
 
@@ -403,11 +417,13 @@ def _mended(member: str, value: object) -> Any:
     expected = _MEMBERS.get(member)
     if expected is None:
         raise TypeError(f"there is no option {member}=: expected one of {', '.join(_MEMBERS)}")
-    if isinstance(value, Mapping) and all(isinstance(text, str) for item in value.items() for text in item):
-        value = dict(value)
-    elif expected is dict or not isinstance(value, expected) or isinstance(value, bool):
-        raise Invalid(f"{member}= is {quoted(value)}, expected {_EXPECTED[expected]}")
-    return value
+    if expected is str and isinstance(value, str):
+        return value
+    if expected is int and isinstance(value, int) and not isinstance(value, bool) and value in _HOPS:
+        return value
+    if expected is dict and isinstance(value, Mapping) and all(isinstance(t, str) for i in value.items() for t in i):
+        return dict(value)
+    raise Invalid(f"{member}= is {quoted(value)}, expected {_EXPECTED[expected]}")
 
 
 def _plain(value: Any) -> Any:
@@ -435,17 +451,25 @@ def _why_not_json(error: TypeError) -> str:
 
 
 def _refuse_nan(value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidBody(f"the body cannot be written as JSON: it holds {value}; send a string or null")
-    if isinstance(value, dict):
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidBody(f"the body cannot be written as JSON: it holds {value}; send a string or null")
+    elif value is None or isinstance(value, str | int):
+        pass
+    elif isinstance(value, Mapping):
         for each in value.values():
             _refuse_nan(each)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set | frozenset):
         for each in value:
             _refuse_nan(each)
+    elif isinstance(value, Enum):
+        _refuse_nan(value.value)
     elif hasattr(value, "__dataclass_fields__"):
         for field in value.__dataclass_fields__:
             _refuse_nan(getattr(value, field, None))
+    else:
+        with contextlib.suppress(TypeError):  # a date, a UUID: orjson knows them, and they hold no numbers
+            _refuse_nan(_plain(value))
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -453,13 +477,17 @@ def _escaped(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
 
 
-def _depth(data: bytes) -> int:
-    """How deep *data* nests, not counting brackets in strings. Good enough for text that may not be JSON."""
-    deepest = depth = 0
-    for bracket in re.sub(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+', b"", data):
-        depth += 1 if bracket in b"[{" else -1 if bracket in b"]}" else 0
-        deepest = max(deepest, depth)
-    return deepest
+def _too_deep(data: bytes) -> bool:
+    """Whether *data*, which is JSON, nests deeper than MAX_DEPTH."""
+    return _nests(_STRING.sub(b"", data))
+
+
+def _nests(data: bytes) -> bool:
+    """The same, where no string holds a bracket. Each round takes away the innermost pairs."""
+    brackets = data.translate(_SQUARE, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def _where(data: bytes, error: ValueError) -> str:
