@@ -24,10 +24,10 @@ def convert(body: Any, into: Any) -> Any:
     import msgspec  # imported here: most mail is taken as it is
 
     try:
-        return msgspec.convert(body, into)
+        return msgspec.convert(body, into, dec_hook=_within)
     except msgspec.ValidationError as error:
         raise Mismatch(f"its body is not {name(into)}: {error}") from error
-    except TypeError as error:
+    except (TypeError, NotImplementedError) as error:
         return _ask(_adapter(into, error), body, into)
 
 
@@ -53,9 +53,21 @@ def _path(steps: tuple[str | int, ...]) -> str:
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
 
 
-def _adapter(into: Any, unknown: TypeError) -> Any:
+def _within(into: Any, body: Any) -> Any:
+    """What msgspec asks for where a type that it does not know stands inside one that it knows."""
+    own = getattr(into, "__pydantic_validator__", None)
+    if own is None:
+        raise NotImplementedError(f"{name(into)} is a type that msgspec does not know")
+    try:
+        return own.validate_python(body)
+    except ValueError as error:
+        raise ValueError(_told(error.errors())) from error  # type: ignore[attr-defined]  # pydantic's
+
+
+def _adapter(into: Any, unknown: Exception) -> Any:
     try:
         from pydantic import TypeAdapter
-    except ImportError:
-        raise TypeError(f"bodies of type {name(into)} cannot be checked: {unknown}") from unknown
-    return TypeAdapter(into).validate_python
+
+        return TypeAdapter(into).validate_python
+    except (ImportError, RuntimeError) as error:  # pydantic's errors of usage are RuntimeErrors
+        raise TypeError(f"bodies of type {name(into)} cannot be checked: {unknown}") from error
