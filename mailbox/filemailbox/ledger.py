@@ -9,6 +9,7 @@ Two copies that are in hand at the same moment may both run: the ledger is writt
 """
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,6 +32,7 @@ class _Page:
     """What we know of one file, and how far we have read it."""
 
     inode: int = 0
+    head: bytes = b""  # its first line
     read: int = 0
     floor: str = ""
     keys: dict[str, str] = field(default_factory=dict)  # key → when its message was sent
@@ -60,12 +62,10 @@ class Ledger:
         if not lock.take(10):
             raise TimeoutError(f"the lock of {self._folder} is held for more than 10 s")
         try:
+            self._append(trust, sender, {"key": key, "sent": sent})
             page = self._page(trust, sender)
-            page.keys[key] = sent
             if len(page.keys) >= 2 * self._limit:
                 self._rewrite(trust, sender, page)
-            else:
-                self._append(trust, sender, {"key": key, "sent": sent})
         finally:
             lock.release()
 
@@ -75,9 +75,9 @@ class Ledger:
         page = self._pages.setdefault(name, _Page())
         try:
             with open(f"{self._folder}/{name}", "rb") as file:
-                facts = os.fstat(file.fileno())
-                if facts.st_ino != page.inode or facts.st_size < page.read:
-                    page = self._pages[name] = _Page(facts.st_ino)
+                facts, head = os.fstat(file.fileno()), file.readline()
+                if (facts.st_ino, head) != (page.inode, page.head) or facts.st_size < page.read:
+                    page = self._pages[name] = _Page(facts.st_ino, head)  # inodes come back: the floor does not
                 file.seek(page.read)
                 fresh = file.read()
         except FileNotFoundError:
@@ -99,7 +99,9 @@ class Ledger:
         try:
             size = os.fstat(file).st_size
             torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            os.write(file, b"\n" * torn + orjson.dumps(entry) + b"\n")
+            line = b"\n" * torn + orjson.dumps(entry) + b"\n"
+            if os.write(file, line) != len(line):
+                raise OSError(errno.ENOSPC, "the line was cut off: the disk is full")
             os.fsync(file)
         finally:
             os.close(file)
