@@ -126,12 +126,12 @@ def create(root: Root, name: Address, owner: tuple[int, int] | None = None) -> b
     there, building = root.box(name), f"{root.path}/.{name}"
     try:
         if os.path.isdir(there):
-            _furnish(there, owner or _owner(there))
+            _furnish(there, owner or _owner(there), mend=False)
             return False
         with contextlib.suppress(FileExistsError):
             os.mkdir(building)
         owner = owner or (os.geteuid(), os.getegid())
-        _furnish(building, owner)
+        _furnish(building, owner, mend=True)
         os.rename(building, there)
     except OSError as error:
         if os.path.isdir(f"{there}/new") and error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
@@ -162,7 +162,7 @@ def remove(root: Root, name: Address, force: bool = False) -> str | None:
     held = _count_mail(gone)
     if held and not force:  # it came in between
         os.rename(gone, there)
-        _refuse_busy(there, name)
+        raise _busy(name, held)
     if held:
         return gone
     import shutil
@@ -181,20 +181,26 @@ def adopt(path: str, box: str) -> None:
             os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def _furnish(box: str, owner: tuple[int, int]) -> None:
+def _furnish(box: str, owner: tuple[int, int], *, mend: bool) -> None:
+    """Make the folders that *box* lacks. With *mend* those that are there may have been left half made."""
     for folder, mode in FOLDERS.items():
         path = f"{box}/{folder}"
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(path, 0o700)
-            _own(path, mode, owner)
+        except FileExistsError:
+            if not mend:
+                continue
+        _own(path, mode, owner)
     consumers = f"{box}/cur"
     if not any(name for name in os.listdir(consumers) if not name.startswith(".")):
         # The first consumer's folder, so that a box on a full volume can still be drained.
-        first = f"{consumers}/{os.urandom(6).hex()}"
-        os.mkdir(first, 0o700)
-        with open(f"{first}/.lock", "x") as lock:
+        first = os.urandom(6).hex()
+        hidden = f"{consumers}/.{first}"
+        os.mkdir(hidden, 0o700)
+        with open(f"{hidden}/.lock", "x") as lock:
             _own(lock.name, 0o600, owner)
-        _own(first, 0o700, owner)
+        _own(hidden, 0o700, owner)
+        os.rename(hidden, f"{consumers}/{first}")
     if _owner(box) != owner or stat.S_IMODE(os.stat(box).st_mode) != 0o755:
         _own(box, 0o755, owner)
 
@@ -232,12 +238,16 @@ def _write_once(folder: str, name: str, text: str) -> None:
 
 def _refuse_busy(box: str, name: Address) -> None:
     if mail := _count_mail(box):
-        raise BoxInUse(
-            f"the box {quoted(name)} holds {mail} message{'s' if mail > 1 else ''}: handle them first, "
-            "or force it, and it is kept aside"
-        )
+        raise _busy(name, mail)
     if any(True for _ in _listening(box)):
         raise BoxInUse(f"somebody listens to the box {quoted(name)}: stop that first, or force it")
+
+
+def _busy(name: Address, mail: int) -> BoxInUse:
+    return BoxInUse(
+        f"the box {quoted(name)} holds {mail} message{'s' if mail > 1 else ''}: handle them first, "
+        "or force it, and it is kept aside"
+    )
 
 
 def _count_mail(box: str) -> int:
