@@ -112,6 +112,7 @@ def _read(folder: int, state: str, text: str, max_size: int) -> Message[Any] | N
     message = Seen(parts.id if parts else text, members, data, name, attempt)
     message.state = state
     message.problem = _reason(folder, text) or problem if state == "dead" else problem
+    message.due = None
     if due is not None:
         message.due = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=names.nanoseconds(due) // 1000)
     return message
