@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import filemailbox
 from filemailbox import Mailbox
 
 PATIENCE = 20.0  # seconds after which what we wait for will not come any more
 SOURCE = str(Path(filemailbox.__file__).parents[1])
+
+settings.register_profile("ours", deadline=None, database=None)  # no timing is asserted, nothing is left behind
+settings.load_profile("ours")
 
 
 @pytest.fixture
