@@ -855,7 +855,7 @@ def test_an_hour_between_two_writers_keeps_both_in_order(
 
 
 def test_threads_of_one_mailbox_take_each_message_once(alice: Mailbox, bob: Mailbox) -> None:
-    """All of a backlog, none twice. In which order is a matter of threads: those in hand at once may pass each other."""
+    """All of a backlog, none twice. In what order is up to the threads: those in hand at once may pass each other."""
     alice.send_many("bob", range(600))
     taken: list[list[int]] = [[], [], []]
 

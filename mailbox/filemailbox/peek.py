@@ -1,5 +1,6 @@
 """Looking at a box without touching it: what waits, what is held, what was given up, what was handled."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,7 @@ from typing import Any, Final
 from . import names
 from .errors import Malformed, NoMessage, quoted, storage
 from .files import FOLDER, READ, kind, listing, read
-from .message import Message, decode, written
+from .message import Message, decode, format_time, written
 from .names import Address
 from .order import is_mail
 from .root import Root
@@ -81,13 +82,15 @@ def _read(folder: int, state: str, text: str, max_size: int) -> Message[Any] | N
     due, name = (names.untimed(text) or (None, text)) if state in ("later", "done") else (None, text)
     parts = names.parse(name)
     members: dict[str, Any] = {"body": None}
-    data, problem = b"", None
+    data, problem, facts = b"", None, None
     try:
         file = os.open(text, READ, dir_fd=folder)
     except FileNotFoundError:
         return None  # it has moved on
     except OSError as error:
         problem = f"it cannot be opened: {(error.strerror or str(error)).lower()}"
+        with contextlib.suppress(OSError):
+            facts = os.stat(text, dir_fd=folder, follow_symlinks=False)
     else:
         try:
             facts = os.fstat(file)
@@ -100,14 +103,14 @@ def _read(folder: int, state: str, text: str, max_size: int) -> Message[Any] | N
             else:
                 data = read(file, facts.st_size)
                 members = decode(data)
-                if parts is None or parts.stem is not None:
-                    members.setdefault("sent", written(facts))
         except Malformed as error:
             problem = error.reason
         except OSError as error:
             problem = f"it cannot be read: {(error.strerror or str(error)).lower()}"
         finally:
             os.close(file)
+    if parts is None or parts.stem is not None:
+        members.setdefault("sent", written(facts) if facts else format_time(datetime.now(UTC)))
     attempt = parts.attempt if parts and state != "new" else 1
     message = Seen(parts.id if parts else text, members, data, name, attempt)
     message.state = state
