@@ -9,7 +9,6 @@ median of its slices; a ratio is that of two such medians, of one repetition; wh
 repetitions, their lowest and their highest. Only ratios mean much on a machine that others use, too.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -130,8 +129,7 @@ def _throughput(disk: str, folder: str, flush: bool, plan: Plan) -> Table:
     n = plan.n_flushed if flush and disk != "tmpfs" else plan.n
     pairs: dict[str, list[list[tuple[float, float]]]] = {}
     place = f"{folder}/{'flushed' if flush else 'plain'}"
-    os.mkdir(place)
-    with closing(Ours(f"{place}/ours", flush)) as ours, closing(Raw(f"{place}/raw", ours.sample(), flush)) as raw:
+    with closing(Ours(place, flush)) as ours, closing(Raw(f"{place}-raw", ours.sample(), flush)) as raw:
         for repetition in range(plan.repetitions):
             _progress(f"{title}, repetition {repetition + 1} of {plan.repetitions}")
             for number in range(plan.slices):
