@@ -7,10 +7,7 @@ across machines or virtual machines that share a folder it does not.
 This is the only user of filelock, which also lets go in the child of a fork.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+import os
 
 
 class Lock:
@@ -31,6 +28,7 @@ class Lock:
         """
         from filelock import Timeout
 
+        os.stat(os.path.dirname(self._lock.lock_file))  # filelock would make it, and a removed box would be half back
         try:
             self._lock.acquire(timeout=wait, poll_interval=0.005)
         except Timeout:

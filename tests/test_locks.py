@@ -1,0 +1,135 @@
+"""Locks that die with their holder."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filemailbox.locks import Lock
+
+HOLD = """
+import os, subprocess, sys
+from filemailbox.locks import Lock
+lock = Lock(sys.argv[1])
+assert lock.take()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return f"{tmp_path}/.lock"
+
+
+@pytest.fixture
+def lock(path: str) -> Iterator[Lock]:
+    lock = Lock(path)
+    yield lock
+    lock.release()
+
+
+def test_a_lock_that_is_held_is_refused(path: str, lock: Lock) -> None:
+    """Also within one process: two consumers of it are two."""
+    other = Lock(path)
+    first, second = lock.take(), other.take()
+
+    assert (first, second) == (True, False)
+    assert (lock.held, other.held) == (True, False)
+
+
+def test_a_lock_that_was_let_go_can_be_taken(path: str, lock: Lock) -> None:
+    """As often as one likes."""
+    for _ in range(3):
+        other = Lock(path)
+        taken = other.take(), lock.take()
+        other.release()
+
+        assert taken == (True, False)
+    assert lock.take()
+
+
+def test_the_file_of_a_lock_stays_and_is_private(path: str, lock: Lock) -> None:
+    """To delete it would let two in: one on the old file, one on the new."""
+    lock.take()
+    facts = os.stat(path)
+    lock.release()
+
+    assert stat.S_IMODE(facts.st_mode) == 0o600
+    assert os.stat(path).st_ino == facts.st_ino
+
+
+def test_a_lock_is_released_by_kill_9(path: str, lock: Lock, start: Callable[..., Any]) -> None:
+    """By the kernel: nobody judges by pid or age whether its holder lives."""
+    holder = start(HOLD + "print('held'); sys.stdin.read()", path)
+    holder.line()
+    before = lock.take()
+    holder.kill()
+
+    assert before is False
+    assert lock.take()
+
+
+def test_a_lock_that_was_dropped_unreleased_can_be_taken(path: str, lock: Lock, start: Callable[..., Any]) -> None:
+    """A program that just ends has let go."""
+    holder = start(HOLD, path)
+
+    assert holder.end() == 0
+    assert lock.take()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param("os.fork() or (sys.stdin.read(), os._exit(0))", id="fork"),
+        pytest.param("subprocess.Popen(['cat'])", id="program that was started"),
+    ],
+)
+def test_a_lock_does_not_live_on_in_a_child(path: str, lock: Lock, start: Callable[..., Any], begin: str) -> None:
+    """Else the handler of a dead consumer would keep its mail for ever."""
+    holder = start(HOLD + f"{begin}; print('held'); sys.stdin.read()", path)
+    holder.line()
+    before = lock.take()
+    holder.kill()  # its child lives until its stdin is closed
+
+    assert before is False
+    assert lock.take(20)
+
+
+def test_the_child_of_a_fork_neither_holds_nor_frees_the_lock(path: str, lock: Lock, start: Callable[..., Any]) -> None:
+    """What the parent holds stays the parent's, also when the child ends, however it ends."""
+    holder = start(
+        HOLD
+        + """
+child = os.fork()
+if child == 0:
+    os._exit(lock.held)
+status = os.waitpid(child, 0)[1]
+print('child held it' if status else 'parent alone', lock.held)
+sys.stdin.read()
+""",
+        path,
+    )
+
+    assert holder.line() == "parent alone True"
+    assert lock.take() is False
+
+
+def test_whoever_waits_gets_the_lock_when_it_is_let_go(path: str, lock: Lock, start: Callable[..., Any]) -> None:
+    """take(seconds) waits for it; a wait that is over in vain says so."""
+    holder = start(HOLD + "print('held'); sys.stdin.readline(); lock.release(); print('free'); sys.stdin.read()", path)
+    holder.line()
+    in_vain = lock.take(0.01)
+    holder.say()
+
+    assert in_vain is False
+    assert lock.take(20)
+
+
+def test_a_lock_in_no_folder_is_not_just_taken_by_somebody_else(tmp_path: Path) -> None:
+    """OSError where it cannot be known; and the folder is not made, for it may be that of a box that was removed."""
+    with pytest.raises(FileNotFoundError):
+        Lock(f"{tmp_path}/nowhere/.lock").take()
+
+    assert os.listdir(tmp_path) == []
