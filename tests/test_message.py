@@ -393,7 +393,7 @@ class Desk:
     def reject(self, message: Message[Any], reason: str, detail: str) -> None:
         self._settle(message, "reject", reason)
 
-    def hand_back(self, message: Message[Any]) -> None:
+    def hand_back(self, message: Message[Any], after: float) -> None:
         self._settle(message, "hand back")
 
     def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str:

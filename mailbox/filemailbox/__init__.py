@@ -15,11 +15,16 @@ Who is built on whom, from the ground up; each imports only what stands above it
     rules       how a consumer handles what goes wrong
     ledger      what was already handled
     replies     requests that block: a folder for the answer
-    wake        doorbell + rescan → "look now"
+    wake        doorbell + watchfiles + rescan → "look now"             (the only user of watchfiles)
     deliver     into a box: write, rename, flush
     spool       out of a box: claim, settle, recover
     peek        looking without touching
     consumer    what a claim becomes, and how a message ends
+    status      what a listener says of itself, and who listens
+    notify      telling a service manager how we are
+    handlers    which function gets which message
+    listener    wake, claim, call back, settle
+    command     a command as a handler
     aio         the forms for asyncio
     box         Mailbox, the face that users see
     cli         the command `mailbox`, a folder                         (the only user of typer)

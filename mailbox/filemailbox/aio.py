@@ -4,12 +4,15 @@ The only user of asyncio, imported by the first call that needs it.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .consumer import Consumer
+from .handlers import Handlers
+from .listener import Listener
 from .message import Message
 from .replies import Reply
 from .wake import Wake
@@ -59,6 +62,71 @@ async def request(
             await _sleep(wake, left)
 
 
+async def listen(listener: Listener, handlers: Handlers, workers: int, step: int, drain: bool) -> None:
+    """See Mailbox.arun(). A thread claims, so that the loop never waits for the disk, and handlers run in the loop."""
+    loop = asyncio.get_running_loop()
+    slots = threading.Semaphore(workers)
+    running: set[asyncio.Task[None]] = set()
+    consumer = listener.consumer
+    consumer.only(handlers.types())
+
+    def start(message: Message[Any]) -> None:
+        task = loop.create_task(_handle(listener, handlers, message))
+        running.add(task)
+        task.add_done_callback(finish)
+
+    def finish(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        slots.release()
+
+    def feed() -> None:
+        with contextlib.closing(listener.messages(step, drain)) as messages:
+            while slots.acquire():
+                message = None if listener.stopping else next(messages, None)
+                if message is None:
+                    return
+                try:
+                    loop.call_soon_threadsafe(start, message)
+                except RuntimeError:  # the loop was closed under us
+                    message.hand_back()
+                    return
+
+    feeding = asyncio.ensure_future(asyncio.to_thread(feed))
+    try:
+        await asyncio.shield(feeding)
+        while running:
+            await asyncio.wait(running)
+    except asyncio.CancelledError:
+        listener.stop()
+        for task in running:
+            task.cancel()
+        slots.release()
+        await asyncio.wait([feeding, *running])
+        raise
+
+
+async def _handle(listener: Listener, handlers: Handlers, message: Message[Any]) -> None:
+    handler = handlers.find(message.type)
+    if handler is None:
+        await off_loop(message.hand_back)
+        return
+    try:
+        handler.prepare(message)
+        async with asyncio.timeout(handler.timeout):
+            if handler.asynchronous:
+                value = await handler.function(message)
+            else:
+                value = await asyncio.to_thread(handler.function, message)
+    except BaseException as error:
+        late = isinstance(error, TimeoutError) and handler.timeout is not None
+        reason = TimeoutError(f"the handler took longer than {handler.timeout:g} s") if late else error
+        await asyncio.shield(off_loop(listener.conclude, message, reason))
+        if not isinstance(error, Exception):
+            raise
+    else:
+        await asyncio.shield(off_loop(listener.succeed, message, value))
+
+
 async def _take(consumer: Consumer, into: Any) -> Message[Any] | None:
     """Take a message in a thread. Cancelled, what the thread has taken or will take is handed back."""
     nobody, deciding = threading.Event(), threading.Lock()
@@ -93,16 +161,16 @@ async def _sleep(wake: Wake, longest: float) -> None:
     alarm = loop.call_later(wake.span(longest), rung.set)
     sleepers = wake.sleepers
     sleepers.add(rung.set)
-    bell = wake.fileno()
-    if bell is not None:
-        loop.add_reader(bell, wake.rouse)
+    sources = wake.descriptors()
+    for source in sources:
+        loop.add_reader(source, wake.rouse)
     try:
         await rung.wait()
     finally:
         alarm.cancel()
         sleepers.discard(rung.set)
-        if bell is not None and not sleepers:
-            loop.remove_reader(bell)
+        for source in sources if not sleepers else ():
+            loop.remove_reader(source)
 
 
 def _deadline(timeout: float | None) -> float:

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
@@ -17,12 +18,15 @@ from .message import MAX_SIZE, Message, decode, encode, later, seconds
 from .names import Address
 from .replies import Reply
 from .rules import BACKOFF, MAX_ATTEMPTS, Rules
-from .wake import Wake
+from .wake import RESCAN, STEP, Wake
 
 if TYPE_CHECKING:
     from .consumer import Consumer
+    from .handlers import Handlers
+    from .listener import Listener
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_ROOT = "/mail"
 
@@ -80,8 +84,10 @@ class Mailbox:
         self._rules = Rules(max_size, max_attempts, backoff, seconds(retention), os.fspath(ledger) if ledger else None)
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
-        self._wake = Wake(f"{self._path}/run")
+        self._wake = Wake(self._path)
         self._addresses: dict[str, Address] = {}
+        self._listeners: set[Listener] = set()
+        self._registered: Handlers | None = None
 
     @classmethod
     def init(cls, name: str, root: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
@@ -99,6 +105,14 @@ class Mailbox:
             vars(self).setdefault("_taking", mine)  # in one step: another thread may be here, too
             assert self._taking is not None
         return self._taking
+
+    @property
+    def _handlers(self) -> "Handlers":
+        if self._registered is None:
+            from .handlers import Handlers
+
+            self._registered = Handlers()
+        return self._registered
 
     # Sending
 
@@ -265,6 +279,96 @@ class Mailbox:
 
         return await aio.off_loop(lambda: self.send_many(to, bodies, **options))
 
+    # Listening
+
+    def on(self, *types: str, timeout: float | None = None) -> Callable[[F], F]:
+        """Let the decorated function handle messages of these *types*; without one, all that no other handles.
+
+        It takes the message; annotated `Message[Job]`, its body is validated before, and what is no Job becomes a dead
+        letter. What it returns, unless None, is the reply. When it returns, the message is acked; Retry and Reject are
+        honoured; another exception retries with backoff, and ends as a dead letter with the traceback. *timeout* is in
+        seconds: then the message is put back. An async handler is cancelled then; one that is not runs on in a thread,
+        for Python cannot end it. Messages of types that nobody handles are left waiting.
+        """
+
+        def register(function: F) -> F:
+            self._handlers.add(types, function, timeout)
+            return function
+
+        return register
+
+    def run(self, *, workers: int = 1, step: int = STEP, drain: bool = False) -> None:
+        """Call the handlers for messages as they come, until SIGTERM, SIGINT or stop().
+
+        What is held is finished then; a second signal ends the process at once. With one worker, messages are handled
+        in this thread, one after the other, in order; with more, in so many threads. *step* is how often, in
+        milliseconds, watchfiles looks for mail that was moved in by hand: mail that our senders send does not wait for
+        it. *drain* returns when there is no more mail.
+
+        Handlers that are coroutines run in an event loop of their own. Raises NoBox where the box does not exist.
+        """
+        self._need_handlers()
+        if self._handlers.asynchronous:
+            import asyncio
+
+            asyncio.run(self.arun(workers=workers, step=step, drain=drain))
+            return
+        from .listener import signals
+
+        with self.listening() as listener, signals(listener.stop):
+            listener.run(self._handlers, workers, step, drain)
+
+    async def arun(self, *, workers: int = 1, step: int = STEP, drain: bool = False) -> None:
+        """run(), in a running event loop: handlers that are not coroutines run in threads.
+
+        Cancelling it cancels the handlers and hands back what they held.
+        """
+        from . import aio
+        from .listener import signals
+
+        self._need_handlers()
+        with self.listening() as listener, signals(listener.stop):
+            await aio.listen(listener, self._handlers, workers, step, drain)
+
+    def __iter__(self) -> Iterator[Message[Any]]:
+        """Messages as they come, each yours to settle: `for message in box: with message: …`. Ends with stop()."""
+        with self.listening() as listener:
+            yield from listener.messages(STEP)
+
+    async def __aiter__(self) -> AsyncIterator[Message[Any]]:
+        """Messages as they come, each yours to settle: `async for message in box: async with message: …`."""
+        from . import aio
+
+        with self.listening() as listener:
+            self._wake.watch()
+            while not listener.stopping:
+                message = await aio.receive(self._wake, self._consumer, RESCAN, None)
+                if message is not None:
+                    yield message
+
+    def stop(self) -> None:
+        """End run(), arun() and the loops over this mailbox, when what they hold is finished. From any thread."""
+        for listener in list(self._listeners):
+            listener.stop()
+
+    @contextmanager
+    def listening(self) -> "Iterator[Listener]":
+        """The loop that run() runs, for programs that want to hold it in their own hands. At the end all is let go."""
+        from .listener import Listener
+
+        listener = Listener(self._consumer, self._wake)
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+            if not self._listeners:
+                self.close()
+
+    def _need_handlers(self) -> None:
+        if not self._handlers:
+            raise Invalid("there is no handler: decorate a function with @box.on() before run()")
+
     # Looking
 
     def peek(self, *states: str) -> Iterator[Message[Any]]:
@@ -349,7 +453,7 @@ def _left(deadline: float | None) -> float:
 def _own_name() -> str:
     name = os.environ.get("MAILBOX_AGENT")
     if not name:
-        raise Invalid('whose mail? Give a name (on the command line: --as NAME), or set MAILBOX_AGENT')
+        raise Invalid("whose mail? Give a name (on the command line: --as NAME), or set MAILBOX_AGENT")
     return name
 
 

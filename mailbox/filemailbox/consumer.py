@@ -34,6 +34,30 @@ class Consumer:
         self.next_due = self._taker.next_due
         self.requeue = self._taker.requeue
 
+    def only(self, types: frozenset[str | None] | None) -> None:
+        """Take only messages of these types, and leave the rest where it lies; None takes all.
+
+        What is no mail at all is taken nevertheless: it becomes a dead letter.
+        """
+
+        def wants(data: bytes) -> bool:
+            try:
+                return decode(data).get("type") in kinds
+            except Malformed:
+                return True
+
+        kinds = types or frozenset()
+        self._taker.wants = wants if types is not None else None
+
+    def begin(self) -> None:
+        """Find our place in the box. Raises NoBox or NoRoot where it is not there, Storage where it does not open."""
+        self._taker.begin()
+
+    @property
+    def folder(self) -> str | None:
+        """The name of the folder in `cur/` that is ours, once there is one."""
+        return self._taker.folder
+
     def take(self, into: Any = None) -> Message[Any] | None:
         """The next message to handle, or None. Everything that is not one is dealt with on the way."""
         while (claim := self._taker.claim()) is not None:
@@ -129,8 +153,8 @@ class Consumer:
         self._taker.bury(message.name, reason, detail)
         message.settled = True
 
-    def hand_back(self, message: Message[Any]) -> None:
-        self._taker.put_off(message.name, time.time_ns())
+    def hand_back(self, message: Message[Any], after: float) -> None:
+        self._taker.put_off(message.name, time.time_ns() + int(after * 1e9))
         message.settled = True
 
     def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str:

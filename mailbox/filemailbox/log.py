@@ -29,3 +29,10 @@ def warning(text: str, *arguments: object) -> None:
 def error(text: str, *arguments: object) -> None:
     """Something that is wrong here."""
     _logger().error(text, *arguments)
+
+
+def quieten(name: str) -> None:
+    """Let the logger of a library say only what is wrong."""
+    import logging
+
+    logging.getLogger(name).setLevel(logging.WARNING)

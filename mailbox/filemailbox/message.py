@@ -9,23 +9,27 @@ Only an object is required. With `body`, the members of the envelope are known b
 body, so that a script can drop `{"from":"a","msg":"hello"}`.
 """
 
-import contextlib
-import math
-import os
-import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from enum import Enum
-from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
+from __future__ import annotations
 
-import orjson
+from _collections_abc import Mapping
 
-from . import names
+from . import codec, names
 from .errors import Invalid, InvalidBody, Malformed, NotHeld, Reject, Retry, quoted
+from .pattern import Pattern
 
-T = TypeVar("T")
-_Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import re
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+    from types import TracebackType
+    from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
+
+    T = TypeVar("T")
+    _Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
+else:  # typing takes longer to import than a message to send; Message[Job] still says what it is of
+    Protocol, T, Generic = object, "T", {"T": object}
 
 MAX_SIZE: Final = 1024 * 1024
 """The largest message, in bytes, that is written or read unless a box says otherwise."""
@@ -50,16 +54,15 @@ _EXPECTED: Final[dict[type, str]] = {
 
 # What would move the cursor, hide or reorder text where somebody looks with `cat`. In valid JSON such characters can
 # only stand inside strings, so escaping them changes the bytes and not the meaning. orjson escapes the rest of C0.
-_INVISIBLE = re.compile(
+_INVISIBLE = Pattern(
     "[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME = Pattern(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)")
 _HOPS: Final = range(1001)
 
 # Possessive, for a string may be a megabyte long. Only for what is known to be JSON: there every string ends.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_STRING = Pattern(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -79,16 +82,14 @@ def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any])
             envelope[member] = value if value.__class__ is str is _MEMBERS.get(member) else _mended(member, value)
     envelope["body"] = body
     try:
-        data = orjson.dumps(envelope, _plain, orjson.OPT_APPEND_NEWLINE)
+        data = codec.dumps(envelope, _plain, codec.LINE)
     except TypeError as error:
         raise InvalidBody(_why_not_json(error)) from error
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _nests(data) and _too_deep(data):
         raise InvalidBody(f"the body is nested too deep: with the envelope, {MAX_DEPTH} levels are the limit")
     if b"null" in data:
         _refuse_nan(body)  # orjson writes NaN as null without a word
-    if not data.isascii() or b"\x7f" in data:
-        data = _INVISIBLE.sub(_escaped, data.decode()).encode()
-    return data
+    return visible(data)
 
 
 def decode(data: bytes) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def decode(data: bytes) -> dict[str, Any]:
     counts.
     """
     try:
-        document = orjson.loads(data)
+        document = codec.loads(data)
     except ValueError as error:
         raise Malformed(f"not JSON: {_where(data, error)}") from None
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
@@ -127,6 +128,13 @@ def decode(data: bytes) -> dict[str, Any]:
     return members
 
 
+def visible(data: bytes) -> bytes:
+    """JSON with what moves the cursor, hides or reorders text escaped: the same JSON, safe to look at."""
+    if data.isascii() and b"\x7f" not in data:
+        return data
+    return _INVISIBLE.sub(_escaped, data.decode()).encode()
+
+
 class Hold(Protocol):
     """What a message asks of the box that holds it for us. Each settles it once and for all."""
 
@@ -134,7 +142,7 @@ class Hold(Protocol):
     def retry(self, message: "Message[Any]", after: float | None, reason: str, detail: str) -> None: ...
     def reject(self, message: "Message[Any]", reason: str, detail: str) -> None: ...
     def reply(self, message: "Message[Any]", body: Any, options: dict[str, Any]) -> str: ...
-    def hand_back(self, message: "Message[Any]") -> None: ...
+    def hand_back(self, message: "Message[Any]", after: float) -> None: ...
     async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any: ...
 
 
@@ -182,6 +190,9 @@ class Message(Generic[T]):
         """Whether it was acked, put back, rejected or handed back."""
         self._members = members
         self._hold = hold
+
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(type(list[int]))
 
     def __repr__(self) -> str:
         return f"<Message {self.id} from {quoted(self.sender or '?')} type {quoted(self.type or '')} {self.state}>"
@@ -239,7 +250,7 @@ class Message(Generic[T]):
         try:
             return parse_time(self._members["sent"])
         except (KeyError, TypeError, ValueError, OverflowError):
-            return _EPOCH + timedelta(microseconds=names.nanoseconds(self.id[: names.STAMP]) // 1000)
+            return moment(names.nanoseconds(self.id[: names.STAMP]))
 
     @property
     def expires(self) -> datetime | None:
@@ -294,10 +305,10 @@ class Message(Generic[T]):
         """
         return self._held().reply(self, body, options)
 
-    def hand_back(self) -> None:
-        """Give it back unhandled, the attempt not counted: it is delivered again, at once."""
+    def hand_back(self, after: float | timedelta = 0) -> None:
+        """Give it back unhandled, the attempt not counted: it is delivered again in *after* seconds."""
         if not self.settled:
-            self._held().hand_back(self)
+            self._held().hand_back(self, seconds(after) or 0)
 
     async def aack(self) -> None:
         """ack(), off the event loop."""
@@ -362,11 +373,15 @@ def parse_time(text: str) -> datetime:
     """RFC 3339 as an aware datetime. Raises ValueError; a time without a zone is refused."""
     if _TIME.fullmatch(text) is None:  # fromisoformat takes more, and each Python takes something else
         raise ValueError(text)
+    from datetime import datetime  # imported where it is needed: most messages ask for no time
+
     return datetime.fromisoformat(text.upper())
 
 
 def format_time(when: datetime) -> str:
     """An aware datetime as the envelope writes it: UTC, microseconds."""
+    from datetime import UTC
+
     if when.tzinfo is None:
         raise Invalid(f"the time {quoted(when)} has no zone: give datetime.now(UTC), not datetime.now()")
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -374,6 +389,8 @@ def format_time(when: datetime) -> str:
 
 def later(after: float | timedelta | datetime, clock: datetime) -> str:
     """A delay in seconds from the *clock*, a timedelta or an aware datetime, as the envelope writes a time."""
+    from datetime import datetime, timedelta
+
     if isinstance(after, datetime):
         return format_time(after)
     span = after if isinstance(after, timedelta) else timedelta(seconds=after)
@@ -383,20 +400,29 @@ def later(after: float | timedelta | datetime, clock: datetime) -> str:
         raise Invalid(f"{after!r} from now is after the year 9999") from None
 
 
+def moment(ns: int) -> datetime:
+    """Nanoseconds since 1970 as an aware datetime, which knows microseconds."""
+    from datetime import UTC, datetime, timedelta
+
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1000)
+
+
 def time_ns(when: datetime) -> int:
     """An aware datetime as nanoseconds since 1970, exactly."""
-    since = when - _EPOCH
+    since = when - moment(0)
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
 
 
 def written(facts: os.stat_result) -> str:
     """When a file was last written, as the envelope writes a time: what stands for a missing `sent`."""
+    from datetime import UTC, datetime
+
     return format_time(datetime.fromtimestamp(min(max(facts.st_mtime, 0), 253402300799), UTC))
 
 
 def seconds(span: float | timedelta | None) -> float | None:
     """A span of time in seconds."""
-    return span.total_seconds() if isinstance(span, timedelta) else span
+    return span if span is None or isinstance(span, int | float) else span.total_seconds()
 
 
 def _optional_time(text: object) -> datetime | None:
@@ -451,8 +477,10 @@ def _why_not_json(error: TypeError) -> str:
 
 
 def _refuse_nan(value: Any) -> None:
+    from enum import Enum
+
     if isinstance(value, float):
-        if not math.isfinite(value):
+        if value - value != 0:  # NaN and the infinities
             raise InvalidBody(f"the body cannot be written as JSON: it holds {value}; send a string or null")
     elif value is None or isinstance(value, str | int):
         pass
@@ -468,8 +496,11 @@ def _refuse_nan(value: Any) -> None:
         for field in value.__dataclass_fields__:
             _refuse_nan(getattr(value, field, None))
     else:
-        with contextlib.suppress(TypeError):  # a date, a UUID: orjson knows them, and they hold no numbers
-            _refuse_nan(_plain(value))
+        try:
+            plain = _plain(value)
+        except TypeError:  # a date, a UUID: orjson knows them, and they hold no numbers
+            return
+        _refuse_nan(plain)
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -20,7 +20,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from . import log, names, replies
@@ -62,6 +62,8 @@ class Taker:
         self.root, self.address = root, address
         self._box = root.box(address)
         self._max_size, self._retention = max_size, retention
+        self.wants: Callable[[bytes], bool] | None = None
+        """Which content is taken at all, where not all is: the rest is left where it lies, for others."""
         self._forget()
         _takers.add(self)
 
@@ -80,6 +82,7 @@ class Taker:
         self._later: list[tuple[int, str]] = []
         self._unfinished: dict[str, tuple[int, float]] = {}
         self._told: set[str] = set()
+        self._passed: set[str] = set()
         self._round_at = 0.0
         self._sweep_at = 0.0
 
@@ -122,6 +125,16 @@ class Taker:
             if claim is not None:
                 return claim
 
+    def begin(self) -> None:
+        """Open the box, find a folder in `cur/` for us, take over what the dead have left. Raises as claim() does."""
+        with self._guard:
+            self._go_round()
+
+    @property
+    def folder(self) -> str | None:
+        """The name of our folder in `cur/`, once we have one."""
+        return self._folder or None
+
     def next_due(self) -> float | None:
         """In how many seconds the next message that was put off comes back, as far as we know."""
         with self._guard:
@@ -133,12 +146,25 @@ class Taker:
             return False
         clock = names.now()  # before the listing
         waiting = listing(self._folders["new"])
+        if self._passed:
+            waiting = self._unpassed(waiting)
         batch, self._held_back = self._order.sift(waiting, clock, self._changed)
         batch.reverse()
         self._batch = batch  # only now: other threads pop from it
         if not waiting:
             self._unfinished.clear()
         return bool(batch) or self._held_back
+
+    def _unpassed(self, listed: list[str]) -> list[str]:
+        """Without those that we have looked at and do not want."""
+        return [name for name in listed if name not in self._passed]
+
+    def _pass_by(self, text: str, data: bytes) -> bool:
+        """Whether it is left to others."""
+        if self.wants is None or self.wants(data):
+            return False
+        self._passed.add(text)
+        return True
 
     def _changed(self, name: str) -> str | None:
         try:
@@ -169,6 +195,7 @@ class Taker:
                 or size > self._max_size
                 or facts.st_nlink != 1
                 or facts.st_mode & 0o170000 != stat.S_IFREG
+                or self.wants is not None
             ):
                 return self._claim_odd(text, file, facts)
             os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
@@ -202,9 +229,13 @@ class Taker:
             data = read(file, facts.st_size)
             if name is None or name.size is None:  # complete once it parses
                 problem = _problem(data)
+                if problem is None and self._pass_by(text, data):
+                    return None
                 if problem is None:
                     return self._take_in(text, name, data, facts)
             elif len(data) == name.size:
+                if self._pass_by(text, data):
+                    return None
                 return self._take_in(text, name, data, facts)
             else:
                 problem = "it changed while it was read"
@@ -238,8 +269,10 @@ class Taker:
             return None
         try:
             facts = os.fstat(file)
-            os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
             data = read(file, min(facts.st_size, self._max_size))
+            if self._pass_by(text, data):
+                return None
+            os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
         except FileNotFoundError:
             return None
         finally:
@@ -478,7 +511,7 @@ class Taker:
             for folder in ("new", "replies", "later", "dead", "done", "cur"):
                 self._folders[folder] = os.open(f"{self._box}/{folder}", FOLDER)
             self._new = self._folders["new"]
-            self._settle_in()
+            self._find_folder()
         except OSError as error:
             self.close()
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -495,7 +528,7 @@ class Taker:
                     os.close(folder)
         self._forget()
 
-    def _settle_in(self) -> None:
+    def _find_folder(self) -> None:
         """Take a free folder in `cur/` for ours; make one only where there is none."""
         for name in self._consumers():
             lock = self._try(name)
@@ -575,11 +608,11 @@ class Taker:
                     )
 
     def _list_later(self) -> None:
-        self._later = [
-            (names.nanoseconds(parts[0]), text)
-            for text in listing(self._folders["later"])
-            if (parts := names.untimed(text))
-        ]
+        waiting = listing(self._folders["later"])
+        if self._passed:
+            self._passed.intersection_update([*waiting, *listing(self._folders["new"])])
+            waiting = self._unpassed(waiting)
+        self._later = [(names.nanoseconds(parts[0]), text) for text in waiting if (parts := names.untimed(text))]
         heapq.heapify(self._later)
 
     def _sweep_drafts(self) -> None:

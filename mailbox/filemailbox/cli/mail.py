@@ -111,7 +111,7 @@ def read_(
     if raw:
         _write(message.raw)
     else:
-        _print(message, json, body)
+        print_message(message, json, body)
 
 
 def receive_(
@@ -140,11 +140,12 @@ def receive_(
             if message is None:
                 return 124 if number == 0 and wait is not None else 0
             with message:  # what cannot be printed is not acked
-                _print(message, json or not (body or sys.stdout.isatty()), body)
+                print_message(message, json or not (body or sys.stdout.isatty()), body)
     return 0
 
 
-def _print(message: Any, json: bool, body: bool) -> None:
+def print_message(message: Any, json: bool, body: bool) -> None:
+    """Show a message: for people, as a line of JSON, or its body alone."""
     from . import show
 
     if json:

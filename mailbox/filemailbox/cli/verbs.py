@@ -13,6 +13,8 @@ VERBS: Final = {
     "list": "mail",
     "read": "mail",
     "receive": "mail",
+    "watch": "watch",
+    "health": "watch",
 }
 
 

@@ -1,0 +1,131 @@
+"""What a listener says of itself, and who listens.
+
+A listener writes `run/status-CONSUMER.json`, named after its folder in `cur/`. That it lives is not taken from there
+but asked from the kernel: the lock of that folder is held. What it wrote last tells whether it keeps up.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from . import names
+from .locks import Lock
+
+_OFTEN: Final = 0.25  # seconds between two writes
+_BLOCK: Final = 512  # bytes: a write overwrites the last one whole
+
+
+class Status:
+    """The file of one listener. Best effort: a full disk is no reason to stop listening."""
+
+    def __init__(self, box: str) -> None:
+        self._box = box
+        self._file = -1
+        self._path = ""
+        self._since = names.now()
+        self._again = 0.0
+
+    def write(self, consumer: str | None, facts: Mapping[str, Any]) -> None:
+        """Say *facts*, unless that was done a moment ago."""
+        if time.monotonic() < self._again or consumer is None:
+            return
+        self._again = time.monotonic() + _OFTEN
+        text = orjson.dumps({"since": self._since, "looked": names.now(), **facts})
+        try:
+            if self._file < 0 or not os.fstat(self._file).st_nlink:
+                self._open(consumer)
+            # In place, and always of one size: a rename would make every sender list the bells anew.
+            os.pwrite(self._file, text.ljust(-len(text) // _BLOCK * -_BLOCK), 0)
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        """Take it away: nobody listens here any more."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    def _open(self, consumer: str) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._path = f"{self._box}/run/status-{consumer}.json"
+        self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A listener that lives."""
+
+    consumer: str  # the name of its folder in cur/
+    since: str  # stamp: when it began
+    looked: str  # stamp: when it looked for mail last
+    bell: str | None  # the path of its doorbell
+    watch: str | None  # what keeps its watch from working
+    announced: int  # messages that a bell or a notification announced
+    missed: int  # messages that only the rescan found
+    handled: int
+    busy: str | None  # the message at which it was at work when it wrote this
+
+    @property
+    def silent(self) -> float:
+        """Seconds since it last said something. A handler at work is silent, too."""
+        return (time.time_ns() - names.nanoseconds(self.looked)) / 1e9
+
+
+def listening(box: str) -> list[Listening]:
+    """The listeners of a box that live. Raises OSError where the box cannot be looked into."""
+    alive = []
+    for name in sorted(os.listdir(f"{box}/run")):
+        consumer = name.removeprefix("status-").removesuffix(".json")
+        if name == f"status-{consumer}.json" and _lives(box, consumer):
+            facts = _read(f"{box}/run/{name}")
+            if facts is not None:
+                alive.append(facts_of(consumer, facts))
+    return alive
+
+
+def facts_of(consumer: str, facts: Mapping[str, Any]) -> Listening:
+    """What a listener wrote, missing parts filled in."""
+
+    def count(name: str) -> int:
+        value = facts.get(name)
+        return value if isinstance(value, int) else 0
+
+    return Listening(
+        consumer,
+        str(facts["since"]),
+        str(facts["looked"]),
+        facts.get("bell"),
+        facts.get("watch"),
+        count("announced"),
+        count("missed"),
+        count("handled"),
+        facts.get("busy"),
+    )
+
+
+def _lives(box: str, consumer: str) -> bool:
+    path = f"{box}/cur/{consumer}/.lock"
+    if not os.path.exists(path):
+        return False
+    lock = Lock(path)
+    if lock.take():
+        lock.release()
+        return False
+    return True
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            facts = orjson.loads(file.read(65536))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and "since" in facts and "looked" in facts else None
