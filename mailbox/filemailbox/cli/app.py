@@ -3,8 +3,6 @@
 It is made from the annotations that `parse` reads, and imported only where `parse` refuses.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
@@ -54,11 +52,18 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback()
-    def common(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
-        if version:
+    def print_version(wanted: bool) -> None:
+        if wanted:
             print(__version__)
             raise typer.Exit
+
+    @app.callback()
+    def common(
+        version: Annotated[  # noqa: ARG001  # its callback does it all
+            bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=print_version)
+        ] = False,
+    ) -> None:
+        pass
 
     for verb in VERBS:
         function = find(verb)
