@@ -136,6 +136,8 @@ def create(root: Root, name: Address, owner: tuple[int, int] | None = None) -> b
     except OSError as error:
         if os.path.isdir(f"{there}/new") and error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
             return False  # somebody else was making it, and was faster
+        if isinstance(error, Storage):
+            raise
         raise storage(error, f"making the box {quoted(name)} in {quoted(root.path)}") from error
     return True
 

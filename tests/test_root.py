@@ -1,0 +1,423 @@
+"""The volume and the boxes on it: made, found, removed."""
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filemailbox import BoxInUse, Forbidden, NoBox, NoRoot, Storage, names
+from filemailbox import root as roots
+from filemailbox.locks import Lock
+from filemailbox.names import Address
+from filemailbox.root import FOLDERS, Root
+
+BOB = Address("bob")
+LETTER = "20261124T014530.123456789Z-3f9c0a12b4d5,S=2.json"
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Root:
+    """A root without boxes."""
+    return roots.init(tmp_path / "mail")
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def modes(volume: Root, name: str = "bob") -> dict[str, int]:
+    """The folders of a box with their modes, as FOLDERS has them."""
+    return {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(f"{volume.path}/{name}")}
+
+
+def consumers(volume: Root) -> list[str]:
+    """The visible folders in cur/ that have a lock."""
+    cur = Path(volume.path, "bob/cur")
+    return [path.name for path in cur.iterdir() if not path.name.startswith(".") and (path / ".lock").is_file()]
+
+
+# The root
+
+
+def test_a_root_is_a_folder_that_says_its_format(tmp_path: Path, umask: None) -> None:
+    """Everybody may read that, whatever the umask; what is there already is left as it is."""
+    made = roots.init(tmp_path / "mail")
+    marker = tmp_path / "mail/.mailbox"
+    before = marker.stat()
+    again = roots.init(tmp_path / "mail")
+
+    assert marker.read_text() == '{"format": 1}\n'
+    assert stat.S_IMODE(before.st_mode) == 0o644
+    assert marker.stat().st_ino == before.st_ino
+    assert made == again == roots.find(tmp_path / "mail") == Root(str(tmp_path / "mail"))
+    assert os.listdir(made.path) == [".mailbox"]
+
+
+def test_the_mode_of_a_volume_that_is_there_is_not_touched(tmp_path: Path) -> None:
+    """It decides who gets in at all, and belongs to who made it."""
+    (tmp_path / "mail").mkdir(0o751)
+    roots.init(tmp_path / "mail")
+
+    assert stat.S_IMODE((tmp_path / "mail").stat().st_mode) == 0o751
+
+
+def test_a_root_is_made_in_a_folder_that_exists(tmp_path: Path) -> None:
+    """A typing error, or a volume that is not mounted, makes no tree of folders."""
+    with pytest.raises(NoRoot, match="there is no folder"):
+        roots.init(tmp_path / "nowhere/mail")
+
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("marker", "says"),
+    [
+        pytest.param(None, "it holds no .mailbox file", id="none"),
+        pytest.param("", "its .mailbox file is not JSON", id="empty"),
+        pytest.param("format 1", "its .mailbox file is not JSON", id="not JSON"),
+        pytest.param("[" * 4096, "its .mailbox file is not JSON", id="deep"),
+        pytest.param("[1]", 'its format is "None" and this program knows 1', id="array"),
+        pytest.param("{}", 'its format is "None"', id="no format"),
+        pytest.param('{"format": "1"}', 'its format is "1" and', id="string"),
+        pytest.param('{"format": 2}', 'its format is "2" and this program knows 1', id="from the future"),
+    ],
+)
+def test_a_root_of_an_unknown_format_is_refused(tmp_path: Path, marker: str | None, says: str) -> None:
+    """By whoever opens it, and by who would make one there: it may hold mail of another version."""
+    if marker is not None:
+        (tmp_path / ".mailbox").write_text(marker)
+    with pytest.raises(NoRoot) as caught:
+        roots.find(tmp_path)
+    with contextlib.suppress(NoRoot):
+        roots.init(tmp_path)
+
+    assert says in str(caught.value)
+    assert caught.value.root == str(tmp_path)
+    assert (tmp_path / ".mailbox").read_text() == (marker if marker is not None else '{"format": 1}\n')
+
+
+@pytest.mark.parametrize("path", ["nowhere", ".mailbox"], ids=["no folder", "a file"])
+def test_a_root_that_is_not_there_is_told(tmp_path: Path, path: str) -> None:
+    """The volume may not be mounted."""
+    (tmp_path / ".mailbox").touch()
+
+    with pytest.raises((NoRoot, Storage), match=r"no such folder|not a directory"):
+        roots.find(tmp_path / path)
+
+
+def test_a_format_may_have_more_members(tmp_path: Path) -> None:
+    """A later program may note something there without making a new format."""
+    (tmp_path / ".mailbox").write_text('{"format": 1, "note": "x"}')
+
+    assert roots.find(tmp_path).path == str(tmp_path)
+
+
+# Making a box
+
+
+def test_a_box_has_all_its_folders_with_their_modes(volume: Root, umask: None) -> None:
+    """Whatever the umask: senders could not deliver otherwise. And one consumer's folder, for a day without space."""
+    made = roots.create(volume, BOB)
+
+    assert made
+    assert modes(volume) == FOLDERS
+    assert stat.S_IMODE(os.stat(volume.box(BOB)).st_mode) == 0o755
+    assert len(consumers(volume)) == 1
+    assert sorted(os.listdir(volume.path)) == [".mailbox", "bob"]
+
+
+def test_the_drop_boxes_are_what_the_format_says() -> None:
+    """3733: create, but neither list, read, replace nor delete."""
+    assert {folder for folder, mode in FOLDERS.items() if mode == 0o3733} == {"tmp", "new", "replies"}
+    assert {folder for folder, mode in FOLDERS.items() if mode & 0o077 == 0} == {
+        "cur",
+        "later",
+        "dead",
+        "done",
+        "ledger",
+    }
+
+
+def test_making_a_box_twice_is_fine(volume: Root) -> None:
+    """What it lacks is made; what it has is left: mail, consumers, and the modes that its owner gave."""
+    roots.create(volume, BOB)
+    box = Path(volume.box(BOB))
+    (box / "new" / LETTER).write_text("{}")
+    (box / "done").rmdir()
+    (box / "new").chmod(0o770)
+    before = consumers(volume)
+    made = roots.create(volume, BOB)
+
+    assert made is False
+    assert modes(volume) == {**FOLDERS, "new": 0o770}
+    assert (box / "new" / LETTER).exists()
+    assert consumers(volume) == before
+
+
+class Crash(BaseException):
+    """Power is gone."""
+
+
+@pytest.mark.parametrize("call", ["mkdir", "chmod", "rename"])
+@pytest.mark.parametrize("step", range(12))
+def test_what_a_crash_left_of_a_box_is_completed(
+    volume: Root, call: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever step: nothing looks like a box before it is one, and the next try makes it whole, modes included."""
+    real, left = getattr(os, call), [step]
+
+    def crashing(*arguments: Any, **options: Any) -> Any:
+        if left[0] == 0:
+            raise Crash
+        left[0] -= 1
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, crashing)
+        with contextlib.suppress(Crash):
+            roots.create(volume, BOB)
+    half = volume.has(BOB)
+    whole = half and modes(volume) == FOLDERS and len(consumers(volume)) == 1
+    roots.create(volume, BOB)
+
+    assert half == whole
+    assert modes(volume) == FOLDERS
+    assert len(consumers(volume)) >= 1
+    assert sorted(os.listdir(volume.path)) == [".mailbox", "bob"]
+
+
+def test_a_box_can_be_made_by_several_at_once(tmp_path: Path) -> None:
+    """All containers of a host start at the same time, and each makes its boxes. One of them has made it."""
+    for n in range(20):
+        together, made = threading.Barrier(4), list[bool]()
+
+        def make(path: Path, together: threading.Barrier, made: list[bool]) -> None:
+            together.wait()
+            made.append(roots.create(roots.init(path), BOB))
+
+        threads = [threading.Thread(target=make, args=(tmp_path / f"mail{n}", together, made)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        volume = roots.find(tmp_path / f"mail{n}")
+
+        assert sorted(made) == [False, False, False, True]
+        assert modes(volume) == FOLDERS
+        assert len(consumers(volume)) >= 1
+
+
+def test_a_box_that_cannot_be_made_is_told(volume: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file system takes no modes, nothing becomes a box."""
+    monkeypatch.setattr(os, "chmod", lambda path, mode: None)
+
+    with pytest.raises(Forbidden, match=r"has the mode 0700 .* wanted 3733 .*cannot set them"):
+        roots.create(volume, BOB)
+    assert not volume.has(BOB)
+
+
+def test_the_boxes_are_those_whose_name_is_an_address(volume: Root) -> None:
+    """Half made ones, removed ones and what else lies there are none."""
+    for name in ("bob", "alice"):
+        roots.create(volume, Address(name))
+    for name in (".half", "Carol", "all", "lost+found"):
+        os.mkdir(f"{volume.path}/{name}")
+    Path(volume.path, "notes").touch()
+
+    assert volume.boxes() == ["alice", "bob"]
+    assert [name for name in ("alice", "carol") if volume.has(Address(name))] == ["alice"]
+
+
+def test_a_missing_box_is_told_apart_from_a_missing_volume(volume: Root) -> None:
+    """An unmounted volume looks as if no box was there."""
+    roots.create(volume, BOB)
+    box = volume.missing("bib")
+    os.unlink(f"{volume.path}/.mailbox")
+    root = volume.missing("bob")
+
+    assert isinstance(box, NoBox)
+    assert box.known == ["bob"]
+    assert isinstance(root, NoRoot)
+
+
+# Removing one
+
+
+def test_a_box_without_mail_can_be_removed(volume: Root) -> None:
+    """Nothing is left of it."""
+    roots.create(volume, BOB)
+    kept = roots.remove(volume, BOB)
+
+    assert kept is None
+    assert os.listdir(volume.path) == [".mailbox"]
+
+
+def test_a_box_that_there_is_not_cannot_be_removed(volume: Root) -> None:
+    """A typing error is told."""
+    with pytest.raises(NoBox):
+        roots.remove(volume, BOB)
+
+
+@pytest.mark.parametrize("place", ["new", "later", "dead", "cur/0123456789ab", f"replies/{LETTER[: names.ID]}"])
+def test_a_box_with_mail_in_it_is_not_removed(volume: Root, place: str) -> None:
+    """In whatever state: waiting, put off, held, given up, or an answer."""
+    roots.create(volume, BOB)
+    letter = Path(volume.box(BOB), place, LETTER)
+    letter.parent.mkdir(exist_ok=True)
+    letter.write_text("{}")
+
+    with pytest.raises(BoxInUse, match="holds 1 message: handle"):
+        roots.remove(volume, BOB)
+    assert letter.exists()
+
+
+def test_a_box_that_somebody_listens_to_is_not_removed(volume: Root) -> None:
+    """The lock in cur/ tells; after it is let go the box can go."""
+    roots.create(volume, BOB)
+    lock = Lock(f"{volume.box(BOB)}/cur/{consumers(volume)[0]}/.lock")
+    lock.take()
+    with pytest.raises(BoxInUse, match="somebody listens"):
+        roots.remove(volume, BOB)
+    lock.release()
+    roots.remove(volume, BOB)
+
+    assert volume.boxes() == []
+
+
+def test_with_force_a_box_that_holds_mail_is_kept_aside(volume: Root) -> None:
+    """By one rename, as it is; its name is free at once."""
+    roots.create(volume, BOB)
+    Path(volume.box(BOB), "new", LETTER).write_text("{}")
+    lock = Lock(f"{volume.box(BOB)}/cur/{consumers(volume)[0]}/.lock")
+    lock.take()
+    kept = roots.remove(volume, BOB, force=True)
+    lock.release()
+    made = roots.create(volume, BOB)
+
+    assert kept is not None
+    assert Path(kept).parent == Path(volume.path, ".removed")
+    assert Path(kept, "new", LETTER).read_text() == "{}"
+    assert made
+    assert volume.boxes() == ["bob"]
+
+
+def test_with_force_an_empty_box_leaves_nothing(volume: Root) -> None:
+    """There is nothing to keep."""
+    roots.create(volume, BOB)
+
+    assert roots.remove(volume, BOB, force=True) is None
+    assert os.listdir(volume.path) == [".mailbox"]
+
+
+def test_mail_that_comes_while_a_box_is_removed_is_not_lost(volume: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came after the look and before the rename: the box is put back, and the removal refused."""
+    roots.create(volume, BOB)
+    letter, rename = Path(volume.box(BOB), "new", LETTER), os.rename
+
+    def late(old: str, new: str) -> None:
+        if old == volume.box(BOB):
+            letter.write_text("{}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", late)
+
+    with pytest.raises(BoxInUse, match="holds 1 message"):
+        roots.remove(volume, BOB)
+    assert letter.exists()
+    assert modes(volume) == FOLDERS
+
+
+# Owners
+
+
+def owners(path: Path) -> set[tuple[int, int]]:
+    facts = [entry.lstat() for entry in (path, *path.rglob("*"))]
+    return {(each.st_uid, each.st_gid) for each in facts}
+
+
+def test_root_can_make_a_box_for_somebody_else(as_root: None, volume: Root, umask: None) -> None:
+    """All of it belongs to the owner, the setgid bits stay; what is added later does as well."""
+    roots.create(volume, BOB, (2001, 2001))
+    box = Path(volume.box(BOB))
+    first = owners(box), modes(volume)
+    (box / "dead").rmdir()
+    roots.create(volume, BOB)
+    (box / "run/status.json").touch()
+    roots.adopt(str(box / "run/status.json"), str(box))
+
+    assert first == ({(2001, 2001)}, FOLDERS)
+    assert owners(box) == {(2001, 2001)}
+    assert modes(volume) == FOLDERS
+
+
+def test_a_box_that_was_left_half_made_is_given_to_its_owner(as_root: None, volume: Root) -> None:
+    """Also the folders that were made before the crash."""
+    os.makedirs(f"{volume.path}/.bob/new", 0o700)
+    os.makedirs(f"{volume.path}/.bob/cur", 0o700)
+    roots.create(volume, BOB, (2001, 2001))
+
+    assert owners(Path(volume.box(BOB))) == {(2001, 2001)}
+    assert modes(volume) == FOLDERS
+
+
+def test_a_volume_that_hands_down_its_group_does_not_hand_it_to_boxes(as_root: None, volume: Root) -> None:
+    """The group of a drop box is its recipient's own: senders who share it could read each other's mail."""
+    os.chown(volume.path, 0, 3000)
+    os.chmod(volume.path, 0o2775)
+    roots.create(volume, BOB)
+
+    assert owners(Path(volume.box(BOB))) == {(os.geteuid(), os.getegid())}
+    assert modes(volume) == FOLDERS
+
+
+def test_only_root_can_make_a_box_for_somebody_else(as_root: None, shared: Path, start: Callable[..., Any]) -> None:
+    """Others are told, and nothing looks like a box."""
+    volume = roots.init(shared / "mail")
+    os.chmod(volume.path, 0o1777)
+    program = start(
+        """
+import os, sys
+from filemailbox import Forbidden, root as roots
+os.setgroups([])
+os.setgid(2002)
+os.setuid(2002)
+try:
+    roots.create(roots.find(sys.argv[1]), "bob", (2001, 2001))
+except Forbidden as error:
+    print(error.errno)
+""",
+        volume.path,
+    )
+
+    assert program.line() == "1"
+    assert volume.boxes() == []
+
+
+def test_who_is_not_root_makes_boxes_of_its_own(as_root: None, shared: Path, start: Callable[..., Any]) -> None:
+    """In a volume where everybody may."""
+    volume = roots.init(shared / "mail")
+    os.chmod(volume.path, 0o1777)
+    program = start(
+        """
+import os, sys
+from filemailbox import root as roots
+os.setgroups([])
+os.setgid(2002)
+os.setuid(2002)
+os.umask(0o077)
+print(roots.create(roots.find(sys.argv[1]), "bob"))
+""",
+        volume.path,
+    )
+
+    assert program.line() == "True"
+    assert owners(Path(volume.box(BOB))) == {(2002, 2002)}
+    assert modes(volume) == FOLDERS
