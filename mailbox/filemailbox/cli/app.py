@@ -59,7 +59,7 @@ def build() -> typer.Typer:
 
     @app.callback()
     def common(
-        version: Annotated[  # noqa: ARG001  # its callback does it all
+        version: Annotated[
             bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=print_version)
         ] = False,
     ) -> None:
