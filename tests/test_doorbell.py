@@ -150,6 +150,21 @@ def test_a_bell_that_was_hung_after_the_first_ring_is_found(
     assert rung(first)
 
 
+def test_a_bell_that_was_hung_within_one_tick_of_the_clock_is_found(
+    run: Path, hang: Callable[..., Bell], ringer: Ringer, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder can change without its mtime changing: times come in ticks of some milliseconds."""
+    monkeypatch.setattr(doorbell, "_TRUST", 3600.0)
+    tick = 4_000_000_000 * 1_000_000_000  # not over yet
+    os.utime(run, ns=(tick, tick))
+    ringer.ring("bob")
+    bell = hang()
+    os.utime(run, ns=(tick, tick))
+    until(lambda: reached(ringer, bell))
+
+    assert os.stat(run).st_mtime_ns == tick
+
+
 def test_a_box_that_was_replaced_is_found(
     tmp_path: Path, run: Path, hang: Callable[..., Bell], ringer: Ringer, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
