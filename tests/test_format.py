@@ -1,0 +1,116 @@
+"""FORMAT.md, run: its tables, its numbers, its example and its shell are those of the code."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from filemailbox import Mailbox, doorbell, ledger, message, names, rules, spool
+from filemailbox.message import decode, encode
+from filemailbox.names import Name
+from filemailbox.root import FOLDERS, FORMAT, MARKER
+
+PAGE = (Path(__file__).parent.parent / "mailbox/FORMAT.md").read_text()
+PROSE = " ".join(PAGE.split())
+ID = "20261124T014530.123456789Z-3f9c0a12b4d5"
+
+
+def blocks(kind: str, heading: str) -> list[str]:
+    """The fenced blocks of this kind under a heading."""
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [text for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", section, re.M | re.S) if language == kind]
+
+
+def test_the_table_of_folders_is_the_code_s() -> None:
+    """Names and modes."""
+    rows = re.findall(r"^\| `bob/(\w+)/` \| (\d{4}) \|", PAGE, re.M)
+
+    assert {folder: int(mode, 8) for folder, mode in rows} == FOLDERS
+    assert f'| `{MARKER}` | 0644 | `{{"format": {FORMAT}}}` |' in PAGE
+
+
+def test_the_table_of_members_is_the_code_s() -> None:
+    """Each member with its type: a value of another is refused, null is not."""
+    table = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", PAGE.split("## The envelope")[1].split("## ")[0], re.M))
+    members = {member: kind.split(",")[0] for member, kind in table.items() if member != "body"}
+    types = {str: "string", int: "whole number", dict: "object of strings"}
+
+    assert members == {member: types[kind] for member, kind in message._MEMBERS.items()}
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (message.MAX_SIZE, "1 MiB (1 048 576 bytes)"),
+        (message.MAX_DEPTH, "nested deeper than {}; the message itself is the first level"),
+        (message.MAX_HOPS, "`hops` is above {} | dead letter"),
+        (message.MAX_HOPS, "above {} it MUST NOT be sent"),
+        (max(message._HOPS), "whole number, 0 to {} |"),
+        (spool.STILL, "once it is still for {:g} s"),
+        (spool.RESCAN * 1000, "At least every {:g} ms of looking"),
+        (spool.ABANDONED / 3600, "more than {:g} hours ago"),
+        (rules.MAX_ATTEMPTS, "the limit of attempts, by default {}"),
+        (rules.BACKOFF[0], "unless the handler says otherwise, {:g} s, doubled"),
+        (rules.BACKOFF[1], "at most {:g} s, less up to half of it by chance"),
+        (ledger.LIMIT // 1000, "with the {} 000 that were sent last"),
+        (ledger.LIMIT * 2 // 1000, "At {} 000 keys or more"),
+        (doorbell._STALE, "older than {:g} s and that nobody hears"),
+        (doorbell._LONGEST, "at most {} bytes. A longer one"),
+        (names._STEM, "keep the first {}."),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_numbers_are_the_code_s(number: float, sentence: str) -> None:
+    """A limit that is changed is changed on the page as well."""
+    assert sentence.format(number) in PROSE
+
+
+def test_what_is_escaped_is_what_the_page_says() -> None:
+    """Character by character, over all of Unicode."""
+    text = PROSE.split("what a terminal obeys or hides: ")[1].split(". It MUST NOT")[0]
+    spans = re.findall(r"U\+([0-9A-F]+)(?: to U\+([0-9A-F]+))?", text)
+    said = {code for first, last in spans for code in range(int(first, 16), int(last or first, 16) + 1)}
+    every = "".join(map(chr, [*range(0x20, 0xD800), *range(0xE000, 0x110000)]))
+    written = encode(ID, "a", "b", every, {}).decode()
+
+    assert {ord(character) for character in set(every) - set(written)} == said
+
+
+@pytest.mark.parametrize("shell", blocks("sh", "Sending"), ids=["send"])
+def test_what_a_shell_does_is_mail(root: Path, bob: Mailbox, shell: str) -> None:
+    """The lines under Sending, as they stand there."""
+    for _ in range(2):
+        subprocess.run(["sh", "-eu", "-c", shell], env={"PATH": "/usr/bin:/bin", "MAILBOX_ROOT": str(root)}, check=True)
+    taken = [bob.receive(), bob.receive()]
+
+    assert [(each.sender, each.body) for each in taken if each is not None] == [("alice", {"msg": "hello"})] * 2
+
+
+def test_the_example_is_one_message_on_its_way() -> None:
+    """Its names come apart as they should, its size is right, and the encoder writes just these bytes."""
+    paths = blocks("text", "An example")[0].splitlines()
+    data = blocks("json", "An example")[0].encode()
+    first, again = Name(ID, len(data)), Name(ID, len(data), 2)
+    folders = [path.split("/")[1] for path in paths]
+    last = [(names.untimed(path.split("/")[-1]) or (None, path.split("/")[-1]))[1] for path in paths]
+
+    assert folders == ["tmp", "new", "cur", "later", "cur", "done"]
+    assert [names.parse(name) for name in last] == [first, first, first, again, again, again]
+    assert encode(ID, "alice", "bob", {"n": 1}, {}) == data
+    assert decode(data)["body"] == {"n": 1}
+
+
+def test_the_json_on_the_page_is_json() -> None:
+    """Each line of each block."""
+    lines = [line for text in re.findall(r"^```json\n(.*?)^```$", PAGE, re.M | re.S) for line in text.splitlines()]
+
+    assert [type(json.loads(line)) for line in lines] == [dict] * 3
+
+
+def test_the_names_on_the_page_are_names() -> None:
+    """The one that is explained, and what its grammar says."""
+    name = names.parse(blocks("text", "Names")[0].splitlines()[0])
+
+    assert name == Name(ID, 217)
