@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "mailbox" / "filemailbox"
 FLOORS = [
     {"errors", "log"},
     {"names"},
-    {"message", "bodies", "order", "files", "locks"},
+    {"message", "bodies", "order", "files", "locks", "inotify"},
     {"doorbell", "root", "rules"},
     {"ledger", "replies", "wake"},
     {"deliver", "spool", "peek", "status", "notify", "handlers"},

@@ -10,12 +10,13 @@ Who is built on whom, from the ground up; each imports only what stands above it
     order       in which order waiting mail is taken: pure
     files       hostile files, read strictly
     locks       locks that die with their holder                        (the only user of filelock)
+    inotify     the kernel's word that something has come
     doorbell    the Unix socket: ring, hear
     root        the volume and its boxes: made, found, removed
     rules       how a consumer handles what goes wrong
     ledger      what was already handled
     replies     requests that block: a folder for the answer
-    wake        doorbell + watchfiles + rescan → "look now"             (the only user of watchfiles)
+    wake        doorbell + inotify (or watchfiles) + rescan → "look now" (the only user of watchfiles)
     deliver     into a box: write, rename, flush
     spool       out of a box: claim, settle, recover
     peek        looking without touching

@@ -62,7 +62,7 @@ async def request(
             await _sleep(wake, left)
 
 
-async def listen(listener: Listener, handlers: Handlers, workers: int, step: int, drain: bool) -> None:
+async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bool) -> None:
     """See Mailbox.arun(). A thread claims, so that the loop never waits for the disk, and handlers run in the loop."""
     loop = asyncio.get_running_loop()
     slots = threading.Semaphore(workers)
@@ -80,7 +80,7 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, step: int
         slots.release()
 
     def feed() -> None:
-        with contextlib.closing(listener.messages(step, drain)) as messages:
+        with contextlib.closing(listener.messages(drain)) as messages:
             while slots.acquire():
                 message = None if listener.stopping else next(messages, None)
                 if message is None:

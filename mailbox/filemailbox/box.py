@@ -18,7 +18,7 @@ from .message import MAX_SIZE, Message, decode, encode, later, seconds
 from .names import Address
 from .replies import Reply
 from .rules import BACKOFF, MAX_ATTEMPTS, Rules
-from .wake import RESCAN, STEP, Wake
+from .wake import RESCAN, Wake
 
 if TYPE_CHECKING:
     from .consumer import Consumer
@@ -297,13 +297,12 @@ class Mailbox:
 
         return register
 
-    def run(self, *, workers: int = 1, step: int = STEP, drain: bool = False) -> None:
+    def run(self, *, workers: int = 1, drain: bool = False) -> None:
         """Call the handlers for messages as they come, until SIGTERM, SIGINT or stop().
 
         What is held is finished then; a second signal ends the process at once. With one worker, messages are handled
-        in this thread, one after the other, in order; with more, in so many threads. *step* is how often, in
-        milliseconds, watchfiles looks for mail that was moved in by hand: mail that our senders send does not wait for
-        it. *drain* returns when there is no more mail.
+        in this thread, one after the other, in order; with more, in so many threads. *drain* returns when there is no
+        more mail.
 
         Handlers that are coroutines run in an event loop of their own. Raises NoBox where the box does not exist.
         """
@@ -311,14 +310,14 @@ class Mailbox:
         if self._handlers.asynchronous:
             import asyncio
 
-            asyncio.run(self.arun(workers=workers, step=step, drain=drain))
+            asyncio.run(self.arun(workers=workers, drain=drain))
             return
         from .listener import signals
 
         with self.listening() as listener, signals(listener.stop):
-            listener.run(self._handlers, workers, step, drain)
+            listener.run(self._handlers, workers, drain)
 
-    async def arun(self, *, workers: int = 1, step: int = STEP, drain: bool = False) -> None:
+    async def arun(self, *, workers: int = 1, drain: bool = False) -> None:
         """run(), in a running event loop: handlers that are not coroutines run in threads.
 
         Cancelling it cancels the handlers and hands back what they held.
@@ -328,12 +327,12 @@ class Mailbox:
 
         self._need_handlers()
         with self.listening() as listener, signals(listener.stop):
-            await aio.listen(listener, self._handlers, workers, step, drain)
+            await aio.listen(listener, self._handlers, workers, drain)
 
     def __iter__(self) -> Iterator[Message[Any]]:
         """Messages as they come, each yours to settle: `for message in box: with message: …`. Ends with stop()."""
         with self.listening() as listener:
-            yield from listener.messages(STEP)
+            yield from listener.messages()
 
     async def __aiter__(self) -> AsyncIterator[Message[Any]]:
         """Messages as they come, each yours to settle: `async for message in box: async with message: …`."""

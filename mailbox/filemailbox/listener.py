@@ -25,6 +25,7 @@ from .status import Status
 from .wake import Wake
 
 _QUIET: Final = 0.003  # seconds between two looks that find nothing, when something keeps ringing
+_PATIENT: Final = 3  # such looks in a row that are nothing strange: the watch and the bell may both tell of one message
 _TROUBLE: Final = 1.0  # seconds until the next try when the disk or the box fails us
 _UNANNOUNCED: Final = 100_000_000  # nanoseconds that mail lies before finding it by the timer counts as a miss
 
@@ -56,12 +57,12 @@ class Listener:
         """Whether it was told to stop."""
         return self._stopping.is_set()
 
-    def messages(self, step: int, drain: bool = False) -> Generator[Message[Any], None, None]:
+    def messages(self, drain: bool = False) -> Generator[Message[Any], None, None]:
         """Messages as they come, each for its receiver to settle, until stop(); to *drain*, until there is none."""
         self.consumer.begin()  # NoBox and NoRoot at the start are the caller's to know
         if not drain:
-            self._wake.watch(step)
-        by_timer, looked = False, 0.0
+            self._wake.watch()
+        by_timer, looked, empty = False, 0.0, 0
         while not self.stopping:
             self._wake.arm()
             found = False
@@ -71,17 +72,18 @@ class Listener:
                 yield message
             if drain:
                 return
-            if not found and not by_timer and time.monotonic() - looked < _QUIET:
+            empty = 0 if found or by_timer or time.monotonic() - looked > _QUIET else empty + 1
+            if empty > _PATIENT:
                 self._stopping.wait(_QUIET)  # a flood of rings costs a look every few milliseconds, not a core
             looked = time.monotonic()
             self.on_look()
             longest = self.consumer.next_due()
             by_timer = self._wake.wait(1.0 if longest is None else longest) == "timer"
 
-    def run(self, handlers: Handlers, workers: int, step: int, drain: bool = False, limit: int | None = None) -> None:
+    def run(self, handlers: Handlers, workers: int, drain: bool = False, limit: int | None = None) -> None:
         """Call handlers for *limit* messages, or until stop(). With one worker: in this thread, one after the other."""
         self.consumer.only(handlers.types())
-        with self._pool(workers) as (slots, submit), contextlib.closing(self.messages(step, drain)) as messages:
+        with self._pool(workers) as (slots, submit), contextlib.closing(self.messages(drain)) as messages:
             for _ in itertools.count() if limit is None else range(limit):
                 slots.acquire()
                 if self.stopping or (message := next(messages, None)) is None:

@@ -1,4 +1,4 @@
-"""Look now: the doorbell, watchfiles and the rescan.
+"""Look now: the doorbell, the watch and the rescan.
 
 The directory is the truth; a wake-up only means "look". Three sources say so: the bell, which our senders ring; the
 watch on `new/`, for what is moved in by hand; and the rescan, always on, which finds what both miss. It is counted:
@@ -14,17 +14,20 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from . import log
 from .doorbell import Bell
 
+if TYPE_CHECKING:
+    from .inotify import Inotify
+
 RESCAN: Final = 0.25
 """Seconds after which we look anyway: what no notification reaches waits no longer. It costs a thousandth of a core."""
 
-STEP: Final = 12
-"""Milliseconds between two looks of watchfiles at what the kernel has told it. Mail moved in by hand is found after one
-to two of them, 18 on average; watching costs 0.3 % of a core at 12, 1.7 % at 1, less than 0.1 % at 50."""
+STEP: Final = 15
+"""Milliseconds between two looks of watchfiles at what the kernel has told it, where it does the watching. Mail moved
+in by hand is found after one to two of them."""
 
 _AGAIN: Final = 1.0  # seconds until a watch that broke is tried anew
 
@@ -38,7 +41,9 @@ class Wake:
         self.box = box
         """The path of the box."""
         self._bell: Bell | None = None
-        self._watch: _Watch | None = None
+        self._watch: Inotify | _Steps | None = None
+        self._watching = False
+        self._trouble: str | None = None
         self._poke = -1
         self._process = 0
         self._check_at = 0.0
@@ -51,11 +56,14 @@ class Wake:
             self._hang()
         if self._bell is not None:
             self._bell.hush()
+        if self._watch is not None and not self._watch.hush():
+            self._watch = self._watch.close()  # the folder is gone, or another one lies at its path
+            self._check_at = 0.0
 
-    def watch(self, step: int = STEP) -> None:
-        """Also be woken by what is moved in by hand. A thread does it, until close()."""
-        if self._watch is None:
-            self._watch = _Watch(f"{self.box}/new", step)
+    def watch(self) -> None:
+        """Also be woken by what is moved in by hand, until close()."""
+        self._watching = True
+        self._hang()
 
     def wait(self, longest: float) -> Source:
         """Sleep until there may be mail, at most *longest* seconds and never longer than the rescan; what woke us."""
@@ -68,8 +76,6 @@ class Wake:
         for source in sources:
             ear.register(source, select.POLLIN)
         heard = {sources[source] for source, _ in ear.poll(self.span(longest) * 1000)}
-        if "watch" in heard and self._watch is not None:
-            self._watch.hush()
         if "poke" in heard:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._poke)
@@ -91,8 +97,6 @@ class Wake:
 
     def rouse(self) -> None:
         """Wake all who wait in an event loop."""
-        if self._watch is not None:
-            self._watch.hush()
         for call in list(self.sleepers):
             call()
 
@@ -104,25 +108,26 @@ class Wake:
     @property
     def trouble(self) -> str | None:
         """What keeps the watch from working, if it is wanted and does not."""
-        return self._watch.trouble if self._watch is not None else None
+        return self._trouble or (self._watch.trouble if isinstance(self._watch, _Steps) else None)
 
     def close(self) -> None:
         """Take the bell down and end the watch. No thread is left."""
         if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+            self._watch = self._watch.close()
         if self._bell is not None:
             self._bell.close()
             self._bell = None
         if self._poke >= 0:
             os.close(self._poke)
             self._poke = -1
+        self._watching = False
         self._check_at = 0.0
 
     def _hang(self) -> None:
+        """See to it that the bell hangs and the watch is on the folder that is there now."""
         self._check_at = time.monotonic() + RESCAN
         if self._process not in (0, os.getpid()):  # the child of a fork: all that is the parent's
-            self._watch = self._watch.anew() if self._watch is not None else None
+            self._watch = None
             self._poke = -1
         if self._bell is not None and (self._process != os.getpid() or not self._bell.hangs()):
             self._bell.close()
@@ -131,6 +136,23 @@ class Wake:
         if self._bell is None:
             with contextlib.suppress(OSError):
                 self._bell = Bell(f"{self.box}/run")
+        if self._watching and self._watch is None:
+            self._begin_watch()
+
+    def _begin_watch(self) -> None:
+        folder = f"{self.box}/new"
+        try:
+            from .inotify import Inotify
+
+            self._watch = Inotify(folder)
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                self._watch = _Steps(folder)
+            elif self._trouble is None:  # once, until it works again
+                log.warning("watching %s does not work (%s): mail is found by the rescan, every 250 ms", folder, error)
+            self._trouble = str(error) if self._watch is None else None
+        else:
+            self._trouble = None
 
     def _poke_fd(self) -> int:
         if self._poke < 0:
@@ -138,11 +160,11 @@ class Wake:
         return self._poke
 
 
-class _Watch:
-    """watchfiles in a thread: it makes a descriptor readable when something happens in a folder."""
+class _Steps:
+    """watchfiles in a thread, where there is no inotify: a descriptor that is readable when something has happened."""
 
-    def __init__(self, folder: str, step: int) -> None:
-        self._folder, self._step = folder, step
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
         self._heard = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._end = threading.Event()
         self.trouble: str | None = None
@@ -152,14 +174,10 @@ class _Watch:
     def fileno(self) -> int:
         return self._heard
 
-    def hush(self) -> None:
+    def hush(self) -> bool:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._heard)
-
-    def anew(self) -> "_Watch":
-        """In the child of a fork, where the thread is not."""
-        os.close(self._heard)
-        return _Watch(self._folder, self._step)
+        return True
 
     def close(self) -> None:
         self._end.set()
@@ -177,8 +195,8 @@ class _Watch:
                 for changes in watchfiles.watch(
                     self._folder,
                     watch_filter=None,  # the default hides names such as x.swp~
-                    debounce=self._step,  # the default of 1600 holds a steady stream back
-                    step=self._step,
+                    debounce=STEP,  # the default of 1600 holds a steady stream back
+                    step=STEP,
                     rust_timeout=1000,
                     yield_on_timeout=True,
                     recursive=False,
@@ -192,15 +210,11 @@ class _Watch:
                     elif self._identity() != identity:
                         break  # another folder lies at the path; the watch is on the old one, for ever silent
             except (OSError, RuntimeError, rust.WatchfilesRustInternalError) as error:
-                self._report(error)
+                if self.trouble is None:  # once, until it works again
+                    log.warning("watching %s does not work: %s. The rescan finds mail meanwhile", self._folder, error)
+                self.trouble = str(error)
                 self._end.wait(_AGAIN)
 
     def _identity(self) -> tuple[int, int]:
         facts = os.stat(self._folder)
         return facts.st_dev, facts.st_ino
-
-    def _report(self, error: Exception) -> None:
-        text = "the folder is gone" if getattr(error, "errno", None) == errno.ENOENT else str(error)
-        if self.trouble is None:  # once, until it works again
-            log.warning("watching %s does not work: %s. Mail is found by the rescan, every 250 ms", self._folder, text)
-        self.trouble = text

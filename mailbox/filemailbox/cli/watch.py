@@ -35,9 +35,6 @@ def watch_(
         float, Opt("--grace", metavar="SPAN", read=span, help="How long a command may go on when told to stop. [5s]")
     ] = 5.0,
     reply: Annotated[bool, Opt("--reply", help="What the command prints is the reply.")] = False,
-    step: Annotated[
-        int, Opt("--step", metavar="MS", read=count, help="How often to look for mail moved in by hand. [12]")
-    ] = 12,
     log: Annotated[
         str, Opt("--log", metavar="FORM", help="How to log on standard error: text or json. [text]")
     ] = "text",
@@ -79,7 +76,7 @@ def watch_(
         handlers.add(tuple(type), runner or _printer(listener, json or not sys.stdout.isatty()), None)
         listener.consumer.begin()
         manager.say("READY=1", f"STATUS=watching the box {box.name}")
-        listener.run(handlers, jobs if argv else 1, step, drain, limit=1 if once else n)
+        listener.run(handlers, jobs if argv else 1, drain, limit=1 if once else n)
         manager.say("STOPPING=1")
 
 

@@ -1,0 +1,75 @@
+"""inotify(7), asked directly: a descriptor that is readable when something has come into a folder.
+
+Why not watchfiles alone, which asks the same kernel: it looks at what the kernel told it every few milliseconds, and
+only looking every 15 finds mail within 25 on average. A thread that does nothing but sleep 15 ms, again and again,
+already took half a percent of a core where this was measured; this takes none, needs no thread, and tells within a
+tenth of a millisecond. Where the kernel cannot be asked (another system than Linux), watchfiles does it: see wake.
+"""
+
+import ctypes
+import os
+import struct
+from typing import Any, Final
+
+_MOVED_TO: Final = 0x80
+_CLOSE_WRITE: Final = 0x08  # a plain `echo … > new/x.json`
+_CREATE: Final = 0x100  # a hard link
+_ATTRIB: Final = 0x04  # what some virtual machines turn every change into
+_DELETE_SELF: Final = 0x400
+_MOVE_SELF: Final = 0x800
+_UNMOUNT: Final = 0x2000
+_IGNORED: Final = 0x8000
+_ONLYDIR: Final = 0x1000000
+_WANTED: Final = _MOVED_TO | _CLOSE_WRITE | _CREATE | _ATTRIB | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+_OVER: Final = _DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED
+_HEAD: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name
+
+
+class Inotify:
+    """A watch on one folder. What happens there is not told, only that something did: then look."""
+
+    def __init__(self, folder: str) -> None:
+        """Raises OSError: no such folder, no more instances or watches (EMFILE, ENOSPC), no inotify here (ENOSYS)."""
+        libc = _libc()
+        self._file = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            _checked(libc.inotify_add_watch(self._file, os.fsencode(folder), _WANTED))
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def fileno(self) -> int:
+        """For select and its kin."""
+        return self._file
+
+    def hush(self) -> bool:
+        """Forget what has happened so far. Returns whether the watch goes on: False where the folder is gone."""
+        over = 0
+        try:
+            events = os.read(self._file, 65536)
+        except BlockingIOError:
+            return True
+        at = 0
+        while at < len(events):
+            _, mask, _, length = _HEAD.unpack_from(events, at)
+            over |= mask & _OVER
+            at += _HEAD.size + length
+        return not over
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        os.close(self._file)
+
+
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "inotify_init1"):
+        raise OSError(38, "there is no inotify here")  # ENOSYS
+    return libc
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
