@@ -215,6 +215,23 @@ def test_a_box_can_be_made_by_several_at_once(tmp_path: Path) -> None:
         assert len(consumers(volume)) >= 1
 
 
+def test_a_maker_that_is_overtaken_at_any_moment_has_lost_and_nothing_more(
+    volume: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another has finished the box under its hands, and a third has begun anew: what it sees is not what it made."""
+    real = os.chmod
+
+    def overtaken(path: str, mode: int) -> None:
+        monkeypatch.setattr(os, "chmod", real)
+        roots.create(volume, BOB)
+        os.makedirs(f"{volume.path}/.bob/tmp", 0o700)
+
+    monkeypatch.setattr(os, "chmod", overtaken)
+
+    assert roots.create(volume, BOB) is False
+    assert modes(volume) == FOLDERS
+
+
 def test_a_box_that_cannot_be_made_is_told(volume: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file system takes no modes, nothing becomes a box."""
     monkeypatch.setattr(os, "chmod", lambda path, mode: None)

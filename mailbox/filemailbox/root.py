@@ -19,7 +19,6 @@ let them read each other's mail. So not the customary 3730 or 0660. Where all ag
 """
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -124,22 +123,22 @@ def create(root: Root, name: Address, owner: tuple[int, int] | None = None) -> b
     gets the folders it lacks. Only root can give a box away. Raises Storage where the modes did not take.
     """
     there, building = root.box(name), f"{root.path}/.{name}"
+    old = os.path.isdir(there)
     try:
-        if os.path.isdir(there):
+        if old:
             _furnish(there, owner or _owner(there), mend=False)
-            return False
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(building)
-        owner = owner or (os.geteuid(), os.getegid())
-        _furnish(building, owner, mend=True)
-        os.rename(building, there)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(building)
+            _furnish(building, owner or (os.geteuid(), os.getegid()), mend=True)
+            os.rename(building, there)
     except OSError as error:
-        if os.path.isdir(f"{there}/new") and error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+        if not old and os.path.isdir(f"{there}/new"):
             return False  # somebody else was making it, and was faster
         if isinstance(error, Storage):
             raise
         raise storage(error, f"making the box {quoted(name)} in {quoted(root.path)}") from error
-    return True
+    return not old
 
 
 def remove(root: Root, name: Address, force: bool = False) -> str | None:
