@@ -133,7 +133,8 @@ def untimed(text: str) -> tuple[str, str] | None:
 
 def stem(foreign: str) -> str:
     """What is kept of a *foreign* name, as the value of `N=`."""
-    return _UNSAFE.sub("_", foreign.removesuffix(".json"))[:_STEM]
+    safe: str = _UNSAFE.sub("_", foreign.removesuffix(".json"))
+    return safe[:_STEM]
 
 
 def stamp(ns: int) -> str:
