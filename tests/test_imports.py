@@ -33,7 +33,7 @@ DOORS = {
     "typer": {"cli"},
     "watchfiles": {"wake"},
     "asyncio": {"aio", "consumer"},
-    "logging": {"log"},
+    "logging": {"log", "cli"},
     "pytest": {"pytest_plugin"},
 }
 

@@ -20,6 +20,9 @@ from .wake import Wake
 T = TypeVar("T")
 
 
+run = asyncio.run
+
+
 async def off_loop(call: Callable[..., T], *arguments: Any) -> T:
     """*call*, in a thread: a durable send waits for the disk."""
     return await asyncio.to_thread(call, *arguments)

@@ -17,8 +17,8 @@ from .errors import Invalid, InvalidBody, Malformed, quoted
 from .message import MAX_SIZE, Message, decode, encode, later, seconds
 from .names import Address
 from .replies import Reply
-from .rules import BACKOFF, MAX_ATTEMPTS, Rules
-from .wake import RESCAN, Wake
+from .rules import BACKOFF, MAX_ATTEMPTS, RESCAN, Rules
+from .wake import Wake
 
 if TYPE_CHECKING:
     from .consumer import Consumer
@@ -65,6 +65,7 @@ class Mailbox:
         max_attempts: int = MAX_ATTEMPTS,
         backoff: tuple[float, float] = BACKOFF,
         retention: float | timedelta | None = None,
+        rescan: float = RESCAN,
         ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open the mail of the agent *name* (default: $MAILBOX_AGENT) in *root* (default: $MAILBOX_ROOT, else /mail).
@@ -74,6 +75,7 @@ class Mailbox:
         max_attempts  how often a message is tried before it becomes a dead letter
         backoff       seconds before the second attempt, doubled for each further one; and the longest wait
         retention     keep handled mail in `done/` for so long (seconds or timedelta); default: delete it
+        rescan        seconds between two looks when nothing announces mail; less costs an idle listener more
         ledger        a folder for the keys already handled; needed outside the root where all agents share a uid
 
         Raises NoRoot, InvalidAddress. The box itself need not exist to send from it.
@@ -81,10 +83,12 @@ class Mailbox:
         self.root = roots.find(_path_of(root))
         self.name = names.address(name if name is not None else _own_name())
         self.durable, self.max_size = durable, max_size
-        self._rules = Rules(max_size, max_attempts, backoff, seconds(retention), os.fspath(ledger) if ledger else None)
+        self._rules = Rules(
+            max_size, max_attempts, backoff, seconds(retention), rescan, os.fspath(ledger) if ledger else None
+        )
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
-        self._wake = Wake(self._path)
+        self._wake = Wake(self._path, rescan)
         self._addresses: dict[str, Address] = {}
         self._listeners: set[Listener] = set()
         self._registered: Handlers | None = None
@@ -308,9 +312,9 @@ class Mailbox:
         """
         self._need_handlers()
         if self._handlers.asynchronous:
-            import asyncio
+            from . import aio
 
-            asyncio.run(self.arun(workers=workers, drain=drain))
+            aio.run(self.arun(workers=workers, drain=drain))
             return
         from .listener import signals
 
@@ -341,7 +345,7 @@ class Mailbox:
         with self.listening() as listener:
             self._wake.watch()
             while not listener.stopping:
-                message = await aio.receive(self._wake, self._consumer, RESCAN, None)
+                message = await aio.receive(self._wake, self._consumer, self._rules.rescan, None)
                 if message is not None:
                     yield message
 

@@ -28,7 +28,7 @@ class Consumer:
 
     def __init__(self, root: Root, address: Address, rules: Rules, send: Callable[..., str]) -> None:
         self._root, self._rules, self._send = root, rules, send
-        self._taker = Taker(root, address, rules.max_size, rules.retention)
+        self._taker = Taker(root, address, rules)
         self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
         self.close = self._taker.close
         self.next_due = self._taker.next_due

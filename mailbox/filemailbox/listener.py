@@ -78,7 +78,7 @@ class Listener:
             looked = time.monotonic()
             self.on_look()
             longest = self.consumer.next_due()
-            by_timer = self._wake.wait(1.0 if longest is None else longest) == "timer"
+            by_timer = self._wake.wait(float("inf") if longest is None else longest) == "timer"
 
     def run(self, handlers: Handlers, workers: int, drain: bool = False, limit: int | None = None) -> None:
         """Call handlers for *limit* messages, or until stop(). With one worker: in this thread, one after the other."""

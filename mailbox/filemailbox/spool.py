@@ -27,13 +27,11 @@ from . import log, names, replies
 from .errors import Malformed, NotHeld, Storage, quoted, storage
 from .files import FOLDER, READ, kind, listing, read
 from .locks import Lock
-from .message import MAX_SIZE, decode
+from .message import decode
 from .names import Address, Name
 from .order import Order, is_mail
 from .root import Root, adopt
-
-RESCAN: Final = 0.25
-"""Seconds between two looks at what no wake-up announces: due mail, dead consumers, a replaced box."""
+from .rules import Rules
 
 STILL: Final = 5.0
 """Seconds for which a file that is not whole must not have changed before it is a dead letter."""
@@ -58,10 +56,11 @@ class Taker:
     nothing, and finds itself another folder when used.
     """
 
-    def __init__(self, root: Root, address: Address, max_size: int = MAX_SIZE, retention: float | None = None) -> None:
+    def __init__(self, root: Root, address: Address, rules: Rules | None = None) -> None:
         self.root, self.address = root, address
         self._box = root.box(address)
-        self._max_size, self._retention = max_size, retention
+        self._rules = rules or Rules()
+        self._max_size, self._retention = self._rules.max_size, self._rules.retention
         self.wants: Callable[[bytes], bool] | None = None
         """Which content is taken at all, where not all is: the rest is left where it lies, for others."""
         self._forget()
@@ -487,7 +486,9 @@ class Taker:
             self._sweep_done()
             self._sweep_at = started + 3600
         took = time.monotonic() - started
-        self._round_at = started + max(RESCAN, 20 * took)  # a huge box costs at most a twentieth of the time
+        self._round_at = started + max(
+            self._rules.rescan, 20 * took
+        )  # a huge box costs at most a twentieth of the time
 
     def _ready(self) -> None:
         identity = self._identify()

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from . import log
 from .doorbell import Bell
+from .rules import RESCAN
 
 if TYPE_CHECKING:
     from .inotify import Inotify
-
-RESCAN: Final = 0.25
-"""Seconds after which we look anyway: what no notification reaches waits no longer. It costs a thousandth of a core."""
 
 STEP: Final = 15
 """Milliseconds between two looks of watchfiles at what the kernel has told it, where it does the watching. Mail moved
@@ -37,9 +35,10 @@ Source = Literal["bell", "watch", "poke", "timer"]
 class Wake:
     """What a consumer waits on. It hangs a bell at the first wait; where that cannot be, the rescan must do."""
 
-    def __init__(self, box: str) -> None:
+    def __init__(self, box: str, rescan: float = RESCAN) -> None:
         self.box = box
         """The path of the box."""
+        self._rescan = rescan
         self._bell: Bell | None = None
         self._watch: Inotify | _Steps | None = None
         self._watching = False
@@ -89,7 +88,7 @@ class Wake:
 
     def span(self, longest: float) -> float:
         """For how many seconds to sleep."""
-        return max(0.0, min(longest, RESCAN))
+        return max(0.0, min(longest, self._rescan))
 
     def descriptors(self) -> list[int]:
         """What becomes readable when there may be mail, for event loops: then call rouse()."""
@@ -125,7 +124,7 @@ class Wake:
 
     def _hang(self) -> None:
         """See to it that the bell hangs and the watch is on the folder that is there now."""
-        self._check_at = time.monotonic() + RESCAN
+        self._check_at = time.monotonic() + self._rescan
         if self._process not in (0, os.getpid()):  # the child of a fork: all that is the parent's
             self._watch = None
             self._poke = -1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..box import Mailbox
 from ..errors import Invalid
+from ..rules import RESCAN
 from .boxes import Root, path_of
 from .mail import As, Json, print_message
 from .options import Arg, Opt, count, span
@@ -35,6 +36,9 @@ def watch_(
         float, Opt("--grace", metavar="SPAN", read=span, help="How long a command may go on when told to stop. [5s]")
     ] = 5.0,
     reply: Annotated[bool, Opt("--reply", help="What the command prints is the reply.")] = False,
+    rescan: Annotated[
+        float, Opt("--rescan", metavar="SPAN", read=span, help="How often to look when nothing announces mail. [250ms]")
+    ] = RESCAN,
     log: Annotated[
         str, Opt("--log", metavar="FORM", help="How to log on standard error: text or json. [text]")
     ] = "text",
@@ -68,7 +72,7 @@ def watch_(
     from ..notify import Notify
 
     manager = Notify()
-    box = Mailbox(sender, path_of(root), max_attempts=retries + 1)
+    box = Mailbox(sender, path_of(root), max_attempts=retries + 1, rescan=rescan)
     with box.listening() as listener, signals(listener.stop):
         runner = Command(argv, listener, box.root.path, box.name, timeout, grace, reply) if argv else None
         listener.on_look = _looking(listener, manager, runner)
