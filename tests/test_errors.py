@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import pickle
 import re
 from typing import Any
 
@@ -102,3 +103,25 @@ def test_what_is_quoted_is_safe_to_print(thing: Any) -> None:
     assert shown.removesuffix('…"').isascii()
     assert len(shown) <= 203
     assert re.fullmatch(r'"(?:[^"\\]|\\.)*.?"', shown)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidAddress("Bob!"),
+        errors.NoBox("bob", "/mail", ["alice"]),
+        errors.TooManyHops(17, 16),
+        errors.storage(OSError(28, "No space left on device"), "writing", "an id"),
+        errors.Retry(5, "later"),
+        errors.Reject("never"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_pickling(error: Exception) -> None:
+    """multiprocessing carries errors between processes: kind, words and facts arrive."""
+    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
+
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert vars(arrived) == vars(error)
+    assert getattr(arrived, "errno", None) == getattr(error, "errno", None)

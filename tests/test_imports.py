@@ -69,7 +69,7 @@ def test_every_module_stands_on_a_floor() -> None:
     assert {name for name, _ in modules()} == standing
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else value.stem)
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda each: each if isinstance(each, str) else each.stem)
 def test_a_module_imports_only_from_lower_floors(name: str, path: Path) -> None:
     """Arrows only point down, lazy imports included."""
     floor = next(number for number, names in enumerate(FLOORS) if name in names)
@@ -80,7 +80,7 @@ def test_a_module_imports_only_from_lower_floors(name: str, path: Path) -> None:
 
 
 def test_each_outside_library_has_its_door() -> None:
-    """A library is imported where it belongs, and nothing is imported that is not said here or in the standard library."""
+    """A library is imported where it belongs, and none is used that is not said here or in the standard library."""
     used: dict[str, set[str]] = {}
     for name, path in modules():
         for module, ours in imports(path):

@@ -434,11 +434,14 @@ class Mailbox:
         return f"Mailbox({self.name!r}, {self.root.path!r})"
 
 
-_SPECIAL = frozenset(("id", "ttl", "after"))
+_SPECIAL = frozenset(("id", "ttl", "after", "expires", "deliver_after", "from", "sent", "body"))
 
 
 def _resolve(options: Any) -> str | None:
     """Make *options* members of an envelope: spans of time become times. Returns the id that was asked for."""
+    if not options.keys() <= Options.__annotations__.keys():
+        unknown = ", ".join(sorted(options.keys() - Options.__annotations__.keys()))
+        raise TypeError(f"there is no option {unknown}: expected {', '.join(Options.__annotations__)}")
     for option, member in (("ttl", "expires"), ("after", "deliver_after")):
         span = options.pop(option, None)
         if span is not None:

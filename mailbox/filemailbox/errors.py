@@ -22,12 +22,22 @@
 Two more are not errors but words that a handler says by raising them: `Retry` and `Reject`.
 """
 
+from __future__ import annotations
+
 import errno
 from collections.abc import Iterable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class MailboxError(Exception):
     """The root of all errors that this package raises on its own account."""
+
+    def __reduce__(self: Exception) -> Any:
+        # Exceptions are unpickled by calling their class with `args`, which ours do not take: multiprocessing needs it.
+        return _revived, (type(self), self.args, self.__dict__)
 
 
 class Invalid(MailboxError, ValueError):
@@ -150,6 +160,8 @@ class Retry(Exception):
         self.after, self.reason = after, reason
         super().__init__(reason)
 
+    __reduce__ = MailboxError.__reduce__
+
 
 class Reject(Exception):
     """Raised by a handler: this message can never be handled; make it a dead letter."""
@@ -157,6 +169,15 @@ class Reject(Exception):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+    __reduce__ = MailboxError.__reduce__
+
+
+def _revived(kind: type[Exception], arguments: tuple[Any, ...], facts: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind)
+    (OSError if isinstance(error, OSError) else Exception).__init__(error, *arguments)
+    error.__dict__.update(facts)
+    return error
 
 
 def quoted(text: object) -> str:

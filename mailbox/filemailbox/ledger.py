@@ -56,7 +56,7 @@ class Ledger:
     def record(self, trust: str, sender: str, key: str, sent: str) -> None:
         """Note that *key*, of a message sent at the stamp *sent*, is handled. It survives a power cut from then on.
 
-        Raises OSError where it cannot be written: then do not ack.
+        Raises OSError where it cannot be written.
         """
         lock = Lock(f"{self._folder}/.lock")
         if not lock.take(10):

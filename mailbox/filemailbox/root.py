@@ -254,9 +254,15 @@ def _busy(name: Address, mail: int) -> BoxInUse:
 def _count_mail(box: str) -> int:
     count = 0
     for folder in _MAIL:
-        for _, _, files in os.walk(f"{box}/{folder}"):
+        for _, _, files in os.walk(f"{box}/{folder}", onerror=_not_seen):
             count += sum(name.endswith(".json") for name in files)
     return count
+
+
+def _not_seen(error: OSError) -> None:
+    # os.walk passes over what it cannot list; but mail that we cannot see is mail.
+    if not isinstance(error, FileNotFoundError):
+        raise storage(error, f"looking for mail in {quoted(error.filename)}") from error
 
 
 def _listening(box: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, None: 1}
@@ -48,9 +48,8 @@ def parameters(verb: Callable[..., Any]) -> Iterator[Parameter]:
     defaults.update(verb.__kwdefaults__ or {})
     for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
         annotation = verb.__annotations__[name]
-        assert get_origin(annotation) is Annotated, f"{verb.__name__}({name}) needs an Arg or an Opt"
-        kind, what = get_args(annotation)
-        repeats = get_origin(kind) in (list, tuple)
+        (what,) = annotation.__metadata__
+        repeats = getattr(annotation.__origin__, "__origin__", None) is list
         yield Parameter(name, what, name not in defaults, defaults.get(name), repeats)
 
 

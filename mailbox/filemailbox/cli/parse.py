@@ -46,13 +46,9 @@ def _option(word: str, rest: Any, options: dict[str, Parameter], values: dict[st
     if not option.what.metavar:
         values[option.name] = True
         return not equals
-    if not equals:
-        text = next(rest, None)
-        if text is None:
-            return False
     try:
-        value = option.what.read(text)
-    except ValueError:
+        value = option.what.read(text if equals else next(rest))
+    except (StopIteration, ValueError):
         return False
     if option.repeats:
         values.setdefault(option.name, []).append(value)
