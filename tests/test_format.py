@@ -49,7 +49,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (message.MAX_HOPS, "above {} it MUST NOT be sent"),
         (max(message._HOPS), "whole number, 0 to {} |"),
         (spool.STILL, "once it is still for {:g} s"),
-        (spool.RESCAN * 1000, "At least every {:g} ms of looking"),
+        (rules.RESCAN * 1000, "At least every {:g} ms of looking"),
         (spool.ABANDONED / 3600, "more than {:g} hours ago"),
         (rules.MAX_ATTEMPTS, "the limit of attempts, by default {}"),
         (rules.BACKOFF[0], "unless the handler says otherwise, {:g} s, doubled"),

@@ -69,7 +69,7 @@ def test_every_module_stands_on_a_floor() -> None:
     assert {name for name, _ in modules()} == standing
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda each: each if isinstance(each, str) else each.stem)
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda each: getattr(each, "stem", each))
 def test_a_module_imports_only_from_lower_floors(name: str, path: Path) -> None:
     """Arrows only point down, lazy imports included."""
     floor = next(number for number, names in enumerate(FLOORS) if name in names)
