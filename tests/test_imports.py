@@ -29,7 +29,7 @@ DOORS = {
     "filelock": {"locks"},
     "msgspec": {"bodies"},
     "pydantic": {"bodies"},
-    "orjson": {"message", "root", "ledger", "cli"},
+    "orjson": {"message", "root", "ledger", "status", "command", "cli"},
     "typer": {"cli"},
     "watchfiles": {"wake"},
     "asyncio": {"aio", "consumer"},

@@ -9,27 +9,20 @@ Only an object is required. With `body`, the members of the envelope are known b
 body, so that a script can drop `{"from":"a","msg":"hello"}`.
 """
 
-from __future__ import annotations
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
 
-from _collections_abc import Mapping
+import orjson
 
-from . import codec, names
+from . import names
 from .errors import Invalid, InvalidBody, Malformed, NotHeld, Reject, Retry, quoted
-from .pattern import Pattern
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import os
-    import re
-    from collections.abc import Callable
-    from datetime import datetime, timedelta
-    from types import TracebackType
-    from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
-
-    T = TypeVar("T")
-    _Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
-else:  # typing takes longer to import than a message to send; Message[Job] still says what it is of
-    Protocol, T, Generic = object, "T", {"T": object}
+T = TypeVar("T")
+_Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
 
 MAX_SIZE: Final = 1024 * 1024
 """The largest message, in bytes, that is written or read unless a box says otherwise."""
@@ -54,15 +47,15 @@ _EXPECTED: Final[dict[type, str]] = {
 
 # What would move the cursor, hide or reorder text where somebody looks with `cat`. In valid JSON such characters can
 # only stand inside strings, so escaping them changes the bytes and not the meaning. orjson escapes the rest of C0.
-_INVISIBLE = Pattern(
+_INVISIBLE = re.compile(
     "[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
-_TIME = Pattern(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 _HOPS: Final = range(1001)
 
 # Possessive, for a string may be a megabyte long. Only for what is known to be JSON: there every string ends.
-_STRING = Pattern(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -82,7 +75,7 @@ def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any])
             envelope[member] = value if value.__class__ is str is _MEMBERS.get(member) else _mended(member, value)
     envelope["body"] = body
     try:
-        data = codec.dumps(envelope, _plain, codec.LINE)
+        data = orjson.dumps(envelope, _plain, orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
         raise InvalidBody(_why_not_json(error)) from error
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _nests(data) and _too_deep(data):
@@ -101,7 +94,7 @@ def decode(data: bytes) -> dict[str, Any]:
     counts.
     """
     try:
-        document = codec.loads(data)
+        document = orjson.loads(data)
     except ValueError as error:
         raise Malformed(f"not JSON: {_where(data, error)}") from None
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
@@ -132,18 +125,17 @@ def visible(data: bytes) -> bytes:
     """JSON with what moves the cursor, hides or reorders text escaped: the same JSON, safe to look at."""
     if data.isascii() and b"\x7f" not in data:
         return data
-    text: str = _INVISIBLE.sub(_escaped, data.decode())
-    return text.encode()
+    return _INVISIBLE.sub(_escaped, data.decode()).encode()
 
 
 class Hold(Protocol):
     """What a message asks of the box that holds it for us. Each settles it once and for all."""
 
-    def ack(self, message: Message[Any]) -> None: ...
-    def retry(self, message: Message[Any], after: float | None, reason: str, detail: str) -> None: ...
-    def reject(self, message: Message[Any], reason: str, detail: str) -> None: ...
-    def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str: ...
-    def hand_back(self, message: Message[Any], after: float) -> None: ...
+    def ack(self, message: "Message[Any]") -> None: ...
+    def retry(self, message: "Message[Any]", after: float | None, reason: str, detail: str) -> None: ...
+    def reject(self, message: "Message[Any]", reason: str, detail: str) -> None: ...
+    def reply(self, message: "Message[Any]", body: Any, options: dict[str, Any]) -> str: ...
+    def hand_back(self, message: "Message[Any]", after: float) -> None: ...
     async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any: ...
 
 
@@ -191,9 +183,6 @@ class Message(Generic[T]):
         """Whether it was acked, put back, rejected or handed back."""
         self._members = members
         self._hold = hold
-
-    if not TYPE_CHECKING:
-        __class_getitem__ = classmethod(type(list[int]))
 
     def __repr__(self) -> str:
         return f"<Message {self.id} from {quoted(self.sender or '?')} type {quoted(self.type or '')} {self.state}>"
@@ -374,15 +363,11 @@ def parse_time(text: str) -> datetime:
     """RFC 3339 as an aware datetime. Raises ValueError; a time without a zone is refused."""
     if _TIME.fullmatch(text) is None:  # fromisoformat takes more, and each Python takes something else
         raise ValueError(text)
-    from datetime import datetime  # imported where it is needed: most messages ask for no time
-
     return datetime.fromisoformat(text.upper())
 
 
 def format_time(when: datetime) -> str:
     """An aware datetime as the envelope writes it: UTC, microseconds."""
-    from datetime import UTC
-
     if when.tzinfo is None:
         raise Invalid(f"the time {quoted(when)} has no zone: give datetime.now(UTC), not datetime.now()")
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -390,8 +375,6 @@ def format_time(when: datetime) -> str:
 
 def later(after: float | timedelta | datetime, clock: datetime) -> str:
     """A delay in seconds from the *clock*, a timedelta or an aware datetime, as the envelope writes a time."""
-    from datetime import datetime, timedelta
-
     if isinstance(after, datetime):
         return format_time(after)
     span = after if isinstance(after, timedelta) else timedelta(seconds=after)
@@ -403,8 +386,6 @@ def later(after: float | timedelta | datetime, clock: datetime) -> str:
 
 def moment(ns: int) -> datetime:
     """Nanoseconds since 1970 as an aware datetime, which knows microseconds."""
-    from datetime import UTC, datetime, timedelta
-
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1000)
 
 
@@ -416,8 +397,6 @@ def time_ns(when: datetime) -> int:
 
 def written(facts: os.stat_result) -> str:
     """When a file was last written, as the envelope writes a time: what stands for a missing `sent`."""
-    from datetime import UTC, datetime
-
     return format_time(datetime.fromtimestamp(min(max(facts.st_mtime, 0), 253402300799), UTC))
 
 
