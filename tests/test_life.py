@@ -245,8 +245,9 @@ class Life(RuleBasedStateMachine):
         with Mailbox("bob", self.folder / "mail") as looking:
             messages = list(looking.peek("new", "later", "cur", "dead"))
             for message in messages:
-                if message.problem:
-                    message.raw = (self.bob / message.state / message.name).read_bytes()
+                if not message.raw:  # it could not be read as mail
+                    paths = (self.bob / message.state).rglob("*.json")
+                    message.raw = next(path for path in paths if path.name.endswith(message.name)).read_bytes()
             return messages
 
     def files(self) -> list[tuple[str, bytes]]:

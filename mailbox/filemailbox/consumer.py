@@ -126,7 +126,7 @@ class Consumer:
     # What a message asks of us: see message.Hold
 
     def ack(self, message: Message[Any]) -> None:
-        if (key := message.members.get("key")) is not None:
+        if (key := message.members.get("key")) is not None and self._taker.holds(message.name):
             try:
                 self._ledger.record(message.trust, self._ledger_name(message), key, message.id[: names.STAMP])
             except OSError as error:  # a full disk never stops the settling

@@ -335,6 +335,14 @@ class Taker:
             self._held()
             raise storage(error, f"acking {name}") from error
 
+    def holds(self, name: str) -> bool:
+        """Whether it is still in our folder. Raises NotHeld where there is none any more."""
+        try:
+            os.stat(name, dir_fd=self._held(), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def put_off(self, name: str, due: int, renamed: Name | None = None) -> None:
         """It comes back at *due* (nanoseconds since 1970), under the name *renamed*: attempts are counted there."""
         text = names.timed(names.stamp(due), str(renamed) if renamed else name)
