@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
@@ -66,6 +66,7 @@ class Mailbox:
         backoff: tuple[float, float] = BACKOFF,
         retention: float | timedelta | None = None,
         rescan: float = RESCAN,
+        lease: float | timedelta | None = None,
         ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         """Open the mail of the agent *name* (default: $MAILBOX_AGENT) in *root* (default: $MAILBOX_ROOT, else /mail).
@@ -76,6 +77,8 @@ class Mailbox:
         backoff       seconds before the second attempt, doubled for each further one; and the longest wait
         retention     keep handled mail in `done/` for so long (seconds or timedelta); default: delete it
         rescan        seconds between two looks when nothing announces mail; less costs an idle listener more
+        lease         what is received stays ours for so long (seconds or timedelta) when this process is gone; any
+                      process of ours settles it with held(), or it comes back. Default: it comes back at once
         ledger        a folder for the keys already handled; needed outside the root where all agents share a uid
 
         Raises NoRoot, InvalidAddress. The box itself need not exist to send from it.
@@ -86,6 +89,7 @@ class Mailbox:
         self._rules = Rules(
             max_size, max_attempts, backoff, seconds(retention), rescan, os.fspath(ledger) if ledger else None
         )
+        self._lease = seconds(lease)
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
         self._wake = Wake(self._path, rescan)
@@ -105,7 +109,12 @@ class Mailbox:
         if self._taking is None:
             from .consumer import Consumer  # a process that only sends needs none of that
 
-            mine = Consumer(self.root, self.name, self._rules, self.send)
+            taker = None
+            if self._lease is not None:
+                from .leases import Lessee
+
+                taker = Lessee(self.root, self.name, self._rules, self._lease)
+            mine = Consumer(self.root, self.name, self._rules, self.send, taker)
             vars(self).setdefault("_taking", mine)  # in one step: another thread may be here, too
             assert self._taking is not None
         return self._taking
@@ -371,6 +380,15 @@ class Mailbox:
     def _need_handlers(self) -> None:
         if not self._handlers:
             raise Invalid("there is no handler: decorate a function with @box.on() before run()")
+
+    def held(self, part: str) -> AbstractContextManager[Message[Any]]:
+        """The one message under a lease, of any process, whose id holds *part*: settle it within a `with` block.
+
+        Not settled there, it stays leased. Raises NoMessage for none or several, NotHeld where it is not under a lease.
+        """
+        from . import leases
+
+        return leases.held(self.root, self.name, part, self._rules, self.send)
 
     # Looking
 

@@ -26,9 +26,11 @@ _ASKING: Final = frozenset(("expires", "deliver_after", "hops", "key"))
 class Consumer:
     """Takes messages out of a box and settles them. Safe to share between threads."""
 
-    def __init__(self, root: Root, address: Address, rules: Rules, send: Callable[..., str]) -> None:
+    def __init__(
+        self, root: Root, address: Address, rules: Rules, send: Callable[..., str], taker: Taker | None = None
+    ) -> None:
         self._root, self._rules, self._send = root, rules, send
-        self._taker = Taker(root, address, rules)
+        self._taker = taker or Taker(root, address, rules)
         self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
         self.close = self._taker.close
         self.next_due = self._taker.next_due

@@ -134,6 +134,11 @@ class Taker:
         """The name of our folder in `cur/`, once we have one."""
         return self._folder or None
 
+    @property
+    def descriptor(self) -> int:
+        """That folder, open. Raises NotHeld where there is none any more."""
+        return self._held()
+
     def next_due(self) -> float | None:
         """In how many seconds the next message that was put off comes back, as far as we know."""
         with self._guard:
@@ -388,13 +393,17 @@ class Taker:
         with self._guard:
             if self._lock is not None:
                 with contextlib.suppress(OSError):
-                    self._recover(self._mine, counted=False)
+                    self._hand_over()
                 self._lock.release()
             for folder in (*self._folders.values(), self._mine):
                 if folder >= 0:
                     with contextlib.suppress(OSError):
                         os.close(folder)
             self._forget()
+
+    def _hand_over(self) -> None:
+        """What becomes of what we hold when we leave."""
+        self._recover(self._mine, counted=False)
 
     def _held(self) -> int:
         if self._mine < 0:
@@ -543,7 +552,11 @@ class Taker:
             lock = self._try(name)
             if lock is None:
                 continue
-            self._adopt_folder(name, lock)
+            try:
+                self._adopt_folder(name, lock)
+            except FileNotFoundError:  # swept away, or leased, between the listing and the lock
+                lock.release()
+                continue
             self._recover(self._mine, counted=True)
             return
         self._make_folder()
@@ -561,8 +574,8 @@ class Taker:
         self._adopt_folder(name, lock)
 
     def _adopt_folder(self, name: str, lock: Lock) -> None:
-        self._lock, self._folder = lock, name
         self._mine = os.open(name, FOLDER, dir_fd=self._folders["cur"])
+        self._lock, self._folder = lock, name
 
     def _take_over(self) -> None:
         """Move what consumers held whose lock can be taken: they are dead, however they died."""
@@ -588,8 +601,8 @@ class Taker:
         """The folders in `cur/` that may be taken over if their lock can be had: leases only when they are over."""
         now = names.now()
         for name in listing(self._folders["cur"]):
-            match = _CONSUMER(name)
-            if match and (match[2] is None or match[2] <= now):
+            deadline = deadline_of(name)
+            if deadline is not None and deadline <= now:
                 yield name
 
     def _try(self, name: str) -> Lock | None:
@@ -643,6 +656,12 @@ class Taker:
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(text, dir_fd=self._folders["done"])
+
+
+def deadline_of(consumer: str) -> str | None:
+    """Until when a folder of this name in `cur/` is leased: a stamp, "" for no lease; None for no consumer's name."""
+    match = _CONSUMER(consumer)
+    return (match[2] or "") if match else None
 
 
 def _problem(data: bytes) -> str | None:
