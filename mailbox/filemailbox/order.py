@@ -32,6 +32,9 @@ class Order:
         *listed* is one listing of `new/`; *clock* is a stamp from before it; *when* gives the
         stamp of a file whose name is not of our making (its mtime), or None if it is gone.
         """
+        if len(listed) == 1 and listed[0] <= clock and listed[0][_SEAM] == "Z-":
+            self._ahead = {}
+            return listed, False  # what a wake-up mostly finds: one message
         ready = [name for name in listed if name[_SEAM] == "Z-"]
         foreign = [name for name in listed if name[_SEAM] != "Z-"] if len(ready) < len(listed) else ()
         ready.sort()

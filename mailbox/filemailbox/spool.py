@@ -149,14 +149,16 @@ class Taker:
         if listed and not self._held_back:
             return False
         clock = names.now()  # before the listing
-        waiting = listing(self._folders["new"])
+        waiting = listing(self._new)
+        if not waiting:
+            self._unfinished.clear()
+            self._held_back = False
+            return False
         if self._passed:
             waiting = self._unpassed(waiting)
         batch, self._held_back = self._order.sift(waiting, clock, self._changed)
         batch.reverse()
         self._batch = batch  # only now: other threads pop from it
-        if not waiting:
-            self._unfinished.clear()
         return bool(batch) or self._held_back
 
     def _unpassed(self, listed: list[str]) -> list[str]:
@@ -387,6 +389,14 @@ class Taker:
                 os.unlink(_why(text), dir_fd=dead)
             heapq.heappush(self._later, (now, back))
             return name.id
+
+    def purge(self, text: str) -> None:
+        """Delete the dead letter *text* and its `.why`. Raises FileNotFoundError where it is not there any more."""
+        with self._guard:
+            self._ready()
+            os.unlink(text, dir_fd=self._folders["dead"])
+            with contextlib.suppress(OSError):
+                os.unlink(_why(text), dir_fd=self._folders["dead"])
 
     def close(self) -> None:
         """Hand back what is held, the attempt not counted, and let go of the folder."""
