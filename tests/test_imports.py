@@ -17,7 +17,7 @@ FLOORS = [
     {"ledger", "replies", "wake"},
     {"deliver", "spool", "peek", "status", "notify", "handlers"},
     {"consumer"},
-    {"listener", "leases"},
+    {"listener", "leases", "ready"},
     {"aio", "command"},
     {"box"},
     {"pytest_plugin"},

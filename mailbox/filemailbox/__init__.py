@@ -21,6 +21,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     spool       out of a box: claim, settle, recover
     peek        looking without touching
     consumer    what a claim becomes, and how a message ends
+    ready       whether there is mail to take
     leases      claims that outlive their process
     status      what a listener says of itself, and who listens
     notify      telling a service manager how we are

@@ -411,15 +411,35 @@ class Mailbox:
 
         return peek.find(self.root, self.name, part, states or peek.STATES, self.max_size)
 
-    def requeue(self, part: str) -> str:
-        """Deliver a dead letter once more, its attempts counted anew and its expiry forgotten. Returns its id.
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there is a message to receive(), and leave it there. False: none came in *timeout* seconds."""
+        from .ready import ready
 
-        You may have mended the file in `dead/` before. Raises NoMessage.
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not ready(self.root, self.name, self._rules):
+            left = _left(deadline)
+            if left <= 0:
+                return False
+            self._wake.arm()
+            if not ready(self.root, self.name, self._rules):
+                self._wake.wait(left)
+        return True
+
+    def requeue(self, dead: str | Message[Any]) -> str:
+        """Deliver a dead letter (or a part of its id) once more, its attempts counted anew and its expiry forgotten.
+
+        You may have mended the file in `dead/` before. Returns its id. Raises NoMessage.
         """
-        message = self.find(part, "dead")
+        message = self.find(dead, "dead") if isinstance(dead, str) else dead
         back = self._consumer.requeue(message.name)
         self._ringer.ring(self.name)
         return back
+
+    def purge(self, dead: str | Message[Any]) -> str:
+        """Delete a dead letter (or a part of its id) and the note beside it. Returns its id. Raises NoMessage."""
+        message = self.find(dead, "dead") if isinstance(dead, str) else dead
+        self._consumer.purge(message.name)
+        return message.id
 
     # Leaving
 

@@ -35,6 +35,7 @@ class Consumer:
         self.close = self._taker.close
         self.next_due = self._taker.next_due
         self.requeue = self._taker.requeue
+        self.purge = self._taker.purge
 
     def only(self, types: frozenset[str | None] | None) -> None:
         """Take only messages of these types, and leave the rest where it lies; None takes all.
@@ -110,7 +111,7 @@ class Consumer:
 
     def _known(self, message: Message[Any], key: str, first: bool) -> bool:
         """Whether the ledger has its key already; then it is acked here and now."""
-        sender = self._ledger_name(message)
+        sender = ledger_name(self._root, message)
         if self._ledger.handled(message.trust, sender, key):
             log.info("%s from %s was handled already: its key %r is in the ledger", message.id, message.sender, key)
             self._taker.ack(message.name)
@@ -119,18 +120,12 @@ class Consumer:
             raise Malformed("it is older than what the ledger remembers: whether its key was handled is not known")
         return False
 
-    def _ledger_name(self, message: Message[Any]) -> str:
-        """Whose page of the ledger: names that are no agent's here share one, lest they fill the disk."""
-        sender = message.sender
-        known = sender is not None and names.is_address(sender) and self._root.has(Address(sender))
-        return sender if known and sender is not None else STRANGERS
-
     # What a message asks of us: see message.Hold
 
     def ack(self, message: Message[Any]) -> None:
         if (key := message.members.get("key")) is not None and self._taker.holds(message.name):
             try:
-                self._ledger.record(message.trust, self._ledger_name(message), key, message.id[: names.STAMP])
+                self._ledger.record(message.trust, ledger_name(self._root, message), key, message.id[: names.STAMP])
             except OSError as error:  # a full disk never stops the settling
                 log.error(
                     "the key of %s could not be noted: sent again, it would be handled again (%s)", message.id, error
@@ -178,3 +173,10 @@ class Consumer:
         first, longest = self._rules.backoff
         chance = int.from_bytes(os.urandom(2)) / 65536
         return min(longest, first * 2.0 ** (attempt - 1)) * (1 - chance / 2)
+
+
+def ledger_name(root: Root, message: Message[Any]) -> str:
+    """Whose page of the ledger: names that are no agent's here share one, lest they fill the disk."""
+    sender = message.sender
+    known = sender is not None and names.is_address(sender) and root.has(Address(sender))
+    return sender if known and sender is not None else STRANGERS

@@ -73,12 +73,12 @@ def _held(cur: int, max_size: int) -> Iterator[Message[Any]]:
 
 def _waiting(folder: int, state: str, max_size: int) -> Iterator[Message[Any]]:
     for text in sorted(filter(is_mail, listing(folder))):
-        message = _read(folder, state, text, max_size)
+        message = seen(folder, state, text, max_size)
         if message is not None:
             yield message
 
 
-def _read(folder: int, state: str, text: str, max_size: int) -> Message[Any] | None:
+def seen(folder: int, state: str, text: str, max_size: int) -> Message[Any] | None:
     due, name = (names.untimed(text) or (None, text)) if state in ("later", "done") else (None, text)
     parts = names.parse(name)
     members: dict[str, Any] = {"body": None}
