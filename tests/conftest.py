@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import filemailbox
 from filemailbox import Mailbox
@@ -19,7 +19,8 @@ from filemailbox import Mailbox
 PATIENCE = 20.0  # seconds after which what we wait for will not come any more
 SOURCE = str(Path(filemailbox.__file__).parents[1])
 
-settings.register_profile("ours", deadline=None, database=None)  # no timing is asserted, nothing is left behind
+# No timing is asserted, and nothing is left behind.
+settings.register_profile("ours", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ours")
 
 
