@@ -5,17 +5,19 @@ The only user of asyncio, imported by the first call that needs it.
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from .consumer import Consumer
-from .handlers import Handlers
+from .handlers import Handler, Handlers
 from .listener import Listener
 from .message import Message
 from .replies import Reply
-from .wake import Wake
+from .wake import QUIET, Sleepers, Wake
 
 T = TypeVar("T")
 
@@ -30,14 +32,31 @@ async def off_loop(call: Callable[..., T], *arguments: Any) -> T:
 
 async def receive(wake: Wake, consumer: Consumer, timeout: float | None, into: Any) -> Message[Any] | None:
     """See Mailbox.areceive()."""
-    deadline = _deadline(timeout)
+    deadline, empty = _deadline(timeout), 0
     while True:
-        wake.arm()
-        message = await _take(consumer, into)
+        heard = wake.arm()
+        message = await _take(lambda: consumer.take(into))
         left = deadline - time.monotonic()
         if message is not None or left <= 0:
             return message
-        await _sleep(wake, min(left, consumer.next_due() or left))
+        empty += 1
+        await _sleep(wake, min(left, consumer.next_due() or left), heard, empty)
+
+
+async def messages(listener: Listener) -> AsyncGenerator[Message[Any], None]:
+    """Listener.messages(), in the loop."""
+    await off_loop(listener.begin)
+    by_timer, empty = False, 0
+    while not listener.stopping:
+        heard = listener.wake.arm()
+        empty += 1
+        take = functools.partial(listener.take, heard)
+        while not listener.stopping and (message := await _take(take)) is not None:
+            listener.count(message, by_timer)
+            empty = 0
+            yield message
+        if not listener.stopping:
+            by_timer = not await _sleep(listener.wake, listener.look(), heard, empty)
 
 
 async def request(
@@ -49,20 +68,21 @@ async def request(
     none_came: str,
 ) -> Message[Any]:
     """See Mailbox.arequest()."""
-    deadline = _deadline(timeout)
+    deadline, empty = _deadline(timeout), 0
     # To enter, to look and to leave are a few calls on a small folder. They stay in the loop, so that a cancellation
     # falls between them: it never loses an answer that was just taken, nor leaves a folder behind.
     with asking:
         await asyncio.to_thread(send)
         while True:
-            wake.arm()
+            heard = wake.arm()
             message = answer()
             if message is not None:
                 return message
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{none_came} within {timeout:g} s")
-            await _sleep(wake, left)
+            empty += 1
+            await _sleep(wake, left, heard, empty)
 
 
 async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bool) -> None:
@@ -70,17 +90,22 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
     loop = asyncio.get_running_loop()
     slots = threading.Semaphore(workers)
     running: set[asyncio.Task[None]] = set()
-    consumer = listener.consumer
-    consumer.only(handlers.types())
+    cancelled: asyncio.CancelledError | None = None
+    listener.consumer.only(handlers.types())
 
     def start(message: Message[Any]) -> None:
+        if cancelled is not None:
+            return finish(message)
         task = loop.create_task(_handle(listener, handlers, message))
         running.add(task)
-        task.add_done_callback(finish)
+        return task.add_done_callback(lambda task: finish(message, task))
 
-    def finish(task: asyncio.Task[None]) -> None:
-        running.discard(task)
+    def finish(message: Message[Any], task: asyncio.Task[None] | None = None) -> None:
         slots.release()
+        listener.give_back(message)  # where it was cancelled before it began
+        if task is not None:
+            running.discard(task)
+            task.cancelled() or task.exception()  # sys.exit() has left the loop by itself
 
     def feed() -> None:
         with contextlib.closing(listener.messages(drain)) as messages:
@@ -91,52 +116,108 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
                 try:
                     loop.call_soon_threadsafe(start, message)
                 except RuntimeError:  # the loop was closed under us
-                    message.hand_back()
+                    listener.give_back(message)
                     return
 
-    feeding = asyncio.ensure_future(asyncio.to_thread(feed))
-    try:
-        await asyncio.shield(feeding)
-        while running:
-            await asyncio.wait(running)
-    except asyncio.CancelledError:
-        listener.stop()
-        for task in running:
-            task.cancel()
-        slots.release()
-        await asyncio.wait([feeding, *running])
-        raise
+    feeding = _in_thread(feed, "mailbox")
+    while running or not feeding.done():  # whatever happens: what is held is settled before the box is closed
+        try:
+            await (asyncio.wait(running) if feeding.done() else asyncio.shield(feeding))
+        except asyncio.CancelledError as error:
+            cancelled = error
+            listener.stop()
+            slots.release()
+            for task in running:
+                task.cancel()
+    if cancelled is not None:
+        raise cancelled
+    _, trouble = feeding.result()
+    if trouble is not None:
+        raise trouble
 
 
 async def _handle(listener: Listener, handlers: Handlers, message: Message[Any]) -> None:
-    handler = handlers.find(message.type)
+    handler = listener.prepare(handlers, message)
     if handler is None:
-        await off_loop(message.hand_back)
         return
+    listener.busy[message.id] = None
     try:
-        handler.prepare(message)
-        async with asyncio.timeout(handler.timeout):
+        value, error = await _call(handler, message)
+        if error is None:
+            await _to_its_end(off_loop(listener.succeed, message, value))
+        else:
+            await _to_its_end(off_loop(listener.conclude, message, error))
+    finally:
+        listener.busy.pop(message.id, None)
+    if error is not None and not isinstance(error, Exception):
+        raise error
+
+
+async def _call(handler: Handler, message: Message[Any]) -> tuple[Any, BaseException | None]:
+    """What the handler returned, or what it raised."""
+    limit = asyncio.timeout(handler.timeout)
+    try:
+        if handler.asynchronous and handler.timeout is None:
+            return await handler.function(message), None
+        async with limit:
             if handler.asynchronous:
-                value = await handler.function(message)
-            else:
-                value = await asyncio.to_thread(handler.function, message)
-    except BaseException as error:
-        late = isinstance(error, TimeoutError) and handler.timeout is not None
-        reason = TimeoutError(f"the handler took longer than {handler.timeout:g} s") if late else error
-        await asyncio.shield(off_loop(listener.conclude, message, reason))
-        if not isinstance(error, Exception):
-            raise
-    else:
-        await asyncio.shield(off_loop(listener.succeed, message, value))
+                return await handler.function(message), None
+            return await _in_thread(lambda: handler.function(message), f"mailbox handler of {message.id}")
+    except TimeoutError as error:
+        late = handler.timeout is not None and limit.expired()
+        return None, TimeoutError(f"the handler took longer than {handler.timeout:g} s") if late else error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            return None, error
+        return None, RuntimeError("the handler waited for something that was cancelled")  # nobody has cancelled us
+    except BaseException as error:  # noqa: BLE001  # it is raised again when the message is settled
+        return None, error
 
 
-async def _take(consumer: Consumer, into: Any) -> Message[Any] | None:
+def _in_thread(call: Callable[[], T], name: str) -> asyncio.Future[tuple[T | None, BaseException | None]]:
+    """What *call* returns or raises, in a thread of its own.
+
+    Not of the loop's pool: that is small, so that a few listeners would fill it; and it waits at the end for what
+    cannot be ended.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        outcome: tuple[T | None, BaseException | None]
+        try:
+            outcome = context.run(call), None
+        except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, future, outcome)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return future
+
+
+async def _to_its_end(work: Awaitable[object]) -> None:
+    """Wait for *work*, whoever cancels us meanwhile; then be cancelled."""
+    doing = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not doing.done():
+        try:
+            await asyncio.shield(doing)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _take(taking_one: Callable[[], Message[Any] | None]) -> Message[Any] | None:
     """Take a message in a thread. Cancelled, what the thread has taken or will take is handed back."""
     nobody, deciding = threading.Event(), threading.Lock()
     taken: list[Message[Any]] = []  # not the task's result: that is there only some turns of the loop later
 
     def take() -> Message[Any] | None:
-        message = consumer.take(into)
+        message = taking_one()
         with deciding:
             if message is not None and nobody.is_set():
                 message.hand_back()
@@ -156,24 +237,43 @@ async def _take(consumer: Consumer, into: Any) -> Message[Any] | None:
         raise
 
 
-async def _sleep(wake: Wake, longest: float) -> None:
-    """wake.wait(), in the loop."""
+async def _sleep(wake: Wake, longest: float, heard: int, empty: int = 0) -> bool:
+    """wake.wait(), in the loop: whether something woke us."""
+    if wake.flooded(empty):
+        await asyncio.sleep(QUIET)
     loop = asyncio.get_running_loop()
-    rung = asyncio.Event()
+    rung: asyncio.Future[bool] = loop.create_future()
     # Not asyncio.wait_for: on Python 3.11 it swallows a cancellation that comes with the wake-up.
-    alarm = loop.call_later(wake.span(longest), rung.set)
+    alarm = loop.call_later(wake.span(longest), _resolve, rung, False)
+    ring = functools.partial(_resolve, rung, True)
+    began = time.monotonic()
     sleepers = wake.sleepers
-    sleepers.add(rung.set)
+    sleepers[ring] = loop.call_soon_threadsafe
     sources = wake.descriptors()
     for source in sources:
-        loop.add_reader(source, wake.rouse)
+        loop.add_reader(source, _rouse, sleepers, loop.call_soon_threadsafe)
     try:
-        await rung.wait()
+        return wake.heard != heard or await rung  # else somebody has heard it since we armed
     finally:
+        wake.slept(time.monotonic() - began)
         alarm.cancel()
-        sleepers.discard(rung.set)
+        del sleepers[ring]
         for source in sources if not sleepers else ():
             loop.remove_reader(source)
+
+
+def _resolve(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _rouse(sleepers: Sleepers, ours: Callable[..., object]) -> None:
+    """Wake all who sleep in this loop; those in others are called from outside."""
+    for ring, from_outside in list(sleepers.items()):
+        if from_outside == ours:
+            ring()
+        else:
+            from_outside(ring)
 
 
 def _deadline(timeout: float | None) -> float:

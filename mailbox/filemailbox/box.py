@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
@@ -200,13 +200,15 @@ class Mailbox:
         if timeout == 0:
             return self._consumer.take(into)
         deadline = None if timeout is None else time.monotonic() + timeout
+        empty = 0
         while True:
-            self._wake.arm()
+            heard = self._wake.arm()
             message = self._consumer.take(into)
             left = _left(deadline)
             if message is not None or left <= 0:
                 return message
-            self._wake.wait(min(left, self._consumer.next_due() or left))
+            empty += 1
+            self._wake.wait(min(left, self._consumer.next_due() or left), heard, empty)
 
     @overload
     async def areceive(self, timeout: float | None = 0) -> Message[Any] | None: ...
@@ -231,17 +233,19 @@ class Mailbox:
         deadline = None if timeout is None else time.monotonic() + timeout
         id = options.pop("id", None) or names.new_id()
         options["id"] = id
+        empty = 0
         with self._asking(id) as asking:
             self.send(to, body, **options)
             while True:
-                self._wake.arm()
+                heard = self._wake.arm()
                 answer = self._answer(asking, into)
                 if answer is not None:
                     return answer
                 left = _left(deadline)
                 if left <= 0:
                     raise TimeoutError(f"no answer from {quoted(to)} to {id} within {timeout:g} s")
-                self._wake.wait(left)
+                empty += 1
+                self._wake.wait(left, heard, empty)
 
     async def arequest(
         self, to: str, body: Any = None, *, timeout: float | None = 30, into: Any = None, **options: Unpack[Options]
@@ -352,14 +356,15 @@ class Mailbox:
         from . import aio
 
         with self.listening() as listener:
-            self._wake.watch()
-            while not listener.stopping:
-                message = await aio.receive(self._wake, self._consumer, self._rules.rescan, None)
-                if message is not None:
+            async with aclosing(aio.messages(listener)) as messages:
+                async for message in messages:
                     yield message
 
     def stop(self) -> None:
-        """End run(), arun() and the loops over this mailbox, when what they hold is finished. From any thread."""
+        """End run(), arun() and the loops over this mailbox, when what they hold is finished. From any thread.
+
+        Where none has begun yet, nothing happens.
+        """
         for listener in list(self._listeners):
             listener.stop()
 
@@ -373,8 +378,10 @@ class Mailbox:
         try:
             yield listener
         finally:
+            listener.close()
             self._listeners.discard(listener)
             if not self._listeners:
+                self._consumer.only(None)
                 self.close()
 
     def _need_handlers(self) -> None:
@@ -389,6 +396,13 @@ class Mailbox:
         from . import leases
 
         return leases.held(self.root, self.name, part, self._rules, self.send)
+
+    @property
+    def leased_until(self) -> datetime | None:
+        """Until when what this mailbox holds stays ours when this process is gone; None where that is not leased."""
+        from .leases import until
+
+        return until(self._consumer.folder or "")
 
     # Looking
 
@@ -416,14 +430,22 @@ class Mailbox:
         from .ready import ready
 
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not ready(self.root, self.name, self._rules):
+        empty = 0
+        while True:
+            heard = self._wake.arm()
+            if ready(self.root, self.name, self._rules):
+                return True
             left = _left(deadline)
             if left <= 0:
                 return False
-            self._wake.arm()
-            if not ready(self.root, self.name, self._rules):
-                self._wake.wait(left)
-        return True
+            empty += 1
+            self._wake.wait(left, heard, empty)
+
+    def why(self, dead: Message[Any]) -> str:
+        """All that is known of why it is a dead letter: the reason, and often a traceback or what a command said."""
+        from . import peek
+
+        return peek.why(self.root, self.name, dead.name) or dead.problem or "nobody wrote down why"
 
     def requeue(self, dead: str | Message[Any]) -> str:
         """Deliver a dead letter (or a part of its id) once more, its attempts counted anew and its expiry forgotten.

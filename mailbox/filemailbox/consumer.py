@@ -32,6 +32,8 @@ class Consumer:
         self._root, self._rules, self._send = root, rules, send
         self._taker = taker or Taker(root, address, rules)
         self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
+        self.straight = False
+        """Whether the last one taken came straight from `new/`, so that somebody should have announced it."""
         self.close = self._taker.close
         self.next_due = self._taker.next_due
         self.requeue = self._taker.requeue
@@ -73,6 +75,7 @@ class Consumer:
                 self._taker.put_off(claim[0], time.time_ns())  # our own trouble: it is not the message's fault
                 raise
             if message is not None:
+                self.straight = claim[3]
                 return message
         return None
 

@@ -59,11 +59,14 @@ class Bell:
         """For select and its kin: readable when it has rung."""
         return self._socket.fileno()
 
-    def hush(self) -> None:
-        """Forget the rings so far. Call it before looking, never after."""
+    def hush(self) -> bool:
+        """Forget the rings so far, and say whether there were any. Call it before looking, never after."""
+        rang = False
         with contextlib.suppress(OSError):
             for _ in range(64):  # a flood must not keep us here
                 self._socket.recv(1)
+                rang = True
+        return rang
 
     def hangs(self) -> bool:
         """Whether it can still be found: somebody may have wiped the folder."""

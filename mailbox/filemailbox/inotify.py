@@ -31,6 +31,8 @@ class Inotify:
     def __init__(self, folder: str) -> None:
         """Raises OSError: no such folder, no more instances or watches (EMFILE, ENOSPC), no inotify here (ENOSYS)."""
         libc = _libc()
+        self.over = False
+        """Whether the folder is gone, or was moved away: this watch hears no more."""
         self._file = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         try:
             _checked(libc.inotify_add_watch(self._file, os.fsencode(folder), _WANTED))
@@ -43,22 +45,23 @@ class Inotify:
         return self._file
 
     def hush(self) -> bool:
-        """Forget what has happened so far. Returns whether the watch goes on: False where the folder is gone."""
-        over = 0
+        """Forget what has happened so far. Returns whether anything had."""
         try:
             events = os.read(self._file, 65536)
         except BlockingIOError:
-            return True
+            return False
         at = 0
         while at < len(events):
             _, mask, _, length = _HEAD.unpack_from(events, at)
-            over |= mask & _OVER
+            self.over = self.over or bool(mask & _OVER)
             at += _HEAD.size + length
-        return not over
+        return True
 
     def close(self) -> None:
         """Let go of the descriptor."""
         os.close(self._file)
+
+    disown = close  # in the child of a fork: the parent goes on with its own
 
 
 def _libc() -> Any:

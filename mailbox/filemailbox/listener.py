@@ -14,29 +14,34 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from . import log
 from .consumer import Consumer
-from .errors import Invalid, InvalidBody, MailboxError, Malformed, NotThere, Storage
+from .errors import Invalid, InvalidBody, MailboxError, Malformed, NotThere
 from .handlers import Handler, Handlers
-from .message import Message
+from .message import Message, last_words
 from .status import Status
 from .wake import Wake
 
-_QUIET: Final = 0.003  # seconds between two looks that find nothing, when something keeps ringing
-_PATIENT: Final = 3  # such looks in a row that are nothing strange: the watch and the bell may both tell of one message
-_TROUBLE: Final = 1.0  # seconds until the next try when the disk or the box fails us
+_TROUBLE: Final = 1.0  # seconds until the next try when the disk fails us
+_AWAY: Final = 0.1  # the same, when the box is not there: it is perhaps being made anew
 _UNANNOUNCED: Final = 100_000_000  # nanoseconds that mail lies before finding it by the timer counts as a miss
+
+T = TypeVar("T")
 
 
 class Listener:
     """The loop of one consumer. Iterate over it for messages, or let run() call handlers."""
 
     def __init__(self, consumer: Consumer, wake: Wake) -> None:
-        self.consumer, self._wake = consumer, wake
-        self._stopping = threading.Event()
+        self.consumer, self.wake = consumer, wake
+        self.stopping = False
+        """Whether it was told to stop."""
         self._trouble: str | None = None
+        self.busy: dict[str, None] = {}
+        """The ids of the messages that handlers are at work on, the oldest first."""
+        self._fatal: BaseException | None = None
         self.announced = 0
         """How many messages came by a bell or a notification."""
         self.missed = 0
@@ -49,36 +54,39 @@ class Listener:
 
     def stop(self) -> None:
         """Let the loop end, as soon as what it holds is finished. From any thread or signal handler."""
-        self._stopping.set()
-        self._wake.poke()
+        self.stopping = True  # not an Event: a signal handler that interrupts its own thread within one would hang
+        self.wake.poke()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether it was told to stop."""
-        return self._stopping.is_set()
+    def close(self) -> None:
+        """Take away what it said of itself: nobody listens any more."""
+        self._status.close()
+
+    def begin(self, drain: bool = False) -> None:
+        """Find our place in the box, and watch it. Raises NoBox, NoRoot: at the start they are the caller's to know."""
+        self.consumer.begin()
+        if not drain:
+            self.wake.watch()
 
     def messages(self, drain: bool = False) -> Generator[Message[Any], None, None]:
         """Messages as they come, each for its receiver to settle, until stop(); to *drain*, until there is none."""
-        self.consumer.begin()  # NoBox and NoRoot at the start are the caller's to know
-        if not drain:
-            self._wake.watch()
-        by_timer, looked, empty = False, 0.0, 0
+        self.begin(drain)
+        by_timer, empty = False, 0
         while not self.stopping:
-            self._wake.arm()
-            found = False
-            while not self.stopping and (message := self._take()) is not None:
-                self._count(message, by_timer)
-                found = True
+            heard = self.wake.arm()
+            empty += 1
+            while not self.stopping and (message := self.take(heard)) is not None:
+                self.count(message, by_timer)
+                empty = 0
                 yield message
-            if drain:
+            if drain or self.stopping:
                 return
-            empty = 0 if found or by_timer or time.monotonic() - looked > _QUIET else empty + 1
-            if empty > _PATIENT:
-                self._stopping.wait(_QUIET)  # a flood of rings costs a look every few milliseconds, not a core
-            looked = time.monotonic()
-            self.on_look()
-            longest = self.consumer.next_due()
-            by_timer = self._wake.wait(float("inf") if longest is None else longest) == "timer"
+            by_timer = self.wake.wait(self.look(), heard, empty) == "timer"
+
+    def look(self) -> float:
+        """What is done before each wait. Returns how many seconds that may take at the most."""
+        self.on_look()
+        due = self.consumer.next_due()
+        return float("inf") if due is None else due
 
     def run(self, handlers: Handlers, workers: int, drain: bool = False, limit: int | None = None) -> None:
         """Call handlers for *limit* messages, or until stop(). With one worker: in this thread, one after the other."""
@@ -88,8 +96,10 @@ class Listener:
                 slots.acquire()
                 if self.stopping or (message := next(messages, None)) is None:
                     slots.release()
-                    return
+                    break
                 submit(self._handle, handlers, message)
+        if self._fatal is not None:
+            raise self._fatal
 
     @contextlib.contextmanager
     def _pool(self, workers: int) -> Iterator[tuple[threading.Semaphore, Callable[..., object]]]:
@@ -104,37 +114,66 @@ class Listener:
         if workers == 1:
             yield slots, work
             return
-        with ThreadPoolExecutor(workers, thread_name_prefix="mailbox") as pool:
-            yield slots, lambda *call: pool.submit(work, *call)
 
-    def tell(self, busy: Message[Any] | None = None) -> None:
+        def work_in_thread(*call: Any) -> None:
+            try:
+                work(*call)
+            except BaseException as error:  # noqa: BLE001  # sys.exit() in a handler: run() raises it, at its end
+                self._fatal = error
+                self.stop()
+
+        with ThreadPoolExecutor(workers, thread_name_prefix="mailbox") as pool:
+            yield slots, lambda *call: pool.submit(work_in_thread, *call)
+
+    def tell(self) -> None:
         """Say in `run/` how we are, at most four times a second."""
+        if self._status.fresh:
+            return
         self._status.write(
             self.consumer.folder,
             {
-                "bell": self._wake.bell,
-                "watch": self._wake.trouble,
+                "bell": self.wake.bell,
+                "watch": self.wake.trouble,
                 "announced": self.announced,
                 "missed": self.missed,
                 "handled": self.handled,
-                "busy": busy.id if busy is not None else None,
+                "busy": next(iter(list(self.busy)), None),
             },
         )
 
     def _handle(self, handlers: Handlers, message: Message[Any]) -> None:
-        handler = handlers.find(message.type)
-        if handler is None:  # its type was wanted when it was taken
-            message.hand_back()
+        handler = self.prepare(handlers, message)
+        if handler is None:
             return
-        self.tell(message)
+        self.busy[message.id] = None
+        self.tell()
         try:
-            value = self._call(handler, handler.prepare(message))
+            value = self._call(handler, message)
         except BaseException as error:
             self.conclude(message, error)
             if not isinstance(error, Exception):
                 raise
         else:
             self.succeed(message, value)
+        finally:
+            self.busy.pop(message.id, None)
+
+    def prepare(self, handlers: Handlers, message: Message[Any]) -> Handler | None:
+        """The handler for *message*, whose body is made what it wants; None where that settled it. Never raises."""
+        handler = handlers.find(message.type)
+        try:
+            if handler is None:  # its type was wanted when it was taken
+                message.hand_back()
+                return None
+            handler.prepare(message)
+        except Malformed as error:
+            reason = error.reason
+            self._settle(message, lambda: message.reject(reason))
+            return None
+        except Exception as error:  # noqa: BLE001  # a validator that fails
+            self.conclude(message, error)
+            return None
+        return handler
 
     def _call(self, handler: Handler, message: Message[Any]) -> Any:
         if handler.timeout is None:
@@ -152,30 +191,39 @@ class Listener:
 
     def conclude(self, message: Message[Any], error: BaseException) -> None:
         """Settle a message whose handler raised. Never raises: what cannot be settled now is handed back at the end."""
-        try:
-            if isinstance(error, Malformed):
-                message.reject(error.reason)
-            elif not message.conclude(error) and isinstance(error, Exception):
-                log.warning("the handler of %s failed: %s: %s", message.id, type(error).__name__, error)
-        except (MailboxError, OSError) as trouble:
-            log.error("%s could not be settled, and comes back: %s", message.id, trouble)
+        swallowed = self._settle(message, lambda: message.conclude(error))
+        if swallowed is False and isinstance(error, Exception):
+            log.warning("the handler of %s failed: %s", message.id, last_words(error))
 
-    def _take(self) -> Message[Any] | None:
+    def give_back(self, message: Message[Any]) -> None:
+        """Hand it back, unless it is settled. Never raises."""
+        self._settle(message, message.hand_back)
+
+    def _settle(self, message: Message[Any], settle: Callable[[], T]) -> T | None:
+        try:
+            return settle()
+        except Exception as trouble:  # noqa: BLE001  # nothing that a handler does ends the listener
+            log.error("%s could not be settled, and comes back: %s", message.id, last_words(trouble))
+            return None
+
+    def take(self, heard: int) -> Message[Any] | None:
+        """The next message; None where there is none now, or the disk or the box fails us: then after a while."""
         try:
             message = self.consumer.take()
-        except (NotThere, Storage) as error:
+        except (MailboxError, OSError) as error:
             if self._trouble != str(error):
                 self._trouble = str(error)
-                log.error("taking mail does not work, trying again every second: %s", error)
-            self._stopping.wait(_TROUBLE if isinstance(error, Storage) else _TROUBLE / 4)
+                log.error("taking mail does not work, trying again: %s", error)
+            self.wake.rest(_TROUBLE if isinstance(error, OSError) else _AWAY, heard)
             return None
         if self._trouble is not None:
             log.warning("taking mail works again")
             self._trouble = None
         return message
 
-    def _count(self, message: Message[Any], by_timer: bool) -> None:
-        if message.attempt > 1 or message.deliver_after is not None:
+    def count(self, message: Message[Any], by_timer: bool) -> None:
+        """Was it announced?"""
+        if not self.consumer.straight:
             return  # nobody announces what was put off
         if not by_timer:
             self.announced += 1
@@ -214,7 +262,8 @@ def signals(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set from Python
+                signal.signal(number, handler)
 
 
 def _within(timeout: float, function: Callable[[Message[Any]], Any], message: Message[Any]) -> Any:

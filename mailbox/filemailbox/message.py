@@ -347,7 +347,7 @@ class Message(Generic[T]):
         elif isinstance(error, Exception):
             import traceback
 
-            self.retry(reason=_last_words(error), detail="".join(traceback.format_exception(error)))
+            self.retry(reason=last_words(error), detail="".join(traceback.format_exception(error)))
         else:  # KeyboardInterrupt, SystemExit, CancelledError: not the message's fault
             self.hand_back()
         return isinstance(error, Retry | Reject)
@@ -512,6 +512,10 @@ def _kind(value: object) -> str:
     return "null" if value is None else kinds.get(type(value), "an object")
 
 
-def _last_words(error: Exception) -> str:
-    words = " ".join(str(error).split())
+def last_words(error: BaseException) -> str:
+    """What an exception said, on one line."""
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  # its own __str__ fails
+        words = "it cannot be printed"
     return f"{type(error).__name__}: {words}"[:500] if words else type(error).__name__

@@ -29,18 +29,26 @@ class Status:
         self._path = ""
         self._since = names.now()
         self._again = 0.0
+        self._size = 0  # bytes of the longest that was written: what is shorter must cover it
+
+    @property
+    def fresh(self) -> bool:
+        """Whether something was said a moment ago."""
+        return time.monotonic() < self._again
 
     def write(self, consumer: str | None, facts: Mapping[str, Any]) -> None:
-        """Say *facts*, unless that was done a moment ago."""
-        if time.monotonic() < self._again or consumer is None:
+        """Say *facts*. Until the consumer has a folder there is nothing to say."""
+        if consumer is None:
             return
         self._again = time.monotonic() + _OFTEN
         text = orjson.dumps({"since": self._since, "looked": names.now(), **facts})
         try:
-            if self._file < 0 or not os.fstat(self._file).st_nlink:
+            if self._file < 0 or not os.fstat(self._file).st_nlink or not self._path.endswith(f"-{consumer}.json"):
+                self.close()
                 self._open(consumer)
-            # In place, and always of one size: a rename would make every sender list the bells anew.
-            os.pwrite(self._file, text.ljust(-len(text) // _BLOCK * -_BLOCK), 0)
+            # In place, and never shorter than before: a rename would make every sender list the bells anew.
+            self._size = max(self._size, -(-len(text) // _BLOCK) * _BLOCK)
+            os.pwrite(self._file, text.ljust(self._size), 0)
         except OSError:
             self.close()
 
@@ -53,8 +61,6 @@ class Status:
                 os.unlink(self._path)
 
     def _open(self, consumer: str) -> None:
-        if self._file >= 0:
-            os.close(self._file)
         self._path = f"{self._box}/run/status-{consumer}.json"
         self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
@@ -82,7 +88,12 @@ class Listening:
 def listening(box: str) -> list[Listening]:
     """The listeners of a box that live. Raises OSError where the box cannot be looked into."""
     alive = []
-    for name in sorted(os.listdir(f"{box}/run")):
+    os.stat(box)
+    try:
+        said = sorted(os.listdir(f"{box}/run"))
+    except FileNotFoundError:  # wiped: nobody can say that it listens
+        return []
+    for name in said:
         consumer = name.removeprefix("status-").removesuffix(".json")
         if name == f"status-{consumer}.json" and _lives(box, consumer):
             facts = _read(f"{box}/run/{name}")

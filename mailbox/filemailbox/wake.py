@@ -4,7 +4,8 @@ The directory is the truth; a wake-up only means "look". Three sources say so: t
 watch on `new/`, for what is moved in by hand; and the rescan, always on, which finds what both miss. It is counted:
 where notifications are dead (shared folders of virtual machines, network file systems) nothing else would tell.
 
-Arm first, look, then wait: in any other order mail that comes in between lies until the rescan.
+Arm first, look, then wait: in any other order mail that comes in between lies until the rescan. Several threads and
+event loops may wait on one mailbox: what one of them hears wakes the others, who may have been meant.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from . import log
 from .doorbell import Bell
@@ -29,7 +30,14 @@ in by hand is found after one to two of them."""
 
 _AGAIN: Final = 1.0  # seconds until a watch that broke is tried anew
 
+QUIET: Final = 0.003
+"""Seconds between two looks that find nothing, when something keeps ringing."""
+
+_PATIENT: Final = 3  # such looks in a row that are nothing strange: the watch and the bell may both tell of one message
+
 Source = Literal["bell", "watch", "poke", "timer"]
+Sleepers: TypeAlias = dict[Callable[[], object], Callable[[Callable[[], object]], object]]
+"""What wakes those who wait in event loops, and how it is called from outside of their loop."""
 
 
 class Wake:
@@ -43,61 +51,108 @@ class Wake:
         self._watch: Inotify | _Steps | None = None
         self._watching = False
         self._trouble: str | None = None
+        self._folder: tuple[int, int] | None = None
         self._poke = -1
         self._process = 0
         self._check_at = 0.0
-        self.sleepers: set[Callable[[], object]] = set()
-        """What is called when it rings: for those who wait in an event loop."""
+        self._guard = threading.RLock()  # one that a signal handler can take, too
+        self.heard = 0
+        """How often something was heard. See arm()."""
+        self._asleep = 0
+        self._brief = 0
+        self.sleepers: Sleepers = {}
 
-    def arm(self) -> None:
-        """Be ready to be woken, and forget the wake-ups so far. Call it before looking."""
+    def arm(self) -> int:
+        """Be ready to be woken, and forget the wake-ups so far. Call it before looking, and tell wait() the answer."""
         if time.monotonic() >= self._check_at or self._process != os.getpid():
             self._hang()
-        if self._bell is not None:
-            self._bell.hush()
-        if self._watch is not None and not self._watch.hush():
-            self._watch = self._watch.close()  # the folder is gone, or another one lies at its path
-            self._check_at = 0.0
+        heard = self._bell is not None and self._bell.hush()
+        watch = self._watch
+        if watch is not None:
+            heard = watch.hush() or heard
+            if watch.over:  # the folder is gone, or another one lies at its path
+                self._watch = watch.close()
+                self._hang()
+        if heard:
+            self._alert()
+        return self.heard
 
     def watch(self) -> None:
         """Also be woken by what is moved in by hand, until close()."""
         self._watching = True
         self._hang()
 
-    def wait(self, longest: float) -> Source:
-        """Sleep until there may be mail, at most *longest* seconds and never longer than the rescan; what woke us."""
-        ear = select.poll()
-        sources: dict[int, Source] = {self._poke_fd(): "poke"}
-        if self._bell is not None:
-            sources[self._bell.fileno()] = "bell"
-        if self._watch is not None:
-            sources[self._watch.fileno()] = "watch"
-        for source in sources:
-            ear.register(source, select.POLLIN)
-        heard = {sources[source] for source, _ in ear.poll(self.span(longest) * 1000)}
-        if "poke" in heard:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._poke)
-        return "bell" if "bell" in heard else "watch" if "watch" in heard else "poke" if "poke" in heard else "timer"
+    def wait(self, longest: float, heard: int, empty: int = 0) -> Source:
+        """Sleep until there may be mail, at most *longest* seconds and never longer than the rescan; what woke us.
+
+        *heard* is what arm() said before the look, *empty* how many looks in a row have found nothing: a flood of rings
+        costs a look every few milliseconds, not a core.
+        """
+        if self.flooded(empty):
+            self.rest(QUIET, heard)
+        began = time.monotonic()
+        source = self._sleep(self.span(longest), heard, deaf=False)
+        self.slept(time.monotonic() - began)
+        return source
+
+    def flooded(self, empty: int) -> bool:
+        """Whether something keeps ringing for nothing."""
+        return self._brief > _PATIENT and empty > _PATIENT
+
+    def slept(self, seconds: float) -> None:
+        """So long it took until something was heard."""
+        self._brief = self._brief + 1 if seconds < QUIET else 0
+
+    def rest(self, seconds: float, heard: int) -> None:
+        """Sleep, whatever rings, until poke()."""
+        self._sleep(seconds, heard, deaf=True)
 
     def poke(self) -> None:
-        """Wake who waits, from another thread or a signal handler."""
+        """Wake all who wait, from another thread or a signal handler."""
         with contextlib.suppress(OSError):
-            os.eventfd_write(self._poke_fd(), 1)
-        self.rouse()
+            self._alert()
+
+    def _sleep(self, seconds: float, heard: int, *, deaf: bool) -> Source:
+        sources: dict[int, Source] = {self._poke: "poke"} if self._poke >= 0 else {}
+        if self._bell is not None and not deaf:
+            sources[self._bell.fileno()] = "bell"
+        if self._watch is not None and not deaf:
+            sources[self._watch.fileno()] = "watch"
+        ear = select.poll()
+        for source in sources:
+            ear.register(source, select.POLLIN)
+        with self._guard:
+            self._asleep += 1
+        try:
+            if self.heard != heard:  # by somebody else, since we armed
+                return "bell"
+            woken = {sources[source] for source, _ in ear.poll(seconds * 1000)}
+        finally:
+            with self._guard:
+                self._asleep -= 1
+        if "poke" in woken:
+            with contextlib.suppress(OSError):
+                os.eventfd_read(self._poke)
+        return "bell" if "bell" in woken else "watch" if "watch" in woken else "poke" if "poke" in woken else "timer"
+
+    def _alert(self) -> None:
+        """Something was heard, and what it was is gone: others may have been asleep on it."""
+        with self._guard:
+            self.heard += 1
+            asleep = self._asleep
+        if asleep and self._poke >= 0:
+            os.eventfd_write(self._poke, asleep)  # a semaphore: each of them takes one
+        for call, from_outside in list(self.sleepers.items()):
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                from_outside(call)
 
     def span(self, longest: float) -> float:
         """For how many seconds to sleep."""
         return max(0.0, min(longest, self._rescan))
 
     def descriptors(self) -> list[int]:
-        """What becomes readable when there may be mail, for event loops: then call rouse()."""
+        """What becomes readable when there may be mail, for event loops."""
         return [source.fileno() for source in (self._bell, self._watch) if source is not None]
-
-    def rouse(self) -> None:
-        """Wake all who wait in an event loop."""
-        for call in list(self.sleepers):
-            call()
 
     @property
     def bell(self) -> str | None:
@@ -125,21 +180,47 @@ class Wake:
     def _hang(self) -> None:
         """See to it that the bell hangs and the watch is on the folder that is there now."""
         self._check_at = time.monotonic() + self._rescan
-        if self._process not in (0, os.getpid()):  # the child of a fork: all that is the parent's
-            self._watch = None
-            self._poke = -1
-        if self._bell is not None and (self._process != os.getpid() or not self._bell.hangs()):
+        if self._process not in (0, os.getpid()):
+            self._disown()
+        self._process = os.getpid()
+        if self._poke < 0:
+            with contextlib.suppress(OSError):  # no more descriptors: then who pokes is heard at the rescan
+                self._poke = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        if self._bell is not None and not self._bell.hangs():
             self._bell.close()
             self._bell = None
-        self._process = os.getpid()
         if self._bell is None:
             with contextlib.suppress(OSError):
                 self._bell = Bell(f"{self.box}/run")
+        if self._watch is not None and self._folder != self._new():
+            self._watch = self._watch.close()  # the box was moved away: nothing tells the watch
         if self._watching and self._watch is None:
             self._begin_watch()
 
+    def _disown(self) -> None:
+        """In the child of a fork: all that is the parent's."""
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+        if self._watch is not None:
+            self._watch.disown()
+            self._watch = None
+        if self._poke >= 0:
+            os.close(self._poke)
+            self._poke = -1
+        self._guard, self._asleep = threading.RLock(), 0
+        self.sleepers.clear()
+
+    def _new(self) -> tuple[int, int] | None:
+        try:
+            facts = os.stat(f"{self.box}/new")
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino
+
     def _begin_watch(self) -> None:
         folder = f"{self.box}/new"
+        self._folder = self._new()  # before the watch: should another one come in between, that is noticed
         try:
             from .inotify import Inotify
 
@@ -148,19 +229,17 @@ class Wake:
             if error.errno == errno.ENOSYS:
                 self._watch = _Steps(folder)
             elif self._trouble is None:  # once, until it works again
-                log.warning("watching %s does not work (%s): mail is found by the rescan, every 250 ms", folder, error)
+                often = f"{self._rescan * 1000:g} ms"
+                log.warning("watching %s does not work (%s): mail is found by looking every %s", folder, error, often)
             self._trouble = str(error) if self._watch is None else None
         else:
             self._trouble = None
 
-    def _poke_fd(self) -> int:
-        if self._poke < 0:
-            self._poke = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return self._poke
-
 
 class _Steps:
     """watchfiles in a thread, where there is no inotify: a descriptor that is readable when something has happened."""
+
+    over = False  # it finds the folder again by itself
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -174,14 +253,19 @@ class _Steps:
         return self._heard
 
     def hush(self) -> bool:
-        with contextlib.suppress(BlockingIOError):
+        try:
             os.eventfd_read(self._heard)
+        except BlockingIOError:
+            return False
         return True
 
     def close(self) -> None:
         self._end.set()
         self._thread.join()
         os.close(self._heard)
+
+    def disown(self) -> None:
+        os.close(self._heard)  # the thread stayed with the parent
 
     def _run(self) -> None:
         import watchfiles  # takes 40 ms, in which the listener listens already
