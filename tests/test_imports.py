@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "mailbox" / "filemailbox"
 FLOORS = [
     {"errors", "log"},
     {"names"},
-    {"message", "bodies", "order", "files", "locks", "inotify"},
+    {"message", "bodies", "order", "files", "locks", "inotify", "mounts"},
     {"doorbell", "root", "rules"},
     {"ledger", "replies", "wake"},
     {"deliver", "spool", "peek", "status", "notify", "handlers"},
@@ -20,6 +20,9 @@ FLOORS = [
     {"listener", "leases", "ready"},
     {"aio", "command"},
     {"box"},
+    {"roster"},
+    {"sweep"},
+    {"doctor"},
     {"pytest_plugin"},
     {"cli"},
     {"__main__"},

@@ -10,6 +10,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     order       in which order waiting mail is taken: pure
     files       hostile files, read strictly
     locks       locks that die with their holder                        (the only user of filelock)
+    mounts      what is mounted where
     inotify     the kernel's word that something has come
     doorbell    the Unix socket: ring, hear
     root        the volume and its boxes: made, found, removed
@@ -30,6 +31,9 @@ Who is built on whom, from the ground up; each imports only what stands above it
     command     a command as a handler
     aio         the forms for asyncio
     box         Mailbox, the face that users see
+    roster      who is there, who listens, how far behind
+    sweep       what is left over in a box
+    doctor      what is wrong with a root and its boxes
     cli         the command `mailbox`, a folder                         (the only user of typer)
 
     pytest_plugin   the fixture `mailboxes`, for the tests of others

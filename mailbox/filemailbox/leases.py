@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any, Final
 
 from . import names, peek
@@ -17,7 +18,7 @@ from .consumer import Consumer
 from .errors import NoMessage, NotHeld, quoted, storage
 from .files import FOLDER, READ, listing, read
 from .locks import Lock
-from .message import Message, decode, written
+from .message import Message, decode, moment, written
 from .names import Address
 from .order import is_mail
 from .root import Root
@@ -120,6 +121,12 @@ def held(root: Root, address: Address, part: str, rules: Rules, send: Callable[.
                 continue  # settled or extended in between: look again
             yield message
             return
+
+
+def until(folder: str) -> datetime | None:
+    """Until when the folder of this name in `cur/` is leased."""
+    deadline = deadline_of(folder)
+    return moment(names.nanoseconds(deadline)) if deadline else None
 
 
 def _find(root: Root, address: Address, part: str, rules: Rules) -> tuple[str, str]:

@@ -121,14 +121,30 @@ def seen(folder: int, state: str, text: str, max_size: int) -> Message[Any] | No
     return message
 
 
+def why(root: Root, address: Address, dead: str) -> str | None:
+    """All that stands in the `.why` beside a dead letter, as far as it is there."""
+    try:
+        folder = os.open(f"{root.box(address)}/dead", FOLDER)
+    except OSError as error:
+        raise storage(error, f"looking into the box {quoted(address)}") from error
+    try:
+        return _note(folder, dead, 1 << 20)
+    finally:
+        os.close(folder)
+
+
 def _reason(dead: int, text: str) -> str | None:
     """The first line of the `.why` beside a dead letter."""
+    return (_note(dead, text, 4096) or "").split("\n", 1)[0] or None
+
+
+def _note(dead: int, text: str, size: int) -> str | None:
     try:
         file = os.open(text.removesuffix(".json") + ".why", READ, dir_fd=dead)
     except OSError:
         return None
     try:
-        return os.read(file, 4096).decode("utf-8", "replace").split("\n", 1)[0] or None
+        return os.read(file, size).decode("utf-8", "replace")
     except OSError:
         return None
     finally:

@@ -182,31 +182,19 @@ def adopt(path: str, box: str) -> None:
             os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def _furnish(box: str, owner: tuple[int, int], *, mend: bool) -> None:
-    """Make the folders that *box* lacks. With *mend* those that are there may have been left half made."""
-    for folder, mode in FOLDERS.items():
-        path = f"{box}/{folder}"
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            if not mend:
-                continue
-        _own(path, mode, owner)
-    consumers = f"{box}/cur"
-    if not any(name for name in os.listdir(consumers) if not name.startswith(".")):
-        # The first consumer's folder, so that a box on a full volume can still be drained.
-        first = os.urandom(6).hex()
-        hidden = f"{consumers}/.{first}"
-        os.mkdir(hidden, 0o700)
-        with open(f"{hidden}/.lock", "x") as lock:
-            _own(lock.name, 0o600, owner)
-        _own(hidden, 0o700, owner)
-        os.rename(hidden, f"{consumers}/{first}")
-    if _owner(box) != owner or stat.S_IMODE(os.stat(box).st_mode) != 0o755:
-        _own(box, 0o755, owner)
+def mend(root: Root, name: Address) -> None:
+    """Make the folders that a box lacks, and give all of them the modes and the owner they must have."""
+    there = root.box(name)
+    try:
+        _furnish(there, _owner(there), mend=True)
+    except OSError as error:
+        if isinstance(error, Storage):
+            raise
+        raise storage(error, f"mending the box {quoted(name)}") from error
 
 
-def _own(path: str, mode: int, owner: tuple[int, int]) -> None:
+def own(path: str, mode: int, owner: tuple[int, int]) -> None:
+    """Give *path* this mode and this owner. Raises Forbidden where they do not take."""
     # chmod before chown: with the capability CHOWN alone the other order loses the setgid bit without a word.
     facts = os.lstat(path)
     if facts.st_uid == os.geteuid():
@@ -222,6 +210,30 @@ def _own(path: str, mode: int, owner: tuple[int, int]) -> None:
             f"{facts.st_uid}:{facts.st_gid}, wanted {mode:04o} and {owner[0]}:{owner[1]}: this file system or user "
             "cannot set them"
         )
+
+
+def _furnish(box: str, owner: tuple[int, int], *, mend: bool) -> None:
+    """Make the folders that *box* lacks. With *mend* those that are there may have been left half made."""
+    for folder, mode in FOLDERS.items():
+        path = f"{box}/{folder}"
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not mend:
+                continue
+        own(path, mode, owner)
+    consumers = f"{box}/cur"
+    if not any(name for name in os.listdir(consumers) if not name.startswith(".")):
+        # The first consumer's folder, so that a box on a full volume can still be drained.
+        first = os.urandom(6).hex()
+        hidden = f"{consumers}/.{first}"
+        os.mkdir(hidden, 0o700)
+        with open(f"{hidden}/.lock", "x") as lock:
+            own(lock.name, 0o600, owner)
+        own(hidden, 0o700, owner)
+        os.rename(hidden, f"{consumers}/{first}")
+    if _owner(box) != owner or stat.S_IMODE(os.stat(box).st_mode) != 0o755:
+        own(box, 0o755, owner)
 
 
 def _owner(path: str) -> tuple[int, int]:

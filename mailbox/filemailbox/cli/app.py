@@ -1,6 +1,7 @@
-"""The same verbs as a Typer app: help, errors, completion. The only user of typer.
+"""The same verbs as a Typer app: it reads what `parse` refuses, and says what is wrong. The only user of typer.
 
-It is made from the annotations that `parse` reads, and imported only where `parse` refuses.
+It is made from the annotations that `parse` reads, and imported only then: Typer takes longer to import than a message
+to send. Help is the text of `manual`, whoever is asked for it.
 """
 
 import inspect
@@ -8,23 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from .. import __version__
+from . import manual
 from .options import Arg, Opt, Parameter, parameters
-from .verbs import VERBS, find
+from .verbs import GROUPS, VERBS, find
 
-ABOUT: Final = """Mail between programs and agents: one folder per inbox, one JSON file per message, no server.
-
-Looking (list, read) and taking (receive) are different verbs: looking never changes anything."""
-
-ENVIRONMENT: Final = """MAILBOX_ROOT is the mail volume (else /mail), MAILBOX_AGENT whose mail it is.
-
-Exit codes: 0 done, 1 failed, 2 usage, 65 malformed or too large, 67 no such box, 69 no root there, 74 I/O error,
-75 disk full, 77 permission, 124 nothing came in time."""
+_SETTINGS: Final = {"help_option_names": ["--help", "-h"]}
 
 
 def read(words: Sequence[str]) -> int:
-    """Read *words* as Typer does: print help, complain, or run the verb. Returns the exit code."""
+    """Read *words* as Typer does, and complain or run the verb. Returns the exit code."""
     try:
         code = build()(list(words), prog_name="mailbox", standalone_mode=False)
     except typer.Exit as end:
@@ -42,74 +37,96 @@ def read(words: Sequence[str]) -> int:
 
 def build() -> typer.Typer:
     """The app, all verbs in it."""
-    app = typer.Typer(
-        help=ABOUT,
-        epilog=ENVIRONMENT,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        no_args_is_help=True,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-    def print_version(wanted: bool) -> None:
-        if wanted:
-            print(__version__)
-            raise typer.Exit
+    app = _group("")
 
     @app.callback()
     def common(
-        version: Annotated[
-            bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=print_version)
-        ] = False,
+        version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version)] = False,
     ) -> None:
         pass
 
+    groups = {name: _group(name) for name in GROUPS}
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
     for verb in VERBS:
-        function = find(verb)
-        about, _, examples = (inspect.getdoc(function) or "").partition("\nExamples:\n")
-        epilog = "\b\nExamples:\n" + examples if examples else None
-        app.command(verb, help=about, epilog=epilog)(_typed(function))
+        first, _, second = verb.partition(" ")
+        place = groups[first] if second else app
+        place.command(second or first, cls=_with_help(TyperCommand, verb), context_settings=_SETTINGS)(
+            _typed(find(verb))
+        )
     return app
 
 
+def _group(name: str) -> typer.Typer:
+    return typer.Typer(
+        cls=_with_help(TyperGroup, name),
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_SETTINGS,
+    )
+
+
+def _with_help(base: Any, verb: str) -> Any:
+    """A class of commands whose help is our own text."""
+
+    def get_help(*_: object) -> str:
+        return manual.text(verb).rstrip("\n")
+
+    def get_usage(*_: object) -> str:
+        return manual.text(verb).split("\n", 1)[0]
+
+    return type("Command", (base,), {"get_help": get_help, "get_usage": get_usage})
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
 def _typed(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """*verb* with annotations that Typer understands."""
+    """*verb* with annotations that Typer understands. What cannot be read is told together, once all was looked at."""
+    problems: list[str] = []
 
     def run(**values: Any) -> Any:
+        if problems:
+            raise typer.BadParameter("\n       ".join(problems))
         return verb(**{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()})
 
-    signature = inspect.Signature([_parameter(each) for each in parameters(verb)])
+    signature = inspect.Signature([_parameter(each, problems) for each in parameters(verb)])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     run.__name__ = verb.__name__
     return run
 
 
-def _parameter(each: Parameter) -> inspect.Parameter:
+def _parameter(each: Parameter, problems: list[str]) -> inspect.Parameter:
     what, kind = each.what, inspect.Parameter.KEYWORD_ONLY
     default = inspect.Parameter.empty if each.required else ([] if each.repeats else each.default)
+    place: Any
+    if isinstance(what, Opt) and not what.metavar:
+        described: Any = Annotated[bool, typer.Option(*what.names)]
+        return inspect.Parameter(each.name, kind, default=default, annotation=described)
     if isinstance(what, Arg):
-        text: Any = list[str] if each.repeats else (str if each.required else str | None)
-        described: Any = Annotated[text, typer.Argument(metavar=what.metavar, help=what.help, show_default=False)]
-    elif not what.metavar:
-        described = Annotated[bool, typer.Option(*what.names, help=what.help, show_default=False)]
+        place = typer.Argument(metavar=what.metavar, parser=_reader(what, what.metavar, problems))
     else:
-        option = typer.Option(
-            *what.names, metavar=what.metavar, help=what.help, show_default=False, parser=_reader(what)
-        )
-        described = Annotated[list[Any] if each.repeats else Any, option]
+        place = typer.Option(*what.names, metavar=what.metavar, parser=_reader(what, what.names[0], problems))
+    described = Annotated[list[Any] if each.repeats else Any, place]
     return inspect.Parameter(each.name, kind, default=default, annotation=described)
 
 
-def _reader(option: Opt) -> Callable[[str], Any]:
+def _reader(what: Arg | Opt, name: str, problems: list[str]) -> Callable[[str], Any]:
     def read(text: Any) -> Any:
         if not isinstance(text, str):
             return text
         try:
-            return option.read(text)
+            return what.read(text)
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+            problems.append(f"{name}: {error}")
+            return text  # whatever it is: nothing runs
 
-    read.__name__ = option.metavar
+    read.__name__ = what.metavar
     return read

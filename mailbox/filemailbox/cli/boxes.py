@@ -1,24 +1,17 @@
 """Boxes: make them, remove them."""
 
 import os
-import sys
 from typing import Annotated
 
-from .. import names
 from .. import root as roots
-from ..box import DEFAULT_ROOT
-from .options import Arg, Opt, owner
-
-Root = Annotated[str | None, Opt("--root", metavar="DIR", help="The mail volume. [$MAILBOX_ROOT, else /mail]")]
-
-
-def path_of(root: str | None) -> str:
-    """The mail volume that is meant."""
-    return root or os.environ.get("MAILBOX_ROOT") or DEFAULT_ROOT
+from ..errors import MailboxError
+from . import show
+from .identity import Names, Root, path_of
+from .options import Opt, owner
 
 
 def init_(
-    name: Annotated[list[str], Arg("NAME...", "The names of the boxes.")],
+    name: Names,
     *,
     owner: Annotated[
         tuple[int, int] | None,
@@ -35,22 +28,21 @@ def init_(
       mailbox init --root ./mail builder
       mailbox init --owner 2001:2001 bob
     """
-    addresses = [names.address(each) for each in name]  # all of them, before anything is made
     path = path_of(root)
     if not os.path.isdir(path):
-        print(f"making the root {os.path.abspath(path)}", file=sys.stderr)
+        show.tell(f"making the root {os.path.abspath(path)}")
     found = roots.init(path)
-    for each in addresses:
+    for each in name:
         made = roots.create(found, each, owner)
-        print(f"{each}: {'made' if made else 'was there'}", file=sys.stderr)
+        show.tell(f"{each}: {'made' if made else 'was there'}")
 
 
 def remove_(
-    name: Annotated[list[str], Arg("NAME...", "The names of the boxes.")],
+    name: Names,
     *,
     force: Annotated[bool, Opt("--force", help="Also with mail in it; the box is kept aside.")] = False,
     root: Root = None,
-) -> None:
+) -> int:
     """Remove boxes.
 
     A box that holds mail, or that somebody listens to, is not removed unless forced. Forced, a box with mail in it is
@@ -60,9 +52,17 @@ def remove_(
       mailbox remove bob
       mailbox remove --force bob
     """
-    found = roots.find(path_of(root))
-    for each in [names.address(each) for each in name]:
-        kept = roots.remove(found, each, force)
-        print(f"{each}: {'removed; its mail is kept aside' if kept else 'removed'}", file=sys.stderr)
+    from . import exits
+
+    found, code = roots.find(path_of(root)), 0
+    for each in name:
+        try:
+            kept = roots.remove(found, each, force)
+        except MailboxError as error:  # the others can still go
+            show.complain(error)
+            code = code or exits.code(error) or 1
+            continue
+        show.tell(f"{each}: {'removed; its mail is kept aside' if kept else 'removed'}")
         if kept:
             print(kept)
+    return code

@@ -1,13 +1,11 @@
 """The quick reader of argv: it reads what is right and refuses the rest.
 
-It knows `--name value`, `--name=value`, `-n value`, flags, `--` and words, in any order. Whatever else it meets, help
-included, it answers with None: then Typer, which is made from the same annotations, reads it again and says what is
-wrong. A test compares the two.
+It knows `--name value`, `--name=value`, `-n value`, flags, `--` and words, in any order. Whatever else it meets, it
+answers with None: then Typer, which is made from the same annotations, reads it again and says what is wrong. A test
+compares the two.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .options import Arg, Opt, Parameter, parameters
@@ -37,7 +35,7 @@ def parse(verb: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | No
     return values
 
 
-def _option(word: str, rest: Any, options: dict[str, Parameter], values: dict[str, Any]) -> bool:
+def _option(word: str, rest: Iterator[str], options: dict[str, Parameter], values: dict[str, Any]) -> bool:
     name, equals, text = word.partition("=") if word.startswith("--") else (word, "", "")
     option = options.get(name)
     if option is None:
@@ -58,11 +56,15 @@ def _option(word: str, rest: Any, options: dict[str, Parameter], values: dict[st
 
 
 def _places(arguments: list[Parameter], loose: list[str], values: dict[str, Any]) -> bool:
-    for each in arguments:
-        if each.repeats:
-            values[each.name], loose = list(loose), []
-            if each.required and not values[each.name]:
-                return False
-        elif loose:
-            values[each.name] = loose.pop(0)
+    try:
+        for each in arguments:
+            read = each.what.read
+            if each.repeats:
+                values[each.name], loose = [read(word) for word in loose], []
+                if each.required and not values[each.name]:
+                    return False
+            elif loose:
+                values[each.name] = read(loose.pop(0))
+    except ValueError:
+        return False
     return not loose

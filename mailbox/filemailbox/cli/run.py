@@ -1,41 +1,94 @@
 """From argv to an exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
 
 from .parse import parse
-from .verbs import VERBS, find
+from .verbs import GROUPS, VERBS, find, split
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code; what went wrong is told in a sentence on standard error."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        _prepare()
+        code = _run(words)
+        sys.stdout.flush()  # here, where it can still be told that the disk is full
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head`: whoever read us has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _silence()
         return 0
     except Exception as error:
         from . import exits, show
 
-        code = exits.code(error)
-        if code is None:
+        known = exits.code(error)
+        if known is None:
             raise
         show.complain(error)
-        return code
+        _silence()
+        return known
+    return code
 
 
-def _run(words: list[str]) -> int:
-    if words and words[0] in VERBS:
-        verb = find(words[0])
-        values = parse(verb, words[1:])
+def _run(words: Sequence[str]) -> int:
+    if words == ["--version"]:
+        from .. import __version__
+
+        print(__version__)
+        return 0
+    found = split(words)
+    if found is not None:
+        verb = find(found[0])
+        values = parse(verb, found[1])
         if values is not None:
             return verb(**values) or 0
+    if not words or _asks_for_help(words) or (words[0] in GROUPS and len(words) == 1):
+        from . import manual
+
+        asked = (bool(words) and words[0] not in GROUPS) or len(words) > 1
+        print(manual.text(found[0] if found else words[0] if words else ""), end="", file=None if asked else sys.stderr)
+        return 0 if asked else 2
+    if found is None and not words[0].startswith("-"):
+        return _unknown(words)
     from .app import read
 
     return read(words)
+
+
+def _unknown(words: Sequence[str]) -> int:
+    """Say that there is no such verb, and which may have been meant."""
+    from difflib import get_close_matches
+
+    from . import exits, show
+
+    length = 2 if words[0] in GROUPS else 1
+    known = [verb for verb in VERBS if length == 1 or verb.startswith(f"{words[0]} ")]
+    verb = " ".join(words[:length])
+    near = get_close_matches(verb, known, 3, 0.5)
+    meant = f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(known)}"
+    show.complain(f'there is no verb "{verb}": {meant} `mailbox --help` tells what they do')
+    return exits.USAGE
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    before = words[: words.index("--")] if "--" in words else words
+    return "--help" in before or "-h" in before
+
+
+def _prepare() -> None:
+    if sys.stdout is None:  # `>&-`: what is printed would be lost, and acked
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as we live
+        raise OSError("standard output is closed: give it somewhere to go, if only /dev/null")
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and getattr(stream, "encoding", "utf-8").lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that knows less
+
+
+def _silence() -> None:
+    """Throw away what could not be written: else Python tries again at its end, and complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

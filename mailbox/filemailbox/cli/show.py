@@ -1,22 +1,23 @@
 """Text for people: tables, times, and names and bodies that are safe to print."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Final, Self
 
 import orjson
 
-from ..message import Message
+from ..message import Message, visible
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
+_PATIENCE: Final = 0.5  # seconds after which a person wants to see that something happens
 
 
 def complain(error: BaseException | str) -> None:
@@ -24,16 +25,23 @@ def complain(error: BaseException | str) -> None:
     print(f"mailbox: {safe(str(error))}", file=sys.stderr)
 
 
+def tell(text: str) -> None:
+    """Say on standard error what was done."""
+    print(safe(text), file=sys.stderr)
+
+
 def safe(text: str) -> str:
     """*text* without what would move the cursor, hide or reorder it: such characters are shown escaped."""
     return _UNSAFE.sub(lambda match: f"\\u{{{ord(match[0]):x}}}", text)
 
 
-def line(value: Any, width: int = 0) -> str:
-    """A body, or any text, on one line; cut to *width* where that is given."""
+def line(value: Any, room: int = 0) -> str:
+    """A body, or any text, on one line; cut to *room* columns where that is given."""
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    if room:
+        text = text[: 8 * room]  # a body may be a megabyte long
     text = safe(" ".join(text.split()))
-    return text if not width or len(text) <= width else text[: max(0, width - 1)] + "…"
+    return cut(text, room) if room else text
 
 
 def body(value: Any) -> str:
@@ -44,50 +52,151 @@ def body(value: Any) -> str:
 def ago(when: datetime) -> str:
     """How long ago, or in how long, in one unit."""
     seconds = (datetime.now(UTC) - when).total_seconds()
-    size = abs(seconds)
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if size >= length or unit == "s":
-            number = f"{int(size // length)} {unit}"
-            return f"{number} ago" if seconds >= 0 else f"in {number}"
-    raise AssertionError
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
 
 
-def record(message: Message[Any]) -> bytes:
+def span(seconds: float) -> str:
+    """A span of time, in one unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def exact(when: datetime) -> str:
+    """A time for programs: RFC 3339, UTC, microseconds."""
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def when(moment: datetime) -> str:
+    """A time: relative for people, exact for programs."""
+    return ago(moment) if person() else exact(moment)
+
+
+def record(message: Message[Any], **more: Any) -> bytes:
     """A message as one line of JSON: its envelope, and what this box knows of it."""
     members = {member: value for member, value in message.members.items() if member != "body"}
+    members.setdefault("sent", message.sent)
     members |= {"id": message.id, "trust": message.trust, "state": message.state, "attempt": message.attempt}
-    if message.due is not None:
-        members["due"] = message.due
-    if message.problem is not None:
-        members["problem"] = message.problem
-    members["body"] = message.body
-    return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+    members |= {"due": message.due} if message.due is not None else {}
+    members |= {"problem": message.problem} if message.problem is not None else {}
+    return json({**members, **more, "body": message.body})
+
+
+def json(value: Any) -> bytes:
+    """One line of JSON that may also be looked at."""
+    return visible(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+
+
+def write(data: bytes) -> None:
+    """*data* on standard output, as it is, at once."""
+    sys.stdout.flush()
+    view = memoryview(data)
+    while view:
+        view = view[os.write(sys.stdout.fileno(), view) :]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns as wide as the terminal, the last one cut; into a pipe, tabs and no head."""
-    if not sys.stdout.isatty():
+    if not person():
         for row in rows:
             print("\t".join(row))
         return
     lines = [list(head), *map(list, rows)]
-    widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
+    if len(lines) == 1:
+        return
+    widths = [max(width(row[column]) for row in lines) for column in range(len(head))]
     room = columns() - sum(widths[:-1]) - 2 * (len(head) - 1)
     for number, row in enumerate(lines):
-        row[-1] = line(row[-1], max(room, 10))
-        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        row[-1] = cut(row[-1], max(room, 8))
+        text = "  ".join(cell + " " * (size - width(cell)) for cell, size in zip(row, widths, strict=True)).rstrip()
+        text = cut(text, columns())
         print(dim(text) if number == 0 else text)
+
+
+def width(text: str) -> int:
+    """How many columns *text* takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
+
+
+def cut(text: str, room: int) -> str:
+    """*text* in at most *room* columns; … stands for what is left out."""
+    if width(text) <= room:
+        return text
+    kept = text[: max(0, room - 1)]
+    while width(kept) > max(0, room - 1):
+        kept = kept[:-1]
+    return kept + "…"
 
 
 def columns() -> int:
     """The width of the terminal."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said) > 0:
+        return int(said)
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
 
 
+def person() -> bool:
+    """Whether a person reads our standard output, on a terminal."""
+    return sys.stdout.isatty()
+
+
 def dim(text: str) -> str:
     """*text* in grey, where colours are wanted."""
-    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return f"\x1b[2m{text}\x1b[0m" if wanted else text
+    return _painted(text, "2")
+
+
+def bold(text: str) -> str:
+    """*text* stressed, where colours are wanted."""
+    return _painted(text, "1")
+
+
+def _painted(text: str, how: str) -> str:
+    wanted = person() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return f"\x1b[{how}m{text}\x1b[0m" if wanted else text
+
+
+class Progress:
+    """How far long work is: on standard error, on a terminal only, and only once it has taken half a second."""
+
+    def __init__(self, doing: str, total: int | None = None) -> None:
+        self._doing, self._total, self._done = safe(doing), total, 0
+        self._next = time.monotonic() + _PATIENCE if sys.stderr is not None and sys.stderr.isatty() else float("inf")
+        self._shown = False
+
+    def step(self, doing: str | None = None) -> None:
+        """One more is done."""
+        self._done += 1
+        self._doing = safe(doing) if doing else self._doing
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.1
+            of = f" of {self._total}" if self._total else ""
+            text = f"{self._doing} … {self._done}{of}"
+            if os.environ.get("TERM", "dumb") == "dumb":
+                self._next = time.monotonic() + 5
+                print(text, file=sys.stderr)
+            else:
+                self._shown = True
+                print(f"\r\x1b[K{cut(text, columns() - 1)}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Make room for a line of output."""
+        if self._shown:
+            self._shown = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()

@@ -1,24 +1,49 @@
 """Which verb lives where: so that a command imports only its own."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Final
 
 VERBS: Final = {
     "init": "boxes",
     "remove": "boxes",
-    "send": "mail",
-    "list": "mail",
-    "read": "mail",
-    "receive": "mail",
+    "send": "send",
+    "request": "send",
+    "list": "look",
+    "read": "look",
+    "wait": "look",
+    "receive": "take",
+    "ack": "take",
+    "retry": "take",
+    "reject": "take",
+    "reply": "take",
     "watch": "watch",
     "health": "watch",
+    "dead list": "dead",
+    "dead show": "dead",
+    "dead requeue": "dead",
+    "dead purge": "dead",
+    "agents": "agents",
+    "status": "agents",
+    "doctor": "care",
+    "gc": "care",
+    "completion": "completion",
 }
+
+GROUPS: Final = {"dead": "Dead letters: what could not be handled, the reason beside each."}
+
+
+def split(words: Sequence[str]) -> tuple[str, Sequence[str]] | None:
+    """The verb that *words* begin with, and what follows it; None where there is none of that name."""
+    for length in (1, 2):
+        verb = " ".join(words[:length])
+        if verb in VERBS and len(words) >= length:
+            return verb, words[length:]
+    return None
 
 
 def find(verb: str) -> Callable[..., int | None]:
     """The function of a verb, its module imported."""
-    function: Callable[..., Any] = getattr(import_module(f".{VERBS[verb]}", __package__), f"{verb}_")
+    name = verb.replace(" ", "_")
+    function: Callable[..., Any] = getattr(import_module(f".{VERBS[verb]}", __package__), f"{name}_")
     return function

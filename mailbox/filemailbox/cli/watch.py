@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..box import Mailbox
 from ..errors import Invalid
 from ..rules import RESCAN
-from .boxes import Root, path_of
-from .mail import As, Json, print_message
-from .options import Arg, Opt, count, span
+from . import message as messages
+from .identity import As, Json, Root, path_of
+from .options import Arg, Opt, count, one_of, span
 
 if TYPE_CHECKING:
     from ..command import Command
     from ..listener import Listener
+
+FORMS = ("text", "json")
 
 
 def watch_(
@@ -40,7 +42,14 @@ def watch_(
         float, Opt("--rescan", metavar="SPAN", read=span, help="How often to look when nothing announces mail. [250ms]")
     ] = RESCAN,
     log: Annotated[
-        str, Opt("--log", metavar="FORM", help="How to log on standard error: text or json. [text]")
+        str,
+        Opt(
+            "--log",
+            metavar="FORM",
+            read=one_of(*FORMS),
+            values=FORMS,
+            help="How to log on standard error: text or json. [text]",
+        ),
     ] = "text",
     json: Json = False,
     sender: As = None,
@@ -130,7 +139,7 @@ def health_(
 def _printer(listener: "Listener", json: bool) -> Callable[[Any], None]:
     def show(message: Any) -> None:
         try:
-            print_message(message, json, body=False)
+            messages.show(message, json=json, body=False)
             sys.stdout.flush()
         except BrokenPipeError:  # `| head`: whoever reads us has had enough
             message.hand_back()
@@ -164,8 +173,6 @@ def shown(seconds: float) -> str:
 
 def _log(form: str) -> None:
     """Log to standard error, as text or as JSON."""
-    if form not in ("text", "json"):
-        raise Invalid(f'--log is "{form}", expected text or json')
     import logging
 
     class Lines(logging.Formatter):

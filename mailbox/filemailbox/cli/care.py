@@ -1,0 +1,111 @@
+"""Care: what is wrong, and what is left over: doctor, gc."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from .. import names
+from .. import root as roots
+from ..names import Address
+from .identity import Root, path_of
+from .options import Arg, Opt, span
+
+if TYPE_CHECKING:
+    from ..doctor import Finding
+
+SomeNames = Annotated[list[Address], Arg("[NAME...]", "Boxes; none: all of them.", read=names.address)]
+
+
+def doctor_(
+    name: SomeNames = (),  # type: ignore[assignment]
+    *,
+    fix: Annotated[bool, Opt("--fix", help="Mend what is safe to mend. Mail is never touched.")] = False,
+    json: Annotated[bool, Opt("--json", help="One line of JSON for each finding.")] = False,
+    root: Root = None,
+) -> int:
+    """Find what is wrong with the root and its boxes, and say what to do. Exit code 1 where something is wrong.
+
+    It looks at owners, modes and mounts, at leftovers and leases, at mail that nobody listens for and notifications
+    that reach nobody, and says what protects agents from each other here.
+
+    Examples:
+      mailbox doctor
+      mailbox doctor bob --fix
+      mailbox doctor --json | jq -r 'select(.level == "wrong") | .what'
+    """
+    from .. import doctor
+    from ..errors import MailboxError
+    from . import show
+
+    found, wrong, seen = roots.find(path_of(root)), 0, 0
+    with show.Progress("looking") as progress:
+        for each in doctor.examine(found, list(name) or None):
+            progress.step(f"looking at {each.where}")
+            progress.clear()
+            mended = ""
+            if fix and each.fix is not None:
+                try:
+                    each.fix()
+                    mended = "mended"
+                except (MailboxError, OSError) as error:
+                    mended = f"could not be mended: {error}"
+            wrong += each.level == "wrong" and mended != "mended"
+            seen += each.level != "note"
+            if json:
+                facts = {"level": each.level, "where": each.where, "what": each.what, "advice": each.advice}
+                show.write(show.json({**facts, "fixable": each.fix is not None, "mended": mended or None}))
+            elif show.person():
+                _print(each, mended)
+            else:
+                print("\t".join(map(show.line, (each.level, each.where, each.what, mended or each.advice))))
+    if show.person() and not json and not seen:
+        print("all is well")
+    return 1 if wrong else 0
+
+
+def gc_(
+    name: SomeNames = (),  # type: ignore[assignment]
+    *,
+    older_than: Annotated[
+        float | None, Opt("--older-than", metavar="SPAN", read=span, help="Also mail in done/ handled longer ago: 7d …")
+    ] = None,
+    dry_run: Annotated[bool, Opt("--dry-run", help="Only say what would be done.")] = False,
+    root: Root = None,
+) -> int:
+    """Take away what is left over: old drafts, notes without a letter, what dead processes left, bloated folders.
+
+    Prints what was done, a line each. Waiting mail and dead letters are never touched.
+
+    Examples:
+      mailbox gc --dry-run
+      mailbox gc bob --older-than 7d
+    """
+    from ..errors import MailboxError
+    from ..sweep import leftovers
+    from . import exits, show
+
+    found, code = roots.find(path_of(root)), 0
+    with show.Progress("sweeping") as progress:
+        for box in list(name) or found.boxes():
+            try:
+                for left in leftovers(found, box, older_than):
+                    if not dry_run:
+                        left.clear()
+                    progress.step(f"sweeping {box}")
+                    if show.person():
+                        progress.clear()
+                    print("\t".join(map(show.line, (box, left.what, left.path))))
+            except (MailboxError, OSError) as error:  # the other boxes can still be swept
+                progress.clear()
+                show.complain(error)
+                code = code or exits.code(error) or 1
+    return code
+
+
+def _print(each: "Finding", mended: str) -> None:
+    from . import show
+
+    sign = {"wrong": "✗", "warning": "!", "note": "·"}[each.level]
+    what = f"{sign} {show.line(each.where)}: {show.line(each.what)}"
+    print(show.bold(what) if each.level == "wrong" else what)
+    advice = mended or each.advice + (" (--fix mends it)" if each.fix is not None and each.level != "note" else "")
+    if advice.strip():
+        print(show.dim(f"    {show.line(advice)}"))

@@ -1,0 +1,120 @@
+"""Dead letters: look at them, deliver them once more, delete them."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from ..box import Mailbox
+from .identity import As, Id, Json, Root, path_of
+from .options import Arg, Opt, span
+
+SomeIds = Annotated[list[str], Arg("[ID...]", "Any part of an id that fits one dead letter alone.")]
+All = Annotated[bool, Opt("--all", "-a", help="All of them.")]
+Older = Annotated[
+    float | None, Opt("--older-than", metavar="SPAN", read=span, help="All that were sent longer ago: 7d …")
+]
+
+
+def dead_list_(*, json: Json = False, sender: As = None, root: Root = None) -> None:
+    """List dead letters, and why each is one.
+
+    Examples:
+      mailbox dead list --as bob
+      mailbox dead list --json | jq -r '[.id, .problem] | @tsv'
+    """
+    from . import show
+
+    messages = Mailbox(sender, path_of(root)).peek("dead")
+    if json:
+        for message in messages:
+            show.write(show.record(message))
+        return
+    show.table(("ID", "FROM", "TYPE", "SENT", "ATTEMPT", "WHY"), map(_row, messages))
+
+
+def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = None) -> None:
+    """Show a dead letter: all that is known of why, then the message. The file itself lies in the box, in dead/.
+
+    Examples:
+      mailbox dead show 123456789 --as bob
+    """
+    from . import message as messages
+    from . import show
+
+    box = Mailbox(sender, path_of(root))
+    message = box.find(id, "dead")
+    why = box.why(message)
+    if json:
+        messages.show(message, json=True, body=False, why=why)
+        return
+    print(show.safe(why.rstrip("\n")) if show.person() else why.rstrip("\n"))
+    print(show.dim("─" * min(40, show.columns())))
+    messages.show(message, json=False, body=False)
+
+
+def dead_requeue_(ids: SomeIds = (), *, all: All = False, sender: As = None, root: Root = None) -> int:  # type: ignore[assignment]
+    """Deliver dead letters once more, their attempts counted anew and their expiry forgotten. Prints their ids.
+
+    You may mend a file in dead/ before.
+
+    Examples:
+      mailbox dead requeue 123456789 --as bob
+      mailbox dead requeue --all --as bob
+    """
+    with Mailbox(sender, path_of(root)) as box:
+        return _each(box, ids, all, None, "requeueing", box.requeue)
+
+
+def dead_purge_(
+    ids: SomeIds = (),  # type: ignore[assignment]
+    *,
+    all: All = False,
+    older_than: Older = None,
+    sender: As = None,
+    root: Root = None,
+) -> int:
+    """Delete dead letters, and the notes beside them, for good. Prints their ids.
+
+    Examples:
+      mailbox dead purge 123456789 --as bob
+      mailbox dead purge --older-than 30d --as bob
+    """
+    with Mailbox(sender, path_of(root)) as box:
+        return _each(box, ids, all, older_than, "deleting", box.purge)
+
+
+def _each(box: Mailbox, ids: list[str], all: bool, older: float | None, doing: str, act: Callable[[Any], str]) -> int:
+    from ..errors import Invalid, MailboxError
+    from . import exits, show
+
+    if bool(ids) == (all or older is not None):
+        raise Invalid("which ones? Give their ids, or --all" + ("" if ids else ": `mailbox dead list` shows them"))
+    code = 0
+    with show.Progress(f"{doing} dead letters") as progress:
+        for each in ids or _some(box, older):
+            try:
+                id = act(each)
+                progress.step()
+            except (MailboxError, FileNotFoundError) as error:  # one that has gone in between stops none of the others
+                progress.clear()
+                show.complain(error)
+                code = code or exits.code(error) or 1
+                continue
+            progress.clear() if show.person() else None
+            print(show.line(id))
+    return code
+
+
+def _some(box: Mailbox, older: float | None) -> Iterator[Any]:
+    from datetime import UTC, datetime, timedelta
+
+    limit = datetime.now(UTC) - timedelta(seconds=older) if older is not None else None
+    return (message for message in box.peek("dead") if limit is None or message.sent < limit)
+
+
+def _row(message: Any) -> tuple[str, ...]:
+    from . import show
+
+    id = message.id[16:25] if show.person() and message.id[26:27] == "-" else message.id
+    facts = (show.line(id, 40), show.line(message.sender or "", 20), show.line(message.type or "", 16))
+    why = message.problem or "nobody wrote down why"
+    return (*facts, show.when(message.sent), str(message.attempt), show.line(why, 400))

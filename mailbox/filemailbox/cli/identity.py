@@ -1,0 +1,21 @@
+"""Whose mail, and where: what nearly every verb takes."""
+
+import os
+from typing import Annotated
+
+from .. import names
+from ..box import DEFAULT_ROOT
+from ..names import Address
+from .options import Arg, Opt
+
+Root = Annotated[str | None, Opt("--root", metavar="DIR", help="The mail volume. [$MAILBOX_ROOT, else /mail]")]
+As = Annotated[str | None, Opt("--as", metavar="NAME", read=names.address, help="Whose mail. [$MAILBOX_AGENT]")]
+Json = Annotated[bool, Opt("--json", help="One line of JSON for each message.")]
+Id = Annotated[str, Arg("ID", "Any part of an id that fits one message alone.")]
+Ids = Annotated[list[str], Arg("ID...", "Any part of an id that fits one message alone.")]
+Names = Annotated[list[Address], Arg("NAME...", "The names of the boxes.", read=names.address)]
+
+
+def path_of(root: str | None) -> str:
+    """The mail volume that is meant."""
+    return root or os.environ.get("MAILBOX_ROOT") or DEFAULT_ROOT

@@ -1,0 +1,35 @@
+"""One message, shown."""
+
+import sys
+from typing import Any
+
+from ..message import Message
+from . import show as looks
+
+
+def show(message: Message[Any], *, json: bool, body: bool, **more: Any) -> None:
+    """Print a message: for people, as a line of JSON with *more* facts, or its body alone."""
+    if json:
+        looks.write(looks.record(message, **more))
+        return
+    if not body:
+        for text in _facts(message):
+            print(looks.dim(text))
+    print(looks.body(message.body) if looks.person() else _plain(message.body))
+    sys.stdout.flush()
+
+
+def _facts(message: Message[Any]) -> list[str]:
+    facts = [f"from {looks.line(message.sender or 'nobody', 64)}", f"trust {message.trust}"]
+    facts += [f"type {looks.line(message.type, 64)}"] if message.type else []
+    facts += [f"attempt {message.attempt}"] if message.attempt > 1 else []
+    told = [", ".join([*facts, looks.when(message.sent), looks.line(message.id)])]
+    for name, value in (("subject", message.subject), ("thread", message.thread), ("problem", message.problem)):
+        told += [f"{name}: {looks.line(value)}"] if value else []
+    return told
+
+
+def _plain(body: Any) -> str:
+    import orjson
+
+    return body if isinstance(body, str) else orjson.dumps(body).decode()

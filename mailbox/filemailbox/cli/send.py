@@ -1,0 +1,125 @@
+"""Write to others: send, request."""
+
+from typing import Annotated, Any
+
+from .. import names
+from ..box import Mailbox
+from . import body as bodies
+from .body import Body, IsJson
+from .identity import As, Root, path_of
+from .options import Arg, Opt, pair, span
+
+To = Annotated[str, Arg("TO", "The box it goes to.", read=names.address)]
+Type = Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")]
+Subject = Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")]
+Thread = Annotated[str | None, Opt("--thread", metavar="THREAD", help="The conversation it belongs to.")]
+Ttl = Annotated[float | None, Opt("--ttl", metavar="SPAN", read=span, help="After that it is worthless: 30s, 5m, 2d …")]
+Key = Annotated[str | None, Opt("--key", metavar="KEY", help="Of all with this key, one is handled.")]
+Headers = Annotated[
+    list[tuple[str, str]],
+    Opt("--header", "-H", metavar="NAME=VALUE", read=pair, help="A string for programs; can be given again."),
+]
+NoSync = Annotated[bool, Opt("--no-sync", help="Do not wait for the disk: a power cut may lose it.")]
+
+
+def send_(
+    to: To,
+    body: Body = None,
+    *,
+    json: IsJson = False,
+    lines: Annotated[bool, Opt("--lines", help="A message for each line of standard input.")] = False,
+    type: Type = None,
+    subject: Subject = None,
+    thread: Thread = None,
+    in_reply_to: Annotated[str | None, Opt("--in-reply-to", metavar="ID", help="The message that it answers.")] = None,
+    ttl: Ttl = None,
+    after: Annotated[float | None, Opt("--after", metavar="SPAN", read=span, help="Deliver it then, not now.")] = None,
+    key: Key = None,
+    header: Headers = (),  # type: ignore[assignment]
+    no_sync: NoSync = False,
+    sender: As = None,
+    root: Root = None,
+) -> None:
+    """Send a message. Prints its id; then it survives kill -9 and a power cut.
+
+    Examples:
+      mailbox send bob "the build is green"
+      make 2>&1 | mailbox send bob --type log --subject "build of main"
+      mailbox send bob --json '{"path": "x.c"}' --type job --ttl 10m
+      find . -name '*.c' | mailbox send bob --lines --type path
+    """
+    box = Mailbox(sender, path_of(root), durable=not no_sync)
+    options: dict[str, Any] = {
+        "type": type,
+        "subject": subject,
+        "thread": thread,
+        "in_reply_to": in_reply_to,
+        "ttl": ttl,
+        "after": after,
+        "key": key,
+        "headers": dict(header) or None,
+    }
+    if lines:
+        _send_lines(box, to, json, body, options)
+    else:
+        print(box.send(to, bodies.given(body, json), **options))
+
+
+def request_(
+    to: To,
+    body: Body = None,
+    *,
+    timeout: Annotated[
+        float, Opt("--timeout", metavar="SPAN", read=span, help="How long to wait for the answer. [30s]")
+    ] = 30.0,
+    json: IsJson = False,
+    full: Annotated[bool, Opt("--full", help="Print the whole answer as a line of JSON, not only its body.")] = False,
+    type: Type = None,
+    subject: Subject = None,
+    thread: Thread = None,
+    ttl: Ttl = None,
+    key: Key = None,
+    header: Headers = (),  # type: ignore[assignment]
+    no_sync: NoSync = False,
+    sender: As = None,
+    root: Root = None,
+) -> None:
+    """Send a message and wait for the answer, whose body is printed. None in time: exit code 124.
+
+    Whoever gets it answers with `mailbox reply` or `mailbox watch --reply`. An answer that comes too late becomes
+    ordinary mail.
+
+    Examples:
+      mailbox request clerk "how many words?" --timeout 10s
+      sum=$(mailbox request adder --json '[1, 2, 3]') && echo "$sum"
+    """
+    from . import message as messages
+
+    with Mailbox(sender, path_of(root), durable=not no_sync) as box:
+        answer = box.request(
+            to,
+            bodies.given(body, json),
+            timeout=timeout,
+            type=type,
+            subject=subject,
+            thread=thread,
+            ttl=timeout if ttl is None else ttl,
+            key=key,
+            headers=dict(header) or None,
+        )
+        messages.show(answer, json=full, body=True)
+
+
+def _send_lines(box: Mailbox, to: str, json: bool, body: str | None, options: dict[str, Any]) -> None:
+    """A message for each line, the ids printed also of those that were sent before one failed."""
+    from ..errors import Invalid
+
+    if body not in (None, "-"):
+        raise Invalid("--lines reads the bodies from standard input: give no BODY")
+    try:
+        for id in box.send_many(to, bodies.lines(json), **options):
+            print(id)
+    except Exception as error:
+        for id in getattr(error, "sent", ()):
+            print(id)
+        raise

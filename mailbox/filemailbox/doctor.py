@@ -1,0 +1,382 @@
+"""What is wrong with a root and its boxes, why that matters, and what to do.
+
+    wrong       mail is lost, stuck or open to others because of it
+    warning     something that a person should look at
+    note        worth knowing
+
+What is safe to mend carries a `fix`: it makes what is missing, sets modes, and takes leftovers away; it never touches
+mail.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal
+
+from . import names
+from .mounts import Mount, mount_of
+from .names import Address
+from .order import is_mail
+from .root import FOLDERS, MARKER, Root, mend
+from .roster import Standing, standing
+from .sweep import leftovers
+
+Level = Literal["wrong", "warning", "note"]
+
+_ROOM: Final = 0.05  # of a volume: below that it is worth a warning
+_MISSED: Final = 5  # messages found only by looking, none announced: notifications are dead
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found: where, what it is, and what to do about it."""
+
+    level: Level
+    where: str  # a box, or "root"
+    what: str
+    advice: str = ""
+    fix: Callable[[], object] | None = None
+
+
+def examine(root: Root, only: list[Address] | None = None) -> Iterator[Finding]:
+    """Look at a root and at its boxes (or some of them). Nothing is changed; `fix` of a finding does that."""
+    boxes = root.boxes()
+    yield from _root(root)
+    yield world(root, boxes)
+    yield from _strangers(root)
+    yield from _shared_groups(root, boxes)
+    for name in only if only is not None else boxes:
+        yield from box(root, name)
+
+
+def box(root: Root, name: Address) -> Iterator[Finding]:
+    """Look at one box. Raises NoBox."""
+    if not os.path.isdir(root.box(name)):
+        raise root.missing(name)
+    sound = True
+    for finding in _folders(root, name):
+        sound = sound and finding.level != "wrong"
+        yield finding
+    yield from _split(root, name)
+    yield from _own_group(root, name)
+    now = standing(root, name)
+    if now.new is None:
+        if sound:
+            yield Finding("note", name, f"it is uid {now.uid}'s: what lies in it cannot be seen", "run doctor as root")
+        return
+    yield from _mail(now)
+    yield from _listeners(now)
+    yield from _unmailed(root, name)
+    if sound:
+        for left in leftovers(root, name):
+            yield Finding("note", name, f"left over: {left.what}: {left.path}", "", left.clear)
+
+
+def world(root: Root, boxes: list[Address]) -> Finding:
+    """Which world this is: who is kept from whose mail, and by what."""
+    facts = {}
+    for name in boxes:
+        with contextlib.suppress(OSError):
+            facts[name] = os.stat(root.box(name))
+    uids = {each.st_uid for each in facts.values()}
+    home = mount_of(root.path)
+    private = [name for name in facts if (mount := mount_of(root.box(name))) and home and mount.path != home.path]
+    if not facts:
+        return Finding("note", "root", "there are no boxes yet", "`mailbox init NAME` makes one")
+    if len(facts) > 1 and len(private) >= len(facts) - 1:
+        return Finding(
+            "note",
+            "root",
+            "the world: private volumes: boxes are mounts of their own",
+            "an agent reaches only what is mounted for it; a relay carries mail between them",
+        )
+    if len(facts) == 1:
+        return Finding("note", "root", "the world: a single box", "")
+    if len(uids) == 1:
+        return Finding(
+            "note",
+            "root",
+            f"the world: one uid ({uids.pop()}) for all {len(facts)} boxes: nothing keeps an agent from reading, "
+            "changing or deleting the mail of another, nor from writing in its name",
+            "sealed mail keeps it secret and proves the sender; a uid for each agent (`init --owner UID:GID`) protects "
+            "the boxes",
+        )
+    if len(uids) == len(facts):
+        return Finding(
+            "note",
+            "root",
+            "the world: a uid for each box: others can drop mail into one, and neither list, read, replace nor delete "
+            "what is there",
+            "",
+        )
+    shared = len(facts) - len(uids) + 1
+    return Finding(
+        "note",
+        "root",
+        f"the world: {len(uids)} uids for {len(facts)} boxes: up to {shared} agents share one, and are not kept from "
+        "each other's mail",
+        "",
+    )
+
+
+def _root(root: Root) -> Iterator[Finding]:
+    facts, mount = os.stat(root.path), mount_of(root.path)
+    mode = stat.S_IMODE(facts.st_mode)
+    if mode & 0o002 and not mode & stat.S_ISVTX:
+        yield Finding(
+            "wrong",
+            "root",
+            f"{root.path} has the mode {mode:04o}: anybody can move whole boxes away and put others in their place",
+            "chmod 0755, or 1777 where anybody may make boxes",
+        )
+    with contextlib.suppress(OSError):
+        if os.stat(f"{root.path}/{MARKER}").st_mode & 0o044 != 0o044:
+            yield Finding(
+                "wrong", "root", f"its {MARKER} file cannot be read by all", f"chmod 0644 {root.path}/{MARKER}"
+            )
+    if mount is not None:
+        yield from _mount(root.path, mount)
+    with contextlib.suppress(OSError):
+        room = os.statvfs(root.path)
+        if room.f_blocks and room.f_bavail < _ROOM * room.f_blocks:
+            free = room.f_bavail * room.f_frsize // (1 << 20)
+            yield Finding(
+                "warning",
+                "root",
+                f"the volume is nearly full: {free} MiB are left",
+                "free some space: senders get exit code 75",
+            )
+        if room.f_files and room.f_favail < _ROOM * room.f_files:
+            yield Finding(
+                "warning", "root", f"the volume has {room.f_favail} free inodes left", "each message needs one"
+            )
+
+
+def _mount(path: str, mount: Mount) -> Iterator[Finding]:
+    if mount.read_only:
+        yield Finding("wrong", "root", f"the volume is mounted read-only at {mount.path}", "mount it for writing")
+    if mount.blind:
+        yield Finding(
+            "warning",
+            "root",
+            f"{mount.path} is {mount.kind}: what other machines write there is announced to nobody here, and locks may "
+            "not reach them",
+            "mail still comes, at the next look (--rescan). One box must be read on one machine only",
+        )
+    if mount.kind == "overlay":
+        yield Finding(
+            "warning",
+            "root",
+            f"{path} lies in the container's own layer, not on a volume: other containers see another one, and it goes "
+            "when the container goes",
+            "mount a volume there",
+        )
+
+
+def _strangers(root: Root) -> Iterator[Finding]:
+    with os.scandir(root.path) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.name == ".removed":
+            kept = len(os.listdir(entry.path)) if os.access(entry.path, os.R_OK) else 0
+            if kept:
+                yield Finding(
+                    "note", "root", f"{kept} removed boxes are kept in {entry.path}", "delete what nobody needs"
+                )
+        elif entry.name.startswith(".") and names.is_address(entry.name[1:]) and entry.is_dir(follow_symlinks=False):
+            yield Finding(
+                "note",
+                "root",
+                f"{entry.path}: a box that was never finished",
+                f"`mailbox init {entry.name[1:]}` finishes it",
+            )
+        elif entry.is_symlink():
+            yield Finding("warning", "root", f"{entry.path} is a symbolic link", "a box is a folder of its own")
+        elif (
+            entry.is_dir()
+            and not names.is_address(entry.name)
+            and not entry.name.startswith(".")
+            and entry.name != "lost+found"
+        ):
+            yield Finding(
+                "warning", "root", f"{entry.path} cannot be a box: no agent can have that name", "a-z 0-9 . _ - only"
+            )
+
+
+def _shared_groups(root: Root, boxes: list[Address]) -> Iterator[Finding]:
+    """A drop box needs a group of its own: setgid gives that group to every message."""
+    groups: dict[int, dict[int, Address]] = {}
+    for name in boxes:
+        with contextlib.suppress(OSError):
+            facts = os.stat(f"{root.box(name)}/new")
+            groups.setdefault(facts.st_gid, {}).setdefault(facts.st_uid, name)
+    for gid, owners in groups.items():
+        if len(owners) > 1:
+            yield Finding(
+                "wrong",
+                "root",
+                f"the boxes {', '.join(sorted(owners.values()))} belong to different uids and share the group {gid}: "
+                "each of them can read the messages of the others",
+                "give each a group of its own: `init --owner UID:GID`",
+            )
+
+
+def _folders(root: Root, name: Address) -> Iterator[Finding]:
+    """Folders that are missing, or have modes and owners that do not do what they are for."""
+    home = root.box(name)
+    facts = os.stat(home)
+    fix = partial(mend, root, name)
+    if facts.st_mode & 0o022:
+        yield Finding(
+            "wrong",
+            name,
+            f"it has the mode {stat.S_IMODE(facts.st_mode):04o}: others can put folders of theirs in the place of its",
+            "expected 0755",
+            fix,
+        )
+    for folder, mode in FOLDERS.items():
+        try:
+            there = os.lstat(f"{home}/{folder}")
+        except FileNotFoundError:
+            yield Finding("wrong", name, f"it has no {folder}/", "it is made with the right mode", fix)
+            continue
+        except PermissionError:
+            continue
+        found = stat.S_IMODE(there.st_mode)
+        if not stat.S_ISDIR(there.st_mode):
+            yield Finding("wrong", name, f"its {folder} is no folder", "move it out of the way, then --fix")
+        elif (there.st_uid, there.st_gid) != (facts.st_uid, facts.st_gid):
+            yield Finding(
+                "wrong",
+                name,
+                f"its {folder}/ belongs to {there.st_uid}:{there.st_gid}, and the box to {facts.st_uid}:{facts.st_gid}",
+                "root can give it back",
+                fix if os.geteuid() == 0 else None,
+            )
+        elif found != mode:
+            yield Finding(
+                "wrong",
+                name,
+                f"its {folder}/ has the mode {found:04o}, expected {mode:04o}: {_meaning(folder, found)}",
+                "",
+                fix,
+            )
+
+
+def _meaning(folder: str, mode: int) -> str:
+    """What a wrong mode leads to."""
+    if FOLDERS[folder] == 0o3733:
+        if not mode & 0o003 or not mode & 0o030:
+            return "others cannot deliver"
+        if not mode & stat.S_ISVTX:
+            return "others can delete and replace what waits"
+        if not mode & stat.S_ISGID:
+            return "what another uid sends cannot be read"
+        return "others can list what waits"
+    if folder == "run":
+        return "others cannot ring" if mode & 0o055 != 0o055 else "others can take the bells away"
+    return "others can read or change what is held" if mode & 0o077 else "its owner cannot use it"
+
+
+def _split(root: Root, name: Address) -> Iterator[Finding]:
+    """All folders of a box must be on one mount: a rename does not cross mounts, not even two of one file system."""
+    home = root.box(name)
+    mount, device = mount_of(home), os.stat(home).st_dev
+    for folder in FOLDERS:
+        with contextlib.suppress(OSError):
+            other = mount_of(f"{home}/{folder}")
+            if os.stat(f"{home}/{folder}").st_dev != device or (mount and other and other.path != mount.path):
+                yield Finding(
+                    "wrong",
+                    name,
+                    f"its {folder}/ is another mount than the box: messages cannot be moved there",
+                    "mount whole boxes, or the whole root; not parts of a box",
+                )
+
+
+def _own_group(root: Root, name: Address) -> Iterator[Finding]:
+    """`user: "2001"` without a group runs as 2001:0, and can read nothing of what others drop."""
+    with contextlib.suppress(OSError):
+        facts = os.stat(f"{root.box(name)}/new")
+        ours = {os.getegid(), *os.getgroups()}
+        if os.geteuid() == facts.st_uid != 0 and facts.st_gid not in ours:
+            yield Finding(
+                "wrong",
+                name,
+                f"we are its owner, uid {facts.st_uid}, but not in its group {facts.st_gid}: what other uids send "
+                "cannot be read",
+                f"run as {facts.st_uid}:{facts.st_gid}, not as {facts.st_uid} alone",
+            )
+
+
+def _mail(now: Standing) -> Iterator[Finding]:
+    if now.waiting and not now.attended:
+        oldest = f", the oldest for {_span(now.oldest)}" if now.oldest is not None else ""
+        yield Finding(
+            "warning",
+            now.name,
+            f"{_messages(now.waiting)} wait{'s' if now.waiting == 1 else ''}{oldest}, and nobody listens",
+            f"`mailbox watch --as {now.name}` or `mailbox receive --as {now.name}`",
+        )
+    for lease in now.leases:
+        if lease.over and lease.held:
+            yield Finding(
+                "warning",
+                now.name,
+                f"a lease ran out with {_messages(lease.held)} not settled",
+                "it comes back, the attempt counted; a longer --lease, or ack sooner",
+            )
+    if now.dead:
+        yield Finding(
+            "note",
+            now.name,
+            f"{now.dead} dead letter{'s' if now.dead > 1 else ''}",
+            f"`mailbox dead list --as {now.name}`",
+        )
+
+
+def _listeners(now: Standing) -> Iterator[Finding]:
+    for each in now.listeners:
+        if each.watch:
+            yield Finding(
+                "warning",
+                now.name,
+                f"the listener {each.consumer} has no notifications: {each.watch}",
+                "it looks at every --rescan",
+            )
+        elif each.missed >= _MISSED and each.missed > each.announced:
+            yield Finding(
+                "warning",
+                now.name,
+                f"notifications are dead: of {each.missed + each.announced} messages, {each.missed} were found only by "
+                "looking",
+                "mail still comes, at the next look: --rescan says how often",
+            )
+
+
+def _unmailed(root: Root, name: Address) -> Iterator[Finding]:
+    """What lies in new/ and is nobody's business."""
+    with contextlib.suppress(OSError):
+        odd = [each for each in os.listdir(f"{root.box(name)}/new") if not is_mail(each)]
+        if odd:
+            yield Finding(
+                "note",
+                name,
+                f"{'files' if len(odd) > 1 else 'a file'} in new/ that nobody takes: {', '.join(sorted(odd)[:3])}"
+                + (" …" if len(odd) > 3 else ""),
+                "mail is called *.json, and does not begin with a dot",
+            )
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s' if count != 1 else ''}"

@@ -1,0 +1,180 @@
+"""Who is there, who listens, how far behind: the boxes of a root at a glance.
+
+That somebody listens is asked from the kernel: the lock of a consumer's folder is held, or a bell hears.
+"""
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import names
+from .doorbell import hears
+from .locks import Lock
+from .names import Address
+from .order import is_mail
+from .root import Root
+from .spool import deadline_of
+from .status import Listening, listening
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claim that outlives its process."""
+
+    folder: str
+    deadline: str  # stamp
+    held: int  # messages
+
+    @property
+    def over(self) -> bool:
+        """Whether it has run out."""
+        return self.deadline <= names.now()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One box: what lies where, and who listens. Numbers are None where we may not look."""
+
+    name: Address
+    uid: int
+    gid: int
+    new: int | None = None
+    due: int | None = None  # in later/, its time has come
+    later: int | None = None  # in later/, its time has not come
+    held: int | None = None  # in the folders of consumers, leases included
+    dead: int | None = None
+    done: int | None = None
+    oldest: float | None = None  # seconds for which the oldest message in new/ has been waiting
+    consumers: int = 0  # folders in cur/ whose lock is held
+    bells: int = 0  # that hear
+    listeners: tuple[Listening, ...] = ()  # that say something of themselves
+    leases: tuple[Lease, ...] = ()
+
+    @property
+    def waiting(self) -> int | None:
+        """How many messages could be taken now."""
+        return None if self.new is None else self.new + (self.due or 0)
+
+    @property
+    def attended(self) -> bool:
+        """Whether somebody takes mail from it at this moment, or waits for some."""
+        return bool(self.listeners or self.bells or self.consumers)
+
+
+def standing(root: Root, name: Address) -> Standing:
+    """How a box stands. Raises NoBox where there is none; where we may not look, numbers are None."""
+    box = root.box(name)
+    try:
+        facts = os.stat(box)
+        bells = sum(_hears(path) for path in _bells(f"{box}/run"))
+    except FileNotFoundError:
+        raise root.missing(name) from None
+    try:
+        with os.scandir(f"{box}/new") as entries:
+            waiting = [entry.name for entry in entries if is_mail(entry.name)]
+        due, later = _later(f"{box}/later")
+        consumers, held, leases = _held(f"{box}/cur")
+        dead, done = _count(f"{box}/dead"), _count(f"{box}/done")
+    except PermissionError:
+        return Standing(name, facts.st_uid, facts.st_gid, bells=bells)
+    except FileNotFoundError:
+        return Standing(name, facts.st_uid, facts.st_gid, bells=bells)  # doctor says what is missing
+    talking: tuple[Listening, ...] = ()
+    with contextlib.suppress(OSError):
+        talking = tuple(listening(box))
+    return Standing(
+        name,
+        facts.st_uid,
+        facts.st_gid,
+        len(waiting),
+        due,
+        later,
+        held,
+        dead,
+        done,
+        _oldest(f"{box}/new", waiting),
+        consumers,
+        bells,
+        talking,
+        leases,
+    )
+
+
+def roster(root: Root) -> Iterator[Standing]:
+    """How every box of a root stands."""
+    for name in root.boxes():
+        with contextlib.suppress(LookupError):  # removed in between
+            yield standing(root, name)
+
+
+def held_lock(folder: str) -> bool:
+    """Whether a process holds the lock of this folder in `cur/`."""
+    path = f"{folder}/.lock"
+    if not os.path.exists(path):
+        return False
+    lock = Lock(path)
+    if lock.take():
+        lock.release()
+        return False
+    return True
+
+
+def _oldest(new: str, waiting: list[str]) -> float | None:
+    if not waiting:
+        return None
+    ours = [name for name in waiting if name[names.STAMP - 1 : names.STAMP + 1] == "Z-"]
+    times = []
+    with contextlib.suppress(ValueError):
+        times += [names.nanoseconds(min(ours)[: names.STAMP])] if ours else []
+    for name in waiting if len(ours) < len(waiting) else ():
+        if name[names.STAMP - 1 : names.STAMP + 1] != "Z-":
+            with contextlib.suppress(OSError):
+                times.append(os.lstat(f"{new}/{name}").st_mtime_ns)
+    return max(0.0, (time.time_ns() - min(times)) / 1e9) if times else None
+
+
+def _later(path: str) -> tuple[int, int]:
+    now = names.now()
+    with os.scandir(path) as entries:
+        times = [entry.name for entry in entries if is_mail(entry.name)]
+    due = sum(name <= now for name in times)
+    return due, len(times) - due
+
+
+def _held(cur: str) -> tuple[int, int, tuple[Lease, ...]]:
+    consumers, held, leases = 0, 0, []
+    with os.scandir(cur) as entries:
+        folders = sorted(entry.name for entry in entries)
+    for name in folders:
+        deadline = deadline_of(name)
+        if deadline is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            count = _count(f"{cur}/{name}")
+            held += count
+            consumers += held_lock(f"{cur}/{name}")
+            if deadline:
+                leases.append(Lease(name, deadline, count))
+    return consumers, held, tuple(leases)
+
+
+def _count(path: str) -> int:
+    with os.scandir(path) as entries:
+        return sum(is_mail(entry.name) for entry in entries)
+
+
+def _bells(run: str) -> Iterator[str]:
+    with contextlib.suppress(OSError), os.scandir(run) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                yield entry.path
+
+
+def _hears(path: str) -> bool:
+    try:
+        return hears(path)
+    except OSError:
+        return False
