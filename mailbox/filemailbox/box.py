@@ -404,13 +404,6 @@ class Mailbox:
 
         return until(self._consumer.folder or "")
 
-    @property
-    def leased_until(self) -> datetime | None:
-        """Until when what this mailbox holds stays ours when this process is gone; None where that is not leased."""
-        from .leases import until
-
-        return until(self._consumer.folder or "")
-
     # Looking
 
     def peek(self, *states: str) -> Iterator[Message[Any]]:
@@ -447,12 +440,6 @@ class Mailbox:
                 return False
             empty += 1
             self._wake.wait(left, heard, empty)
-
-    def why(self, dead: Message[Any]) -> str:
-        """All that is known of why it is a dead letter: the reason, and often a traceback or what a command said."""
-        from . import peek
-
-        return peek.why(self.root, self.name, dead.name) or dead.problem or "nobody wrote down why"
 
     def why(self, dead: Message[Any]) -> str:
         """All that is known of why it is a dead letter: the reason, and often a traceback or what a command said."""
