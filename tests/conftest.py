@@ -1,5 +1,7 @@
 """What the tests share: a fresh root, two mailboxes, programs of their own, and how to wait for an event."""
 
+import io
+import json
 import os
 import select
 import shutil
@@ -8,13 +10,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import filemailbox
 from filemailbox import Mailbox
+from filemailbox.cli.run import main
 
 PATIENCE = 20.0  # seconds after which what we wait for will not come any more
 SOURCE = str(Path(filemailbox.__file__).parents[1])
@@ -113,6 +118,41 @@ def start() -> Iterator[Callable[..., Program]]:
     yield begin
     for program in programs:
         program.close()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """JSON Lines, read."""
+        return [json.loads(line) for line in self.lines]
+
+
+@pytest.fixture
+def mailbox(root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+    """mailbox(*words): run the command, in this process, for bob unless `sender=`; *stdin* is what it reads."""
+    monkeypatch.setenv("MAILBOX_ROOT", str(root))
+
+    def run(*words: object, stdin: str | bytes = b"", sender: str = "bob") -> Said:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setenv("MAILBOX_AGENT", sender)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        sys.stdout.flush()
+        return Said(code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture

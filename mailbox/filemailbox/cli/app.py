@@ -87,14 +87,19 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _typed(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """*verb* with annotations that Typer understands. What cannot be read is told together, once all was looked at."""
+def _typed(verb: Callable[..., Any], call: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """*call*, else *verb*, with annotations of *verb* that Typer understands.
+
+    What cannot be read is told together, once all was looked at.
+    """
     problems: list[str] = []
 
     def run(**values: Any) -> Any:
         if problems:
             raise typer.BadParameter("\n       ".join(problems))
-        return verb(**{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()})
+        return (call or verb)(
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        )
 
     signature = inspect.Signature([_parameter(each, problems) for each in parameters(verb)])
     run.__signature__ = signature  # type: ignore[attr-defined]
