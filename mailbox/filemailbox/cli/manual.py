@@ -100,7 +100,7 @@ def _list(rows: "Iterator[tuple[str, str]] | list[tuple[str, str]]") -> str:
 
 def page() -> str:
     """COMMANDS.md: all of it, as a page."""
-    parts = ["# mailbox(1): the commands", "*Made from `mailbox VERB --help`: `scripts/manual` writes it anew.*"]
+    parts = ["# mailbox(1): the commands", "*Made from `mailbox VERB --help`; a test keeps it so.*"]
     parts += [f"```text\n{text()}```"]
     for name in VERBS:
         parts += [f"## mailbox {name}", f"```text\n{text(name)}```"]
