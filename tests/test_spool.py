@@ -15,6 +15,7 @@ import pytest
 
 from filemailbox import Mailbox, NoBox, NotHeld, Storage, names, spool
 from filemailbox import root as roots
+from filemailbox.files import READ
 from filemailbox.locks import Lock
 from filemailbox.names import Address
 from filemailbox.spool import Taker
@@ -526,6 +527,24 @@ def test_mail_of_other_users_is_taken_by_threads_at_once(dropbox: Path, start: C
     reader.say()
 
     assert reader.line() == f"[{list(range(300))}, []]"
+
+
+def test_a_refusal_that_another_thread_met_first_condemns_no_mail(
+    alice: Mailbox, taker: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our refused open and our look at why, the other thread has given O_NOATIME up already."""
+    alice.send("bob")
+    real = os.open
+
+    def refuse(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_NOATIME:
+            taker._read = READ
+            raise PermissionError(errno.EPERM, "not the owner")
+        return real(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+    assert taker.claim() is not None
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ENOMEM, errno.ESTALE], ids=errno.errorcode.get)
