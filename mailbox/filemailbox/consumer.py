@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from . import log, names
 from .bodies import convert
-from .errors import Invalid, Malformed, TooManyHops, quoted
+from .errors import Invalid, Malformed, TooManyHops, quoted, storage
 from .ledger import STRANGERS, Ledger
 from .message import MAX_HOPS, Message, decode, time_ns, written
 from .names import ID, Address, Name
 from .root import Root
 from .rules import Rules
-from .spool import Taker
+from .spool import Claim, Taker
 
 _ASKING: Final = frozenset(("expires", "deliver_after", "hops", "key"))
 
@@ -29,7 +29,7 @@ class Consumer:
     def __init__(
         self, root: Root, address: Address, rules: Rules, send: Callable[..., str], taker: Taker | None = None
     ) -> None:
-        self._root, self._rules, self._send = root, rules, send
+        self._root, self._address, self._rules, self._send = root, address, rules, send
         self._taker = taker or Taker(root, address, rules)
         self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
         self.straight = False
@@ -67,7 +67,7 @@ class Consumer:
         """The next message to handle, or None. Everything that is not one is dealt with on the way."""
         while (claim := self._taker.claim()) is not None:
             try:
-                message = self._admit(*claim, into)
+                message = self._admit(claim, into)
             except Malformed as error:
                 self._taker.bury(claim[0], error.reason)
                 continue
@@ -79,7 +79,8 @@ class Consumer:
                 return message
         return None
 
-    def _admit(self, name: str, data: bytes, facts: os.stat_result, first: bool, into: Any) -> Message[Any] | None:
+    def _admit(self, claim: Claim, into: Any) -> Message[Any] | None:
+        name, data, facts, first = claim
         id, attempt, requeued = name[:ID], 1, 0
         members = decode(data)
         if not first or ",N=" in name or members.get("id", id) != id:
@@ -115,7 +116,11 @@ class Consumer:
     def _known(self, message: Message[Any], key: str, first: bool) -> bool:
         """Whether the ledger has its key already; then it is acked here and now."""
         sender = ledger_name(self._root, message)
-        if self._ledger.handled(message.trust, sender, key):
+        try:
+            handled = self._ledger.handled(message.trust, sender, key)
+        except OSError as error:
+            raise storage(error, f"reading the ledger of the box {quoted(self._address)}") from error
+        if handled:
             log.info("%s from %s was handled already: its key %r is in the ledger", message.id, message.sender, key)
             self._taker.ack(message.name)
             return True
@@ -126,7 +131,7 @@ class Consumer:
     # What a message asks of us: see message.Hold
 
     def ack(self, message: Message[Any]) -> None:
-        if (key := message.members.get("key")) is not None and self._taker.holds(message.name):
+        if (key := message.key) is not None and self._taker.holds(message.name):
             try:
                 self._ledger.record(message.trust, ledger_name(self._root, message), key, message.id[: names.STAMP])
             except OSError as error:  # a full disk never stops the settling

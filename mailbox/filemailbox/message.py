@@ -39,6 +39,8 @@ _MEMBERS: Final[dict[str, type]] = {
     "hops": int,
     "headers": dict,
 }
+_TEXTS: Final = frozenset(member for member, kind in _MEMBERS.items() if kind is str)
+_RARE: Final = frozenset(("hops", "headers", "expires", "deliver_after"))
 _EXPECTED: Final[dict[type, str]] = {
     str: "a string",
     int: "a whole number from 0 to 1000",
@@ -103,17 +105,10 @@ def decode(data: bytes) -> dict[str, Any]:
         raise Malformed(f"not a JSON object but {_kind(document)}")
     if "body" in document:
         for member, value in document.items():
-            expected = _MEMBERS.get(member)
-            if expected is not None and value.__class__ is not expected and value is not None:
-                raise Malformed(f"its {quoted(member)} is {_kind(value)}, expected {_EXPECTED[expected]}")
-        if document.get("hops") is not None and document["hops"] not in _HOPS:
-            raise Malformed('its "hops" is not a whole number from 0 to 1000')
-        if document.get("headers") and not all(value.__class__ is str for value in document["headers"].values()):
-            raise Malformed('its "headers" is not an object of strings')
-        if document.get("expires") is not None:
-            _check_time("expires", document["expires"])
-        if document.get("deliver_after") is not None:
-            _check_time("deliver_after", document["deliver_after"])
+            if value.__class__ is not str and member in _TEXTS and value is not None:
+                raise Malformed(f"its {quoted(member)} is {_kind(value)}, expected {_EXPECTED[str]}")
+        if not _RARE.isdisjoint(document):
+            _check(document)
         members: dict[str, Any] = document
     else:
         members = {member: document.pop(member) for member in FLAT if type(document.get(member)) is str}
@@ -121,9 +116,24 @@ def decode(data: bytes) -> dict[str, Any]:
     return members
 
 
+def _check(document: dict[str, Any]) -> None:
+    """The members that few messages have, and that are more than just text."""
+    for member, expected in (("hops", int), ("headers", dict)):
+        value = document.get(member)
+        if value.__class__ is not expected and value is not None:
+            raise Malformed(f"its {quoted(member)} is {_kind(value)}, expected {_EXPECTED[expected]}")
+    if document.get("hops") is not None and document["hops"] not in _HOPS:
+        raise Malformed('its "hops" is not a whole number from 0 to 1000')
+    if document.get("headers") and not all(value.__class__ is str for value in document["headers"].values()):
+        raise Malformed('its "headers" is not an object of strings')
+    for member in ("expires", "deliver_after"):
+        if document.get(member) is not None:
+            _check_time(member, document[member])
+
+
 def visible(data: bytes) -> bytes:
     """JSON with what moves the cursor, hides or reorders text escaped: the same JSON, safe to look at."""
-    if data.isascii() and b"\x7f" not in data:
+    if data.isascii() and 0x7F not in data:
         return data
     return _INVISIBLE.sub(_escaped, data.decode()).encode()
 

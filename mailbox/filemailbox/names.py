@@ -154,18 +154,22 @@ def _second(text: str) -> str:
 class Writer:
     """A source of ids that rise strictly. For one thread of one process."""
 
-    __slots__ = ("_last", "_tail")
+    __slots__ = ("_last", "_prefix", "_second", "_tail")
 
     def __init__(self) -> None:
         self._tail = f"Z-{os.urandom(6).hex()}"
         self._last = 0
+        self._second, self._prefix = -1_000_000_000, ""  # the second that we are in, in nanoseconds, and its text
 
     def id(self) -> str:
         """A new id, later than all that this writer has given out."""
         now = time.time_ns()
         self._last = now = now if now > self._last else self._last + 1
-        second, rest = divmod(now, 1_000_000_000)
-        return f"{_clock(second)}{rest:09d}{self._tail}"
+        rest = now - self._second
+        if not 0 <= rest < 1_000_000_000:
+            second, rest = divmod(now, 1_000_000_000)
+            self._second, self._prefix = now - rest, _clock(second)
+        return f"{self._prefix}{rest:09d}{self._tail}"
 
 
 class _Mine(threading.local):

@@ -94,10 +94,15 @@ class Taker:
         letter or is left alone, is logged, and never stops the mail behind it.
         """
         try:
-            if self._batch and not self._later and time.monotonic() < self._round_at:
-                claim = self._claim_new(self._batch.pop())  # what most calls do: no lock, no listing
-                if claim is not None:
-                    return claim
+            if not self._later and time.monotonic() < self._round_at:  # what most calls do
+                if not self._batch:
+                    with self._guard:
+                        if not self._batch and not self._list_new(0):
+                            return None
+                if self._batch:
+                    claim = self._claim_new(self._batch.pop())
+                    if claim is not None:
+                        return claim
             with self._guard:
                 return self._claim_any()
         except IndexError:  # another thread took the last one of the batch
