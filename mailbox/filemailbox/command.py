@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import orjson
 
@@ -34,7 +34,7 @@ from .listener import Listener
 from .message import MAX_SIZE, Message
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_LONGEST: Final = 1024  # characters of a fact in the environment
+_LONGEST: Final = 1024  # bytes of a fact in the environment
 _TAIL: Final = 4096  # bytes of what it last said on stderr that are kept for a dead letter
 _LATER: Final = 10.0  # seconds after which an uncounted retry comes back
 _KILL: Final = 1.0  # seconds between SIGTERM and SIGKILL
@@ -55,29 +55,47 @@ class Command:
     timeout: float | None = None  # seconds
     grace: float = 5.0  # seconds that a command may go on when we are to stop
     reply: bool = False
-    running: set[int] = field(default_factory=set)
+    patient: bool = True  # whether to wait until a broken command is mended; else to stop
+    broken: str = ""  # what was wrong with it
+    _running: set[int] = field(default_factory=set)
     _pause: float = 0.0
-    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _guard: threading.Lock = field(default_factory=threading.Lock)  # while it is held, no child of ours is unknown
 
     def __call__(self, message: Message[Any]) -> str | None:
         """Run it and settle *message* by its exit; or raise what settles it. Returns the reply."""
         run = self._start(message)
         if run is None:
             return None
-        with run:
-            ended = run.wait(self._deadline, self._tick)
+        try:
+            with run:
+                ended = run.wait(self._deadline, self._tick)
+        finally:
+            with self._guard:
+                self._running.discard(run.pid)
         self._pause = 0.0 if run.code not in (126, 127) else self._pause
         return self._judge(message, run, ended)
 
+    def reap(self) -> None:
+        """As process 1, take leave of orphans that ended, and leave our own children's exit status to us."""
+        if os.getpid() != 1:
+            return
+        with self._guard, contextlib.suppress(ChildProcessError):
+            while True:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # a look that leaves it there
+                if ended is None or ended.si_pid in self._running:
+                    return  # behind one of ours there may be orphans: the next look finds them
+                os.waitpid(ended.si_pid, 0)
+
     def _start(self, message: Message[Any]) -> "_Run | None":
         try:
-            run = _Run(self.argv, _stdin(message.body), self._environment(message), self.reply)
-        except OSError as error:  # no such command, or it may not be run
-            self._broken(message, f"{self.argv[0]}: {(error.strerror or str(error)).lower()}")
+            with _stdin(message.body) as stdin, self._guard:
+                run = _Run(self.argv, stdin, self._environment(message), self.reply)
+                self._running.add(run.pid)
+                return run
+        except (OSError, ValueError) as error:  # no such command, or it may not be run; no more processes
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self._broken(message, f"{self.argv[0]}: {why.lower()}")
             return None
-        with self._guard:
-            self.running.add(run.process.pid)
-        return run
 
     def _deadline(self, started: float, stopping: float | None) -> tuple[float, str]:
         """Until when the command may run, and what it is then that ends it."""
@@ -90,8 +108,6 @@ class Command:
         return self.listener.stopping
 
     def _judge(self, message: Message[Any], run: "_Run", ended: str) -> str | None:
-        with self._guard:
-            self.running.discard(run.process.pid)
         code, said = run.code, run.tail
         if ended == "stopped":
             message.hand_back()
@@ -113,11 +129,16 @@ class Command:
         return None
 
     def _broken(self, message: Message[Any], what: str) -> None:
-        """A typo in the command must not burn the mail: put it back, say so, and wait."""
-        message.hand_back()
-        self._pause = min(max(2 * self._pause, _PAUSES[0]), _PAUSES[1])
-        log.error("the command is broken: %s. The message is put back; trying again in %.0f s", what, self._pause)
-        until = time.monotonic() + self._pause
+        """A typo in the command must not burn the mail: put it back, say so, and wait or stop."""
+        self._pause = pause = min(max(2 * self._pause, _PAUSES[0]), _PAUSES[1])
+        message.hand_back(pause)
+        self.broken = what
+        if not self.patient:
+            log.error("the command is broken: %s. The message is put back", what)
+            self.listener.stop()
+            return
+        log.error("the command is broken: %s. The message is put back; trying again in %.0f s", what, pause)
+        until = time.monotonic() + pause
         while time.monotonic() < until and not self._tick():
             time.sleep(_TICK)
 
@@ -125,15 +146,15 @@ class Command:
         facts = {
             "MAILBOX_FROM" if name == "sender" else f"MAILBOX_{name.upper()}": getattr(message, name) for name in _FACTS
         }
-        clean = {name: _CONTROL.sub(" ", text)[:_LONGEST] for name, text in facts.items() if text}
         trace = message.headers.get("traceparent")
+        given = {**facts, "TRACEPARENT": trace} if trace else facts
+        clean = {name: _clean(text) for name, text in given.items() if text}
         own = {
             "MAILBOX_ID": message.id,
             "MAILBOX_ATTEMPT": str(message.attempt),
             "MAILBOX_FILE": f"{self.root}/{self.agent}/cur/{self.listener.consumer.folder}/{message.name}",
             "MAILBOX_ROOT": self.root,
             "MAILBOX_AGENT": self.agent,
-            **({"TRACEPARENT": _CONTROL.sub(" ", trace)[:_LONGEST]} if trace else {}),
         }
         ours = (*own, *facts)
         return {**{name: value for name, value in os.environ.items() if name not in ours}, **clean, **own}
@@ -142,21 +163,28 @@ class Command:
 class _Run:
     """One run of the command, in a process group of its own."""
 
-    def __init__(self, argv: Sequence[str], stdin: int, environment: dict[str, str], reply: bool) -> None:
+    def __init__(self, argv: Sequence[str], stdin: IO[bytes], environment: dict[str, str], reply: bool) -> None:
+        self._process = subprocess.Popen(
+            argv,
+            stdin=stdin,
+            stdout=subprocess.PIPE if reply else None,
+            stderr=subprocess.PIPE,
+            env=environment,
+            process_group=0,
+        )
+        self.pid = self._process.pid
         try:
-            self.process = subprocess.Popen(
-                argv,
-                stdin=stdin,
-                stdout=subprocess.PIPE if reply else None,
-                stderr=subprocess.PIPE,
-                env=environment,
-                process_group=0,
-            )
-        finally:
-            os.close(stdin)
-        self._died = os.pidfd_open(self.process.pid)
+            self._died = os.pidfd_open(self.pid)
+        except OSError:
+            self._signal(signal.SIGKILL)
+            self._process.communicate()
+            raise
+        assert self._process.stderr is not None
+        self._stderr = self._process.stderr.fileno()
         self._said = {pipe.fileno(): bytearray() for pipe in self._pipes()}
         self.started = time.monotonic()
+        self.code = 0
+        """Its exit code, once it has ended; negative where a signal ended it."""
 
     def wait(self, deadline: Callable[[float, float | None], tuple[float, str]], tick: Callable[[], bool]) -> str:
         """Wait until it ends. Returns "" where it ended by itself, else why it was ended."""
@@ -172,6 +200,8 @@ class _Run:
                     ear.unregister(source)
             if self._died in heard:
                 self._hear_out()
+                if ended:  # what it has left running is ended as well; where it ended by itself, that is its own
+                    self._signal(signal.SIGKILL)
                 return ended
             now = time.monotonic()
             if tick() and stopping is None:
@@ -184,21 +214,14 @@ class _Run:
                 self._signal(signal.SIGKILL)
 
     @property
-    def code(self) -> int:
-        """Its exit code; negative where a signal ended it."""
-        return self.process.wait()
-
-    @property
     def tail(self) -> str:
         """What it last said on standard error."""
-        assert self.process.stderr is not None
-        return self._said[self.process.stderr.fileno()].decode("utf-8", "replace")
+        return self._said[self._stderr].decode("utf-8", "replace")
 
     @property
     def reply(self) -> str:
         """What it printed. Raises InvalidBody where that is no text, or too much."""
-        assert self.process.stdout is not None
-        data = bytes(self._said[self.process.stdout.fileno()])
+        data = b"".join(bytes(said) for source, said in self._said.items() if source != self._stderr)
         if len(data) > MAX_SIZE:
             raise InvalidBody(f"the command printed more than {MAX_SIZE} bytes: too much for a reply")
         try:
@@ -210,21 +233,22 @@ class _Run:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.process.returncode is None:
+        if error[0] is not None:
             self._signal(signal.SIGKILL)
-            self.process.wait()
+        self.code = self._process.wait()
+        for pipe in self._pipes():
+            pipe.close()
         os.close(self._died)
 
-    def _pipes(self) -> list[Any]:
-        return [pipe for pipe in (self.process.stdout, self.process.stderr) if pipe is not None]
+    def _pipes(self) -> list[IO[bytes]]:
+        return [pipe for pipe in (self._process.stdout, self._process.stderr) if pipe is not None]
 
     def _hear(self, source: int) -> bool:
         """Read what is there; whether there may be more."""
         data = os.read(source, 65536)
         said = self._said[source]
         said += data
-        assert self.process.stderr is not None
-        if source == self.process.stderr.fileno():
+        if source == self._stderr:
             with contextlib.suppress(OSError, ValueError):
                 os.write(sys.stderr.fileno(), data)
             del said[:-_TAIL]
@@ -242,26 +266,21 @@ class _Run:
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+            os.killpg(self.pid, number)  # it is ours until __exit__() takes leave of it
 
 
-def reap(ours: set[int]) -> None:
-    """As process 1, take leave of orphans that ended, without taking the exit status of our own children from us."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # a look that leaves it there
-            if ended is None or ended.si_pid in ours:
-                return
-            os.waitpid(ended.si_pid, 0)
+def _clean(text: str) -> str:
+    """Safe in an environment, where control characters and great lengths surprise programs."""
+    return _CONTROL.sub(" ", text).encode()[:_LONGEST].decode("utf-8", "ignore")
 
 
-def _stdin(body: Any) -> int:
+def _stdin(body: Any) -> IO[bytes]:
     """The body as a file to read: text as it is, other JSON on one line. In memory: any size, no deadlock, no disk."""
     data = body.encode() if isinstance(body, str) else orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
-    file = os.memfd_create("body", os.MFD_CLOEXEC)
+    file = open(os.memfd_create("body", os.MFD_CLOEXEC), "w+b", buffering=0)  # noqa: SIM115  # the caller closes it
     while data:
-        data = data[os.write(file, data) :]
-    os.lseek(file, 0, os.SEEK_SET)
+        data = data[file.write(data) :]
+    file.seek(0)
     return file
 
 

@@ -4,6 +4,8 @@ A handler takes one Message. Its annotation says what body it wants: `Message[Jo
 is no Job makes a dead letter. What it returns, unless None, is the reply.
 """
 
+import contextlib
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .bodies import convert
-from .errors import quoted
+from .errors import Mismatch, quoted
 from .message import Message
 
 
@@ -40,11 +42,14 @@ class Handlers:
 
     def add(self, types: tuple[str, ...], function: Callable[..., Any], timeout: float | None) -> None:
         """Let *function* handle messages of these types; with none, all that no other handles."""
-        handler = Handler(function, _wanted(function), inspect.iscoroutinefunction(function), timeout)
+        plain = _plain(function)
+        handler = Handler(function, _wanted(function, plain), inspect.iscoroutinefunction(plain), timeout)
         for each in types:
+            if not isinstance(each, str):
+                raise TypeError(f"the type of a message is a string, not {quoted(each)}: @box.on() takes the rest")
             if each in self._by_type:
                 raise ValueError(f"there are two handlers for the type {quoted(each)}: a message goes to one")
-            self._by_type[each] = handler
+        self._by_type.update(dict.fromkeys(types, handler))
         if not types:
             if self._rest is not None:
                 raise ValueError("there are two handlers for the rest: @box.on() can be used once")
@@ -67,19 +72,47 @@ class Handlers:
         return bool(self._by_type) or self._rest is not None
 
 
-def _wanted(function: Callable[..., Any]) -> Any:
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that is called in the end: behind functools.partial and objects that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or inspect.isclass(function):
+        return function
+    call: Callable[..., Any] = type(function).__call__
+    return call
+
+
+def _wanted(function: Callable[..., Any], plain: Callable[..., Any]) -> Any:
     """The type of body in the annotation of the first parameter: Job in `Message[Job]`. Raises TypeError."""
-    parameters = list(inspect.signature(function).parameters.values())
-    if not parameters:
-        raise TypeError(f"the handler {function.__qualname__}() takes no message: give it one parameter")
-    hints = typing.get_type_hints(function)
-    annotation = hints.get(parameters[0].name, Message)
-    if annotation is Message or annotation is Any:
+    name = f"the handler {getattr(plain, '__qualname__', plain)}()"
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise TypeError(f"{name} takes {signature}, expected one parameter: the message") from None
+    annotation = _annotation(plain, next(iter(signature.parameters.values())), name)
+    if annotation in (Message, Any, inspect.Parameter.empty):
         return None
-    if typing.get_origin(annotation) is Message:
-        (into,) = typing.get_args(annotation)
-        return None if into is Any or isinstance(into, typing.TypeVar) else into
-    raise TypeError(
-        f"the handler {function.__qualname__}() takes {quoted(annotation)}: annotate its parameter as Message[…], "
-        "the type of the body in the brackets"
-    )
+    if typing.get_origin(annotation) is not Message:
+        raise TypeError(
+            f"{name} takes {quoted(annotation)}: annotate its parameter as Message[…], the type of the body in the "
+            "brackets"
+        )
+    (into,) = typing.get_args(annotation)
+    if into is Any or isinstance(into, typing.TypeVar):
+        return None
+    if not hasattr(into, "__pydantic_validator__"):
+        with contextlib.suppress(Mismatch):
+            convert(None, into)  # a type that cannot be checked is refused here, not at the first message
+    return into
+
+
+def _annotation(plain: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
+    try:
+        return typing.get_type_hints(plain).get(parameter.name, parameter.empty)
+    except (NameError, TypeError) as error:
+        if not isinstance(parameter.annotation, str):
+            return parameter.annotation  # it is another one that cannot be read, and we do not need it
+        raise TypeError(
+            f"the annotation of {name} cannot be read ({error}): what it names must be defined before it, in its module"
+        ) from error
