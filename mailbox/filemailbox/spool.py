@@ -525,6 +525,9 @@ class Taker:
     def _ready(self) -> None:
         identity = self._identify()
         if identity != self._identity or os.fstat(self._mine).st_nlink == 0:
+            if self._identity[:1] == identity[:1] and os.fstat(self._mine).st_nlink > 0:
+                self._exchange_new(identity)
+                return
             if self._identity:
                 log.warning("the box %s, or our folder in it, was replaced: starting anew", self.address)
                 self.close()
@@ -550,6 +553,13 @@ class Taker:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise self.root.missing(self.address) from error
             raise storage(error, f"opening the box {quoted(self.address)}") from error
+        self._identity = identity
+
+    def _exchange_new(self, identity: tuple[tuple[int, int], ...]) -> None:
+        """`new/` alone is another folder, as gc makes it when it has grown too large: what we hold stays ours."""
+        fresh = os.open(f"{self._box}/new", FOLDER)
+        os.dup2(fresh, self._new, inheritable=False)  # in one step: other threads are using it
+        os.close(fresh)
         self._identity = identity
 
     def disown(self) -> None:

@@ -1,0 +1,208 @@
+"""What is left over in a box, and taking it away."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filemailbox import Mailbox, NoBox, names
+from filemailbox.sweep import leftovers, shrink
+
+LONG_AGO = time.time() - 40 * 3600
+
+
+def swept(bob: Mailbox, older_than: float | None = None) -> list[str]:
+    """Take everything away that is left over; what it was."""
+    found = []
+    for left in leftovers(bob.root, names.address("bob"), older_than):
+        left.clear()
+        found.append(left.what)
+    return found
+
+
+def consumers(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "bob" / "cur").iterdir())
+
+
+def test_a_fresh_box_has_nothing_left_over(root: Path, bob: Mailbox) -> None:
+    """Nor has one in use."""
+    bob.send("bob", 1)
+    assert bob.receive() is not None
+
+    assert swept(bob) == []
+
+
+def test_old_drafts_go_and_young_ones_stay(root: Path, bob: Mailbox) -> None:
+    """36 hours, as in Maildir: their writer may still be writing."""
+    old, young = root / "bob" / "tmp" / "old", root / "bob" / "tmp" / "young"
+    for path in (old, young):
+        path.write_text("x")
+    os.utime(old, (LONG_AGO, LONG_AGO))
+
+    assert swept(bob) == ["a draft that nobody touched for 36 hours"]
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_old_notes_without_a_letter_go(root: Path, bob: Mailbox) -> None:
+    """One beside its letter stays, and so does one that was just written: its letter may be on the way."""
+    bob.send("bob", 1)
+    message = bob.receive()
+    assert message is not None
+    message.reject("no")
+    dead = root / "bob" / "dead"
+    for name in ("old.why", "young.why"):
+        (dead / name).write_text("x")
+    for path in dead.glob("*.why"):
+        if path.name != "young.why":
+            os.utime(path, (LONG_AGO, LONG_AGO))
+
+    assert swept(bob) == ["a note without a dead letter"]
+    assert len(list(dead.iterdir())) == 3
+
+
+def test_handled_mail_goes_when_that_is_asked_for(root: Path) -> None:
+    """By the time at which it was handled."""
+    with Mailbox("bob", root, retention=3600, durable=False) as bob:
+        for body in range(2):
+            bob.send("bob", body)
+            message = bob.receive()
+            assert message is not None
+            message.ack()
+        one = min((root / "bob" / "done").iterdir())
+        one.rename(one.with_name("20200101T000000.000000000Z~" + one.name.partition("~")[2]))
+
+        assert swept(bob) == []
+        assert swept(bob, 86400) == ["a message handled long enough ago"]
+        assert len(list((root / "bob" / "done").iterdir())) == 1
+
+
+def test_folders_of_consumers_that_are_gone_go_but_one(root: Path, start: Callable[..., Any]) -> None:
+    """The last one is needed to drain a volume that is full; one that is taken stays anyway."""
+    boxes = [Mailbox("bob", root, durable=False) for _ in range(4)]
+    for box in boxes:
+        box.receive()
+    assert len(consumers(root)) == 4
+    for box in boxes[1:]:
+        box.close()
+
+    assert swept(boxes[0]) == ["the folder of a consumer that is gone"] * 2
+    assert len(consumers(root)) == 2
+    boxes[0].close()
+    assert len(swept(boxes[0])) == 1
+    assert len(consumers(root)) == 1
+
+
+def test_what_a_dead_consumer_held_comes_back(root: Path, bob: Mailbox, start: Callable[..., Any]) -> None:
+    """At once, as it would at the next consumer's look."""
+    bob.send("bob", 1)
+    holder = start(
+        "import sys; from filemailbox import Mailbox; box = Mailbox('bob', sys.argv[1]); print(box.receive().id)"
+        "; sys.stdin.readline()",
+        root,
+    )
+    holder.line()
+    assert swept(bob) == []
+    holder.kill()
+
+    assert swept(bob)[0] == "1 message of a consumer that is gone: to come back"
+    assert [message.state for message in bob.peek()] == ["later"]
+
+
+def test_leases_that_ran_out_are_swept_and_others_are_not(root: Path, bob: Mailbox, until: Callable[..., None]) -> None:
+    """Until its deadline a lease is nobody's business."""
+    for span in (600.0, 0.01):
+        bob.send("bob", span)
+        with Mailbox("bob", root, lease=span) as box:
+            assert box.receive() is not None
+    until(lambda: any("1 message of a lease that ran out" in each.what for each in leftovers(bob.root, bob.name)))
+    swept(bob)
+
+    assert [message.body for message in bob.peek("later")] == [0.01]
+    assert [message.body for message in bob.peek("cur")] == [600.0]
+
+
+def test_locks_of_requests_that_nobody_waits_for_go(root: Path, bob: Mailbox) -> None:
+    """What a killed requester has left; one that waits keeps its own."""
+    (root / "bob" / "cur" / f".{names.new_id()}.lock").write_text("")
+
+    assert swept(bob) == ["the lock of a request that nobody waits for"]
+    assert not any(name.endswith(".lock") for name in consumers(root))
+
+
+def test_bells_and_words_of_listeners_that_are_gone_go(root: Path, bob: Mailbox) -> None:
+    """A bell that hears stays."""
+    run = root / "bob" / "run"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+        dead.bind(str(run / "dead"))
+    alive = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    alive.bind(str(run / "alive"))
+    (run / "status-0123456789ab.json").write_text("{}")
+    for path in run.iterdir():
+        os.utime(path, (LONG_AGO, LONG_AGO))
+
+    assert sorted(swept(bob)) == ["a bell that nobody hears", "what a listener that is gone said of itself"]
+    assert [path.name for path in run.iterdir()] == ["alive"]
+    alive.close()
+
+
+def test_a_folder_is_shrunk_without_losing_what_is_in_it(root: Path, bob: Mailbox) -> None:
+    """Mode and owner stay; mail is there before, after, and for consumers that hold the old folder."""
+    ids = [bob.send("bob", number) for number in range(5)]
+    first = bob.receive()
+    new = root / "bob" / "new"
+    before = new.stat()
+    shrink(str(root / "bob"))
+    after = new.stat()
+    ids.append(bob.send("bob", 5))
+    rest = [bob.receive(timeout=20) for _ in range(5)]
+
+    assert first is not None
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert after.st_ino != before.st_ino
+    assert [first.id, *(message.id for message in rest if message)] == ids
+    assert [path.name for path in (root / "bob").iterdir() if path.name.startswith(".")] == []
+
+
+def test_senders_never_meet_a_box_without_new(root: Path, bob: Mailbox, start: Callable[..., Any]) -> None:
+    """While one sends without pause, the folder is put in place again and again: nothing fails, nothing is lost."""
+    sender = start(
+        "import sys; from filemailbox import Mailbox; box = Mailbox('alice', sys.argv[1], durable=False)\n"
+        "print('ready')\n"
+        "for number in range(2000): box.send('bob', number)\n"
+        "print('done')",
+        root,
+    )
+    sender.line()
+    for _ in range(5):
+        shrink(str(root / "bob"))
+
+    assert sender.line() == "done"
+    assert sum(1 for _ in (root / "bob" / "new").iterdir()) == 2000
+
+
+def test_two_files_of_one_foreign_name_both_stay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sender puts under a name into the new folder while one of that name is moved over."""
+    import filemailbox.sweep as sweep
+
+    rename, box = sweep._rename, root / "bob"
+    (box / "new" / "x.json").write_text('{"n": 1}')
+
+    def between(source: str, target: str, flags: int) -> None:
+        rename(source, target, flags)
+        if flags == 2:
+            (box / "new" / "x.json").write_text('{"n": 2}')
+
+    monkeypatch.setattr(sweep, "_rename", between)
+    shrink(str(box))
+
+    assert sorted(path.read_text() for path in (box / "new").iterdir()) == ['{"n": 1}', '{"n": 2}']
+
+
+def test_no_box_is_an_error(bob: Mailbox) -> None:
+    """Before anything is looked at."""
+    with pytest.raises(NoBox):
+        list(leftovers(bob.root, names.address("carol")))
