@@ -1,6 +1,7 @@
 """Watching: messages as they come, printed or handed to a command; and whether somebody does."""
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,8 @@ from .identity import As, Json, Root, path_of
 from .options import Arg, Opt, count, one_of, span
 
 if TYPE_CHECKING:
-    from ..command import Command
     from ..listener import Listener
+    from ..notify import Notify
 
 FORMS = ("text", "json")
 
@@ -54,7 +55,7 @@ def watch_(
     json: Json = False,
     sender: As = None,
     root: Root = None,
-) -> None:
+) -> int:
     """Watch for messages: print each as it comes, then ack it; or run a command for each.
 
     The command gets the body on its standard input, and MAILBOX_ID, _FROM, _TO, _TYPE, _SUBJECT, _THREAD,
@@ -80,17 +81,22 @@ def watch_(
     from ..listener import signals
     from ..notify import Notify
 
-    manager = Notify()
+    manager, printing = Notify(), not argv
     box = Mailbox(sender, path_of(root), max_attempts=retries + 1, rescan=rescan)
     with box.listening() as listener, signals(listener.stop):
-        runner = Command(argv, listener, box.root.path, box.name, timeout, grace, reply) if argv else None
-        listener.on_look = _looking(listener, manager, runner)
+        patient = not (drain or once)
+        runner = Command(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)
+        printer = _Printer(listener, json or not sys.stdout.isatty())
+        listener.on_look = _looking(listener, manager, runner.reap, *([printer.look] if printing else []))
         handlers = Handlers()
-        handlers.add(tuple(type), runner or _printer(listener, json or not sys.stdout.isatty()), None)
-        listener.consumer.begin()
+        handlers.add(tuple(type), printer if printing else runner, None)
+        listener.begin(drain)
         manager.say("READY=1", f"STATUS=watching the box {box.name}")
-        listener.run(handlers, jobs if argv else 1, drain, limit=1 if once else n)
-        manager.say("STOPPING=1")
+        listener.run(handlers, 1 if printing else jobs, drain, limit=1 if once else n)
+        manager.stopping()
+    if printer.failure is not None:
+        raise printer.failure
+    return 1 if runner.broken and not patient else 0
 
 
 def health_(
@@ -117,6 +123,8 @@ def health_(
     from ..status import listening
 
     box = Mailbox(sender, path_of(root))
+    if not box.root.has(box.name):
+        raise box.root.missing(box.name)
     alive = listening(box.root.box(box.name))
     if not alive:
         print(f"{box.name}: nobody listens")
@@ -136,31 +144,50 @@ def health_(
     return 0
 
 
-def _printer(listener: "Listener", json: bool) -> Callable[[Any], None]:
-    def show(message: Any) -> None:
+class _Printer:
+    """Prints messages. Whoever reads them may leave at any time: what it has not been given is handed back."""
+
+    def __init__(self, listener: "Listener", json: bool) -> None:
+        self._listener, self._json = listener, json
+        self.failure: OSError | None = None
+        """Why printing had to end, where the reader did not just leave."""
+
+    def __call__(self, message: Any) -> None:
         try:
-            messages.show(message, json=json, body=False)
-            sys.stdout.flush()
-        except BrokenPipeError:  # `| head`: whoever reads us has had enough
-            message.hand_back()
-            listener.stop()
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not self._left():
+                messages.show(message, json=self._json, body=False)
+                sys.stdout.flush()
+                return
+        except OSError as error:  # a full disk is not the message's fault either
+            self.failure = None if isinstance(error, BrokenPipeError) else error
+        message.hand_back()
+        self._listener.stop()
+        with open(os.devnull, "wb") as nowhere:  # what is still buffered
+            os.dup2(nowhere.fileno(), 1)
 
-    return show
+    def look(self) -> None:
+        """End with the reader, as in `mailbox watch | head`, also when no mail comes."""
+        if self._left():
+            self._listener.stop()
+
+    def _left(self) -> bool:
+        ear = select.poll()
+        ear.register(1, 0)
+        return any(what & select.POLLERR for _, what in ear.poll(0))
 
 
-def _looking(listener: "Listener", manager: Any, runner: "Command | None") -> Callable[[], None]:
+def _looking(listener: "Listener", manager: "Notify", *more: Callable[[], None]) -> Callable[[], None]:
     """What is done whenever the listener looks up."""
 
-    def look() -> None:
+    def look_up() -> None:
         listener.tell()
         manager.beat()
-        if runner is not None and os.getpid() == 1:
-            from ..command import reap
+        if listener.stopping:
+            manager.stopping()
+        for look in more:
+            look()
 
-            reap(runner.running)
-
-    return look
+    return look_up
 
 
 def shown(seconds: float) -> str:
