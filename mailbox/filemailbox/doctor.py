@@ -269,7 +269,7 @@ def _folders(root: Root, name: Address) -> Iterator[Finding]:
 def _meaning(folder: str, mode: int) -> str:
     """What a wrong mode leads to."""
     if FOLDERS[folder] == 0o3733:
-        if not mode & 0o003 or not mode & 0o030:
+        if mode & 0o033 != 0o033:
             return "others cannot deliver"
         if not mode & stat.S_ISVTX:
             return "others can delete and replace what waits"

@@ -78,10 +78,8 @@ def standing(root: Root, name: Address) -> Standing:
         due, later = _later(f"{box}/later")
         consumers, held, leases = _held(f"{box}/cur")
         dead, done = _count(f"{box}/dead"), _count(f"{box}/done")
-    except PermissionError:
+    except (PermissionError, FileNotFoundError, NotADirectoryError):  # doctor says what is wrong there
         return Standing(name, facts.st_uid, facts.st_gid, bells=bells)
-    except FileNotFoundError:
-        return Standing(name, facts.st_uid, facts.st_gid, bells=bells)  # doctor says what is missing
     talking: tuple[Listening, ...] = ()
     with contextlib.suppress(OSError):
         talking = tuple(listening(box))
