@@ -42,7 +42,8 @@ _mailbox_agents() {{
     [[ ${{COMP_WORDS[i]}} == --root ]] && root=${{COMP_WORDS[i + 1]/#\\~/$HOME}}
   done
   for box in "$root"/*/new; do
-    [[ -d $box ]] && box=${{box%/new}} && printf '%s\\n' "${{box##*/}}"
+    box=${{box%/new}} box=${{box##*/}}
+    [[ $box =~ ^[a-z0-9][a-z0-9._-]*$ ]] && printf '%s\\n' "$box"  # compgen would run what a name holds
   done
 }}
 

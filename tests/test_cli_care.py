@@ -1,0 +1,168 @@
+"""Boxes and their care on the command line: init, remove, agents, status, doctor, gc."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filemailbox import Mailbox, names
+
+
+def test_boxes_are_made_and_the_root_with_them(
+    mailbox: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there stays."""
+    first = mailbox("init", "carol", "dave", "--root", tmp_path / "other")
+    again = mailbox("init", "carol", "--root", tmp_path / "other")
+
+    assert (first.code, first.out) == (0, "")
+    assert first.err.splitlines() == [f"making the root {tmp_path / 'other'}", "carol: made", "dave: made"]
+    assert again.err == "carol: was there\n"
+
+
+def test_an_empty_box_is_removed(mailbox: Callable[..., Any], root: Path) -> None:
+    """Nothing is left of it."""
+    said = mailbox("remove", "bob")
+
+    assert (said.code, said.out, said.err) == (0, "", "bob: removed\n")
+    assert sorted(path.name for path in root.iterdir()) == [".mailbox", "alice"]
+
+
+def test_a_box_with_mail_is_removed_only_by_force_and_kept_aside(
+    mailbox: Callable[..., Any], root: Path, alice: Mailbox
+) -> None:
+    """Its new place is printed, the mail in it; the other boxes that were named go all the same."""
+    alice.send("bob", "hi")
+    refused = mailbox("remove", "bob", "alice")
+    forced = mailbox("remove", "bob", "--force")
+
+    assert refused.code == 1
+    assert 'the box "bob" holds 1 message' in refused.err
+    assert "alice: removed" in refused.err
+    assert forced.code == 0
+    assert len(list(Path(forced.out.strip()).glob("new/*.json"))) == 1
+    assert not (root / "bob").exists()
+
+
+def test_no_box_to_remove_is_exit_code_67(mailbox: Callable[..., Any]) -> None:
+    """It names those there are."""
+    said = mailbox("remove", "carol")
+
+    assert said.code == 67
+    assert "there are alice, bob" in said.err
+
+
+def test_agents_are_listed_with_how_they_stand(mailbox: Callable[..., Any], root: Path, alice: Mailbox) -> None:
+    """A line each: who listens, what waits. In a pipe as tabs, ages in seconds."""
+    alice.send("bob", 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+        bell.bind(str(root / "alice" / "run" / "bell"))
+        rows = [line.split("\t") for line in mailbox("agents").lines]
+        records = {record["name"]: record for record in mailbox("agents", "--json").records}
+
+    assert [row[:3] for row in rows] == [["alice", "yes", "0"], ["bob", "no", "1"]]
+    assert rows[1][3].isdigit()
+    assert (records["alice"]["attended"], records["bob"]["attended"]) == (True, False)
+    assert records["bob"]["waiting"] == 1
+
+
+def test_status_tells_of_a_box_in_words(mailbox: Callable[..., Any], alice: Mailbox, bob: Mailbox) -> None:
+    """Of the one of MAILBOX_AGENT, of those that are named, or of all."""
+    for body in range(4):
+        alice.send("bob", body)
+    dead, retried = bob.receive(), bob.receive()
+    assert dead is not None
+    assert retried is not None
+    dead.reject("no")
+    retried.retry(3600)
+    mailbox("receive", "--manual", "--lease", "1h")
+
+    said = mailbox("status").out
+    assert said.startswith("bob\n  waiting: 1, the oldest for 0 s\n  put off: 1\n  held: 1, 1 of them under a lease\n")
+    assert "runs out 2" in said
+    assert "dead letters: 1" in said
+    assert mailbox("status", "alice", "bob").out.count("waiting") == 2
+    assert mailbox("status", sender="").out.count("waiting") == 2
+    assert mailbox("status", "--json").records[0]["dead"] == 1
+    assert mailbox("status", "carol").code == 67
+
+
+def test_status_tells_how_a_listener_does(
+    mailbox: Callable[..., Any], root: Path, start: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    """Idle or at work, what it handled, what reached it how."""
+    start("import sys; from filemailbox.cli.run import main; sys.exit(main())", "watch", "--as", "bob", "--root", root)
+    until(lambda: "listener" in mailbox("status", "bob").out)
+    said = mailbox("status", "bob").out
+
+    assert ": idle, last heard of 0 s ago, handled 0" in said
+    assert mailbox("agents").lines[1].startswith("bob\tyes")
+
+
+def test_doctor_finds_nothing_where_all_is_well(mailbox: Callable[..., Any]) -> None:
+    """A note on the world, exit code 0."""
+    said = mailbox("doctor")
+
+    assert said.code == 0
+    assert [line.split("\t")[0] for line in said.lines] == ["note"]
+
+
+def test_doctor_says_what_is_wrong_and_mends_it(mailbox: Callable[..., Any], root: Path) -> None:
+    """Exit code 1 as long as something is wrong."""
+    (root / "bob" / "new").chmod(0o700)
+    ill = mailbox("doctor")
+    [record] = [record for record in mailbox("doctor", "bob", "--json").records if record["level"] == "wrong"]
+    mended = mailbox("doctor", "--fix")
+
+    assert ill.code == 1
+    assert "wrong\tbob\tits new/ has the mode 0700, expected 3733: others cannot deliver\t" in ill.out
+    assert (record["where"], record["fixable"], record["mended"]) == ("bob", True, None)
+    assert mended.code == 0
+    assert "\tmended\n" in mended.out
+    assert mailbox("doctor").code == 0
+
+
+def test_doctor_without_a_root_says_where_it_looked(mailbox: Callable[..., Any], tmp_path: Path) -> None:
+    """A volume that is not mounted is the commonest trouble."""
+    said = mailbox("doctor", "--root", tmp_path)
+
+    assert said.code == 69
+    assert "Is the volume mounted?" in said.err
+
+
+def test_gc_prints_what_it_takes_away(mailbox: Callable[..., Any], root: Path) -> None:
+    """With --dry-run it only says so."""
+    draft = root / "bob" / "tmp" / "draft"
+    draft.write_text("x")
+    long_ago = time.time() - 40 * 3600
+    os.utime(draft, (long_ago, long_ago))
+    would, did, nothing = mailbox("gc", "--dry-run"), mailbox("gc"), mailbox("gc")
+
+    assert would.out == did.out == f"bob\ta draft that nobody touched for 36 hours\t{draft}\n"
+    assert (nothing.code, nothing.out) == (0, "")
+    assert not draft.exists()
+
+
+def test_gc_takes_handled_mail_by_its_age(mailbox: Callable[..., Any], root: Path) -> None:
+    """Only where that is asked for."""
+    name = f"20200101T000000.000000000Z~{names.new_id()},S=2.json"
+    (root / "bob" / "done" / name).write_text("{}")
+
+    assert mailbox("gc", "alice", "--older-than", "1d").out == ""
+    assert "handled long enough ago" in mailbox("gc", "bob", "--older-than", "1d").out
+    assert list((root / "bob" / "done").iterdir()) == []
+
+
+def test_gc_goes_on_with_the_next_box(mailbox: Callable[..., Any], root: Path) -> None:
+    """One that cannot be swept is told."""
+    (root / "alice" / "tmp").rmdir()
+    (root / "bob" / "cur" / f".{names.new_id()}.lock").write_text("")
+    said = mailbox("gc")
+
+    assert said.code != 0
+    assert said.err.startswith("mailbox: ")
+    assert said.out.startswith("bob\t")
