@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import box, table
+from benchmarks import box, table, wake
 
 BENCH = Path(__file__).parent.parent / "scripts" / "bench"
 TINY = box.Plan(n=3, n_flushed=2, slices=2, repetitions=2, backlogs=(10, 400), looks=1, disks=("tmpfs",))
@@ -34,6 +34,23 @@ def test_a_run_gives_every_figure_beside_its_reference(report: table.Report) -> 
             assert figure["reference"] > 0
             assert figure["spread"][0] <= figure["ratio"] <= figure["spread"][1]
         assert (figure["mark"] is None) == (figure["wanted"] is None)
+
+
+def test_every_system_is_woken_and_every_listener_sits_idle() -> None:
+    """Each of the others is shown beside the bare one, then what listening costs beside how soon mail is found."""
+    report = wake.measure(plan=wake.Plan(samples=4, repetitions=2, idle=0.1, rounds=1))
+    middle, slow, idle, found = json.loads(table.as_json(report))["tables"]
+    listeners = [figure["what"] for figure in idle["figures"]]
+
+    assert [figure["what"] for figure in middle["figures"]] == [figure["what"] for figure in slow["figures"]]
+    assert {"send, callback", "send, async callback", "mv, callback"} < {each["what"] for each in middle["figures"]}
+    for figure in (*middle["figures"], *slow["figures"]):
+        assert figure["n"] == 4
+        assert figure["ours"] > 0 < figure["reference"]
+        assert figure["spread"][0] <= figure["ratio"] <= figure["spread"][1]
+    assert [figure["what"] for figure in found["figures"]] == listeners
+    assert (idle["unit"], found["unit"]) == ("% of a core", "ms")
+    assert all(figure["ours"] > 0 for figure in (*idle["figures"], *found["figures"]))
 
 
 def test_a_backlog_is_listed_once(report: table.Report) -> None:

@@ -1,0 +1,150 @@
+"""The receivers of wake.py, each a process of its own: `python -m benchmarks.receivers FOLDER PIPE HOW [SETTING]`.
+
+Each says on the pipe when it listens, and then, with every message, when its callback began.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, TypeAlias
+
+import orjson
+import watchfiles
+
+from filemailbox import Mailbox, inotify, wake
+
+SAID: Final = struct.Struct("qq")
+"""What is said: the clock at the first line of the callback, and the CPU time of the process so far; both in ns."""
+
+_POLLING: Final = 0.01  # seconds
+
+Callback: TypeAlias = Callable[[Any], None]
+
+
+def main(folder: str, pipe: int, how: str, *settings: str) -> None:
+    def callback(_: Any) -> None:
+        now = time.monotonic_ns()
+        os.write(pipe, SAID.pack(now, time.process_time_ns()))
+
+    HOW[how](folder, callback, *settings)
+
+
+def _bare(folder: str, callback: Callback) -> None:
+    new = _open(f"{folder}/new")
+    bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bell.bind(f"{folder}/bell")
+    callback(None)
+    while True:
+        bell.recv(1)
+        _take(new, callback)
+
+
+def _stream(folder: str, callback: Callback) -> None:
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    stream.connect(f"{folder}/stream")
+    callback(None)
+    data = b""
+    while more := stream.recv(65536):
+        data += more
+        if data.endswith(b"\n"):
+            callback(orjson.loads(data))
+            data = b""
+
+
+def _watchfiles(folder: str, callback: Callback) -> None:
+    new = _open(f"{folder}/new")
+    callback(None)
+    for _ in watchfiles.watch(
+        f"{folder}/new",
+        watch_filter=None,
+        debounce=wake.STEP,
+        step=wake.STEP,
+        rust_timeout=1000,
+        yield_on_timeout=True,  # what came before it watched
+        recursive=False,
+    ):
+        _take(new, callback)
+
+
+def _polling(folder: str, callback: Callback) -> None:
+    new = _open(f"{folder}/new")
+    callback(None)
+    while True:
+        time.sleep(_POLLING)
+        _take(new, callback)
+
+
+def _take(new: int, callback: Callback) -> None:
+    for name in os.listdir(new):
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=new)
+        data = os.read(file, 65536)
+        os.close(file)
+        message = orjson.loads(data)
+        os.unlink(name, dir_fd=new)
+        callback(message)
+
+
+def _open(folder: str) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _ours(folder: str, callback: Callback) -> None:
+    with Mailbox("bob", folder) as box:
+        box.on()(callback)
+        callback(None)
+        box.run()
+
+
+def _ours_async(folder: str, callback: Callback) -> None:
+    async def handler(message: Any) -> None:
+        callback(message)
+
+    with Mailbox("bob", folder) as box:
+        box.on()(handler)
+        callback(None)
+        asyncio.run(box.arun())
+
+
+def _ours_unannounced(folder: str, callback: Callback, rescan: str) -> None:
+    """Where the kernel tells nothing."""
+
+    def refuse(_: str) -> NoReturn:
+        raise OSError(errno.EMFILE, "no notifications, for the sake of the benchmark")
+
+    inotify.Inotify = refuse  # type: ignore[assignment, misc]
+    with Mailbox("bob", folder, rescan=float(rescan)) as box:
+        box.on()(callback)
+        callback(None)
+        box.run()
+
+
+def _ours_by_watchfiles(folder: str, callback: Callback, step: str) -> None:
+    """Where there is no inotify."""
+
+    def refuse(_: str) -> NoReturn:
+        raise OSError(errno.ENOSYS, "no inotify, for the sake of the benchmark")
+
+    inotify.Inotify = refuse  # type: ignore[assignment, misc]
+    wake.STEP = int(step)  # type: ignore[misc]
+    _ours(folder, callback)
+
+
+HOW: Final[dict[str, Callable[..., None]]] = {
+    "bare": _bare,
+    "stream": _stream,
+    "watchfiles": _watchfiles,
+    "polling": _polling,
+    "ours": _ours,
+    "ours-async": _ours_async,
+    "ours-unannounced": _ours_unannounced,
+    "ours-by-watchfiles": _ours_by_watchfiles,
+}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
