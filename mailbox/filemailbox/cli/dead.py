@@ -115,6 +115,11 @@ def _row(message: Any) -> tuple[str, ...]:
     from . import show
 
     id = message.id[16:25] if show.person() and message.id[26:27] == "-" else message.id
-    facts = (show.line(id, 40), show.line(message.sender or "", 20), show.line(message.type or "", 16))
+    person = show.person()
+    facts = (
+        show.line(id, 20 if person else 0),
+        show.line(message.sender or "", 16 if person else 0),
+        show.line(message.type or "", 12 if person else 0),
+    )
     why = message.problem or "nobody wrote down why"
     return (*facts, show.when(message.sent), str(message.attempt), show.line(why, 400))

@@ -103,5 +103,10 @@ def row(message: Any) -> tuple[str, ...]:
         state += f", due {show.when(message.due)}"
     about = message.problem or message.subject or message.body
     id = message.id[16:25] if person and message.id[26:27] == "-" else message.id
-    facts = (show.line(id, 40), show.line(message.sender or "", 20), message.trust, show.line(message.type or "", 16))
+    facts = (
+        show.line(id, 20 if person else 0),
+        show.line(message.sender or "", 16 if person else 0),
+        message.trust,
+        show.line(message.type or "", 12 if person else 0),
+    )
     return (*facts, show.when(message.sent), state, show.line(about, show.columns() if person else 200))

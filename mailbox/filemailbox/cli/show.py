@@ -160,7 +160,7 @@ def bold(text: str) -> str:
 
 
 def _painted(text: str, how: str) -> str:
-    wanted = person() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    wanted = person() and not os.environ.get("NO_COLOR") and (os.environ.get("TERM") or "dumb") != "dumb"
     return f"\x1b[{how}m{text}\x1b[0m" if wanted else text
 
 
@@ -180,7 +180,7 @@ class Progress:
             self._next = time.monotonic() + 0.1
             of = f" of {self._total}" if self._total else ""
             text = f"{self._doing} … {self._done}{of}"
-            if os.environ.get("TERM", "dumb") == "dumb":
+            if (os.environ.get("TERM") or "dumb") == "dumb":
                 self._next = time.monotonic() + 5
                 print(text, file=sys.stderr)
             else:
