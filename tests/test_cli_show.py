@@ -106,7 +106,7 @@ def test_an_empty_list_is_empty(root: Path, bob: Mailbox) -> None:
     ids=" ".join,
 )
 def test_nothing_hostile_reaches_the_terminal(root: Path, bob: Mailbox, words: list[str]) -> None:
-    """Escapes, control characters and reordering ones, in every part of a message and in its name, are shown as text."""
+    """Escapes, control and reordering characters, in every part of a message and in its name, are shown as text."""
     document = dict.fromkeys(("from", "to", "type", "subject", "thread", "body"), HOSTILE)
     (root / "bob" / "new" / "x\x1b[31m\u202e.json").write_bytes(orjson.dumps({**document, HOSTILE: 1}))
     said = plain(Terminal(root, *words, columns=200).text())
