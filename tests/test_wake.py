@@ -204,7 +204,8 @@ def test_a_poke_wakes_all_who_wait(waker: Callable[..., Wake], until: Until) -> 
 def test_what_another_has_heard_is_not_lost(waker: Callable[..., Wake], ringer: Ringer, root: Path) -> None:
     """The bell is one: who arms forgets the ring, also when it was meant for somebody who armed before."""
     one = waker()
-    for arrive in (lambda: ringer.ring("bob"), lambda: move_in(root)):
+    arrivals: list[Callable[[], None]] = [lambda: ringer.ring("bob"), lambda: move_in(root)]
+    for arrive in arrivals:
         heard = one.arm()
         arrive()
         one.arm()

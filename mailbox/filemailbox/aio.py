@@ -108,11 +108,8 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
             task.cancelled() or task.exception()  # sys.exit() has left the loop by itself
 
     def feed() -> None:
-        with contextlib.closing(listener.messages(drain)) as messages:
-            while slots.acquire():
-                message = None if listener.stopping else next(messages, None)
-                if message is None:
-                    return
+        with contextlib.closing(listener.claims(slots, workers, drain)) as claims:
+            for message in claims:
                 try:
                     loop.call_soon_threadsafe(start, message)
                 except RuntimeError:  # the loop was closed under us

@@ -82,6 +82,24 @@ class Listener:
                 return
             by_timer = self.wake.wait(self.look(), heard, empty) == "timer"
 
+    def claims(self, slots: threading.Semaphore, workers: int, drain: bool) -> Generator[Message[Any], None, None]:
+        """messages(), each with one of the *slots* taken, so that nothing is claimed which nobody has time for."""
+        again = True
+        while again:
+            again = False
+            with contextlib.closing(self.messages(drain)) as messages:
+                while slots.acquire():
+                    message = None if self.stopping else next(messages, None)
+                    if message is None:
+                        slots.release()
+                        break
+                    again = drain and workers > 1
+                    yield message
+            if again:  # what is at work may make more mail
+                for _ in range(workers):
+                    slots.acquire()
+                slots.release(workers)
+
     def look(self) -> float:
         """What is done before each wait. Returns how many seconds that may take at the most."""
         self.on_look()
@@ -91,12 +109,11 @@ class Listener:
     def run(self, handlers: Handlers, workers: int, drain: bool = False, limit: int | None = None) -> None:
         """Call handlers for *limit* messages, or until stop(). With one worker: in this thread, one after the other."""
         self.consumer.only(handlers.types())
-        with self._pool(workers) as (slots, submit), contextlib.closing(self.messages(drain)) as messages:
-            for _ in itertools.count() if limit is None else range(limit):
-                slots.acquire()
-                if self.stopping or (message := next(messages, None)) is None:
-                    slots.release()
-                    break
+        with (
+            self._pool(workers) as (slots, submit),
+            contextlib.closing(self.claims(slots, workers, drain)) as claims,
+        ):
+            for message in itertools.islice(claims, limit):
                 submit(self._handle, handlers, message)
         if self._fatal is not None:
             raise self._fatal

@@ -9,20 +9,27 @@ Only an object is required. With `body`, the members of the envelope are known b
 body, so that a script can drop `{"from":"a","msg":"hello"}`.
 """
 
-import os
-import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
+from __future__ import annotations
 
-import orjson
+from _collections_abc import Mapping
 
-from . import names
+from . import codec, names
 from .errors import Invalid, InvalidBody, Malformed, NotHeld, Reject, Retry, quoted
+from .pattern import Pattern
 
-T = TypeVar("T")
-_Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import re
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+    from types import TracebackType
+    from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
+
+    T = TypeVar("T")
+    _Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
+else:  # typing takes longer to import than a message to send; Message[Job] still says what it is of
+    Protocol, T, Generic = object, "T", {"T": object}
 
 MAX_SIZE: Final = 1024 * 1024
 """The largest message, in bytes, that is written or read unless a box says otherwise."""
@@ -49,15 +56,15 @@ _EXPECTED: Final[dict[type, str]] = {
 
 # What would move the cursor, hide or reorder text where somebody looks with `cat`. In valid JSON such characters can
 # only stand inside strings, so escaping them changes the bytes and not the meaning. orjson escapes the rest of C0.
-_INVISIBLE = re.compile(
+_INVISIBLE = Pattern(
     "[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
+_TIME = Pattern(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)")
 _HOPS: Final = range(1001)
 
 # Possessive, for a string may be a megabyte long. Only for what is known to be JSON: there every string ends.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -77,7 +84,7 @@ def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any])
             envelope[member] = value if value.__class__ is str is _MEMBERS.get(member) else _mended(member, value)
     envelope["body"] = body
     try:
-        data = orjson.dumps(envelope, _plain, orjson.OPT_APPEND_NEWLINE)
+        data = codec.dumps(envelope, _plain, codec.LINE)
     except TypeError as error:
         raise InvalidBody(_why_not_json(error)) from error
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _nests(data) and _too_deep(data):
@@ -96,7 +103,7 @@ def decode(data: bytes) -> dict[str, Any]:
     counts.
     """
     try:
-        document = orjson.loads(data)
+        document = codec.loads(data)
     except ValueError as error:
         raise Malformed(f"not JSON: {_where(data, error)}") from None
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
@@ -193,6 +200,9 @@ class Message(Generic[T]):
         """Whether it was acked, put back, rejected or handed back."""
         self._members = members
         self._hold = hold
+
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(type(list[int]))
 
     def __repr__(self) -> str:
         return f"<Message {self.id} from {quoted(self.sender or '?')} type {quoted(self.type or '')} {self.state}>"
@@ -373,11 +383,15 @@ def parse_time(text: str) -> datetime:
     """RFC 3339 as an aware datetime. Raises ValueError; a time without a zone is refused."""
     if _TIME.fullmatch(text) is None:  # fromisoformat takes more, and each Python takes something else
         raise ValueError(text)
+    from datetime import datetime  # imported where it is needed: most messages ask for no time
+
     return datetime.fromisoformat(text.upper())
 
 
 def format_time(when: datetime) -> str:
     """An aware datetime as the envelope writes it: UTC, microseconds."""
+    from datetime import UTC
+
     if when.tzinfo is None:
         raise Invalid(f"the time {quoted(when)} has no zone: give datetime.now(UTC), not datetime.now()")
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -385,6 +399,8 @@ def format_time(when: datetime) -> str:
 
 def later(after: float | timedelta | datetime, clock: datetime) -> str:
     """A delay in seconds from the *clock*, a timedelta or an aware datetime, as the envelope writes a time."""
+    from datetime import datetime, timedelta
+
     if isinstance(after, datetime):
         return format_time(after)
     span = after if isinstance(after, timedelta) else timedelta(seconds=after)
@@ -396,6 +412,8 @@ def later(after: float | timedelta | datetime, clock: datetime) -> str:
 
 def moment(ns: int) -> datetime:
     """Nanoseconds since 1970 as an aware datetime, which knows microseconds."""
+    from datetime import UTC, datetime, timedelta
+
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1000)
 
 
@@ -407,6 +425,8 @@ def time_ns(when: datetime) -> int:
 
 def written(facts: os.stat_result) -> str:
     """When a file was last written, as the envelope writes a time: what stands for a missing `sent`."""
+    from datetime import UTC, datetime
+
     return format_time(datetime.fromtimestamp(min(max(facts.st_mtime, 0), 253402300799), UTC))
 
 
@@ -500,7 +520,9 @@ def _escaped(match: re.Match[str]) -> str:
 
 def _too_deep(data: bytes) -> bool:
     """Whether *data*, which is JSON, nests deeper than MAX_DEPTH."""
-    return _nests(_STRING.sub(b"", data))
+    import re
+
+    return _nests(re.sub(_STRING, b"", data))
 
 
 def _nests(data: bytes) -> bool:
@@ -525,7 +547,7 @@ def _kind(value: object) -> str:
 def last_words(error: BaseException) -> str:
     """What an exception said, on one line."""
     try:
-        words = " ".join(str(error).split())
+        words = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
     except Exception:  # noqa: BLE001  # its own __str__ fails
         words = "it cannot be printed"
     return f"{type(error).__name__}: {words}"[:500] if words else type(error).__name__
