@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mailbox" / "filemailbox"
 
 FLOORS = [
-    {"errors", "log"},
+    {"errors", "log", "pattern", "codec"},
     {"names"},
     {"message", "bodies", "order", "files", "locks", "inotify", "mounts"},
     {"doorbell", "root", "rules"},
@@ -32,7 +32,7 @@ DOORS = {
     "filelock": {"locks"},
     "msgspec": {"bodies"},
     "pydantic": {"bodies"},
-    "orjson": {"message", "root", "ledger", "status", "command", "cli"},
+    "orjson": {"codec", "ledger", "status", "command", "cli"},
     "typer": {"cli"},
     "watchfiles": {"wake"},
     "asyncio": {"aio", "consumer"},

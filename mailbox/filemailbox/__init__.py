@@ -4,6 +4,8 @@ Who is built on whom, from the ground up; each imports only what stands above it
 
     errors      the exception tree
     log         the log, imported when there is something to say
+    pattern     regular expressions, compiled when they are needed
+    codec       JSON, as bytes                                          (the only way to orjson in what starts quickly)
     names       addresses; message names that sort by time
     message     the envelope and Message: encode, decode: pure
     bodies      typed bodies                                            (the only user of msgspec)

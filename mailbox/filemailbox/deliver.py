@@ -7,16 +7,21 @@ A sender of another uid may neither list nor open these folders, only create and
 a box that was replaced is found again by itself. A crash leaves a draft in `tmp/`, which the box sweeps.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
-from typing import Final
 
-from . import replies
 from .errors import Unflushed, quoted, storage
-from .names import Address
-from .root import Root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+    from .names import Address
+    from .root import Root
 
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _CROWD: Final = 8  # messages from which on one flush of the file system is cheaper than one for each
@@ -100,6 +105,8 @@ def _move_in(root: Root, to: Address, id: str, data: bytes, answers: str | None)
 
 def _answer(draft: str, box: str, name: str, answers: str) -> bool:
     """Move it to where the request *answers* is waited for; whether it is."""
+    from . import replies  # most messages answer nothing
+
     waiting = replies.waits(box, answers)
     if waiting is None:
         return False

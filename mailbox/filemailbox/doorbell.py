@@ -7,6 +7,8 @@ A bell is a Unix datagram socket in `run/`, one for each listener, bound under a
 reached through the file system, it crosses network, PID, mount and user namespaces of one kernel.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
@@ -14,14 +16,14 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
 
 from .files import FOLDER, listing
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from socket import socket
+    from typing import Final
 
 _DONTWAIT: Final = 0x40  # MSG_DONTWAIT of Linux
 _LONGEST: Final = 107  # bytes in the path of a Unix socket (unix(7): sun_path)
@@ -80,15 +82,17 @@ class Bell:
         self._take_down()
 
 
-@dataclass(slots=True)
 class _Known:
     """The bells of one box, kept open."""
 
-    folder: int  # run/, open
-    changed: int  # its mtime when it was listed
-    fresh: float  # until when not even the mtime is asked
-    until: float  # until when it is taken to be the folder at its path
-    bells: list[int]
+    __slots__ = ("bells", "changed", "folder", "fresh", "until")
+
+    def __init__(self, folder: int, changed: int, fresh: float, until: float, bells: list[int]) -> None:
+        self.folder = folder  # run/, open
+        self.changed = changed  # its mtime when it was listed
+        self.fresh = fresh  # until when not even the mtime is asked
+        self.until = until  # until when it is taken to be the folder at its path
+        self.bells = bells
 
 
 class Ringer:
@@ -167,14 +171,14 @@ def hears(path: str) -> bool:
         return True
 
 
-def _take_down(listening: "socket", path: str, inode: int, process: int) -> None:
+def _take_down(listening: socket, path: str, inode: int, process: int) -> None:
     listening.close()
     with contextlib.suppress(OSError):
         if process == os.getpid() and os.lstat(path).st_ino == inode:  # in the child of a fork it is the parent's
             os.unlink(path)
 
 
-def _datagram() -> "socket":
+def _datagram() -> socket:
     from socket import AF_UNIX, SOCK_DGRAM, socket  # a sender whom nobody listens to needs no sockets
 
     return socket(AF_UNIX, SOCK_DGRAM)

@@ -25,10 +25,10 @@ Two more are not errors but words that a handler says by raising them: `Retry` a
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 

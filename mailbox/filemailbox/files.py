@@ -4,9 +4,14 @@ Open once, by name, under the descriptor of the folder: never through a link, ne
 or for the holder of a lease. Everything else is asked of that descriptor, and nothing of the name a second time.
 """
 
+from __future__ import annotations
+
 import os
 import stat
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

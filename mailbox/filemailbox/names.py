@@ -14,29 +14,34 @@ a foreign name, `R=` how often a person has requeued it. Text order is time orde
 In `later/` and `done/` a second stamp and a `~` stand before the name: when it is due, or when it was handled.
 """
 
+from __future__ import annotations
+
 import os
-import re
 import threading
 import time
-from calendar import timegm
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, NewType
 
 from .errors import InvalidAddress
+from .pattern import Pattern
 
-Address = NewType("Address", str)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NewType
+
+    Address = NewType("Address", str)
+else:  # typing takes longer to import than a message to send
+    Address = str
 """The name of a box, checked."""
 
 STAMP: Final = len("20261124T014530.123456789Z")
 ID: Final = STAMP + len("-3f9c0a12b4d5")
 
-_ADDRESS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+_FIRST: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+_ADDRESS: Final = _FIRST + "._-"
 CLOCK = r"(?:19[7-9]\d|[2-9]\d{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])[0-5]\d[0-5]\d\.\d{9}Z"
-_ID = re.compile(rf"{CLOCK}-[0-9a-f]{{12}}", re.ASCII)
-_NAME = re.compile(rf"({CLOCK}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json", re.ASCII)
-_TIMED = re.compile(rf"({CLOCK})~(.+)", re.ASCII)
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
+_ID = Pattern(rf"{CLOCK}-[0-9a-f]{{12}}")
+_NAME = Pattern(rf"({CLOCK}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json")
+_TIMED = Pattern(rf"({CLOCK})~(.+)")
+_UNSAFE = Pattern(r"[^A-Za-z0-9._-]")
 _STEM: Final = 64
 _LATEST: Final = 253402300799_999999999  # the end of the year 9999
 
@@ -50,18 +55,31 @@ def address(text: object) -> Address:
 
 def is_address(text: str) -> bool:
     """Whether a box can have this name."""
-    return bool(_ADDRESS.fullmatch(text)) and text != "all"
+    return 0 < len(text) <= 64 and text[0] in _FIRST and not text.strip(_ADDRESS) and text != "all"
 
 
-@dataclass(frozen=True, slots=True)
 class Name:
-    """A message's file name, taken apart."""
+    """A message's file name, taken apart. By hand: a dataclass takes longer to make than a message to send."""
 
-    id: str
-    size: int | None = None  # S=
-    attempt: int = 1  # A=, from the second on; believed only where no sender can write
-    stem: str | None = None  # N=
-    requeued: int = 0  # R=
+    __slots__ = ("attempt", "id", "requeued", "size", "stem")
+
+    def __init__(
+        self, id: str, size: int | None = None, attempt: int = 1, stem: str | None = None, requeued: int = 0
+    ) -> None:
+        self.id = id
+        self.size = size  # S=
+        self.attempt = attempt  # A=, from the second on; believed only where no sender can write
+        self.stem = stem  # N=
+        self.requeued = requeued  # R=
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Name) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __repr__(self) -> str:
+        return f"<Name {self}>"
 
     def __str__(self) -> str:
         text = self.id
@@ -132,6 +150,8 @@ def now() -> str:
 
 def nanoseconds(stamp: str) -> int:
     """The inverse of stamp(): nanoseconds since 1970."""
+    from calendar import timegm  # brings datetime along, and a sender asks for no times
+
     clock = (int(stamp[:4]), int(stamp[4:6]), int(stamp[6:8]), int(stamp[9:11]), int(stamp[11:13]), int(stamp[13:15]))
     return timegm(clock) * 1_000_000_000 + int(stamp[16:25])
 
@@ -141,14 +161,26 @@ def sent(id: str) -> str:
     return f"{_second(id[:15])}{id[15:22]}Z"
 
 
-@lru_cache(maxsize=8)
+_clocks: dict[int, str] = {}
+_seconds: dict[str, str] = {}
+
+
 def _clock(second: int) -> str:
-    return time.strftime("%Y%m%dT%H%M%S.", time.gmtime(second))
+    text = _clocks.get(second)
+    if text is None:
+        if len(_clocks) >= 8:
+            _clocks.clear()
+        text = _clocks[second] = time.strftime("%Y%m%dT%H%M%S.", time.gmtime(second))
+    return text
 
 
-@lru_cache(maxsize=8)
 def _second(text: str) -> str:
-    return f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:]}"
+    known = _seconds.get(text)
+    if known is None:
+        if len(_seconds) >= 8:
+            _seconds.clear()
+        known = _seconds[text] = f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:]}"
+    return known
 
 
 class Writer:

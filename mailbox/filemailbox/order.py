@@ -9,10 +9,15 @@ the listing, or that an earlier listing showed, is in this listing.
 Held back mail waits for one more listing, not for the clock: a writer that is an hour ahead loses nothing.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_right
-from collections.abc import Callable
 
 from .names import ID, STAMP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _WRITER = slice(STAMP + 1, ID)
 _SEAM = slice(STAMP - 1, STAMP + 1)

@@ -18,22 +18,25 @@
 let them read each other's mail. So not the customary 3730 or 0660. Where all agents share a uid it protects nothing.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
 
-import orjson
-
-from . import names
+from . import codec, names
 from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, quoted, storage
 from .locks import Lock
 from .names import Address
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
+
 FORMAT: Final = 1
 MARKER: Final = ".mailbox"
+_MARK: Final = b'{"format": %d}\n' % FORMAT
 FOLDERS: Final = {
     "tmp": 0o3733,
     "new": 0o3733,
@@ -48,11 +51,22 @@ FOLDERS: Final = {
 _MAIL: Final = ("new", "replies", "cur", "later", "dead")
 
 
-@dataclass(frozen=True, slots=True)
 class Root:
     """A mail volume that is there and in a format that we know."""
 
-    path: str
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Root) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"Root({self.path!r})"
 
     def box(self, to: Address) -> str:
         """The path of a box, which may not exist."""
@@ -87,7 +101,8 @@ def find(path: str | os.PathLike[str]) -> Root:
     where = os.path.abspath(path)
     try:
         with open(f"{where}/{MARKER}", "rb") as marker:
-            said = orjson.loads(marker.read(4096))
+            text = marker.read(4096)
+        said = {"format": FORMAT} if text == _MARK else codec.loads(text)  # what we write is known without reading
     except FileNotFoundError:
         why = f"it holds no {MARKER} file" if os.path.isdir(where) else "there is no such folder"
         raise NoRoot(where, why) from None
@@ -108,7 +123,7 @@ def init(path: str | os.PathLike[str]) -> Root:
         with contextlib.suppress(FileExistsError):
             os.mkdir(where)
         if not os.path.exists(f"{where}/{MARKER}"):
-            _write_once(where, MARKER, f'{{"format": {FORMAT}}}\n')
+            _write_once(where, MARKER, _MARK.decode())
     except FileNotFoundError as error:
         raise NoRoot(where, f"there is no folder {quoted(os.path.dirname(where))} to make it in") from error
     except OSError as error:

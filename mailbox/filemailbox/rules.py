@@ -1,9 +1,12 @@
 """How a consumer handles what goes wrong, and for how long it keeps what went right."""
 
-from dataclasses import dataclass
-from typing import Final
+from __future__ import annotations
 
 from .message import MAX_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 MAX_ATTEMPTS: Final = 5
 """How often a message is tried before it becomes a dead letter."""
@@ -17,13 +20,23 @@ RESCAN: Final = 0.25
 a replaced box. An idle listener takes 0.2 % of a core at 0.25, 0.8 % at 0.05, 0.05 % at 1."""
 
 
-@dataclass(frozen=True, slots=True)
 class Rules:
     """What one consumer goes by."""
 
-    max_size: int = MAX_SIZE  # bytes
-    max_attempts: int = MAX_ATTEMPTS
-    backoff: tuple[float, float] = BACKOFF
-    retention: float | None = None  # seconds for which handled mail is kept in done/; None: it is deleted
-    rescan: float = RESCAN  # seconds
-    ledger: str | None = None  # a folder outside the root; None: the box's own
+    __slots__ = ("backoff", "ledger", "max_attempts", "max_size", "rescan", "retention")
+
+    def __init__(
+        self,
+        max_size: int = MAX_SIZE,
+        max_attempts: int = MAX_ATTEMPTS,
+        backoff: tuple[float, float] = BACKOFF,
+        retention: float | None = None,
+        rescan: float = RESCAN,
+        ledger: str | None = None,
+    ) -> None:
+        self.max_size = max_size  # bytes
+        self.max_attempts = max_attempts
+        self.backoff = backoff
+        self.retention = retention  # seconds for which handled mail is kept in done/; None: it is deleted
+        self.rescan = rescan  # seconds
+        self.ledger = ledger  # a folder outside the root; None: the box's own
