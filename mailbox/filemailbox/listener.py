@@ -70,9 +70,8 @@ class Listener:
     def messages(self, drain: bool = False) -> Generator[Message[Any], None, None]:
         """Messages as they come, each for its receiver to settle, until stop(); to *drain*, until there is none."""
         self.begin(drain)
-        by_timer, empty = False, 0
+        by_timer, empty, heard = False, 0, self.wake.arm()
         while not self.stopping:
-            heard = self.wake.arm()
             empty += 1
             while not self.stopping and (message := self.take(heard)) is not None:
                 self.count(message, by_timer)
@@ -81,6 +80,14 @@ class Listener:
             if drain or self.stopping:
                 return
             by_timer = self.wake.wait(self.look(), heard, empty) == "timer"
+            # One look more, before arming: it is what the message waits for, and what rings until we arm again tells
+            # of nothing new. A flood gets none.
+            early = not by_timer and not self.stopping and not self.wake.flooded(empty)
+            if early and (message := self.take(heard)) is not None:
+                self.count(message, by_timer)
+                empty = 0
+                yield message
+            heard = self.wake.arm()
 
     def claims(self, slots: threading.Semaphore, workers: int, drain: bool) -> Generator[Message[Any], None, None]:
         """messages(), each with one of the *slots* taken, so that nothing is claimed which nobody has time for."""

@@ -113,11 +113,13 @@ class Wake:
             self._alert()
 
     def _sleep(self, seconds: float, heard: int, *, deaf: bool) -> Source:
-        sources: dict[int, Source] = {self._poke: "poke"} if self._poke >= 0 else {}
+        sources: dict[int, Source] = {}
         if self._bell is not None and not deaf:
             sources[self._bell.fileno()] = "bell"
         if self._watch is not None and not deaf:
             sources[self._watch.fileno()] = "watch"
+        if self._poke >= 0:
+            sources[self._poke] = "poke"
         ear = select.poll()
         for source in sources:
             ear.register(source, select.POLLIN)
@@ -126,14 +128,16 @@ class Wake:
         try:
             if self.heard != heard:  # by somebody else, since we armed
                 return "bell"
-            woken = {sources[source] for source, _ in ear.poll(seconds * 1000)}
+            woken = [sources[source] for source, _ in ear.poll(seconds * 1000)]  # in the order of registration
         finally:
             with self._guard:
                 self._asleep -= 1
-        if "poke" in woken:
+        if not woken:
+            return "timer"
+        if woken[-1] == "poke":
             with contextlib.suppress(OSError):
                 os.eventfd_read(self._poke)
-        return "bell" if "bell" in woken else "watch" if "watch" in woken else "poke" if "poke" in woken else "timer"
+        return woken[0]
 
     def _alert(self) -> None:
         """Something was heard, and what it was is gone: others may have been asleep on it."""
