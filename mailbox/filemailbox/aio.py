@@ -53,6 +53,7 @@ async def messages(listener: Listener) -> AsyncGenerator[Message[Any], None]:
         take = functools.partial(listener.take, heard)
         while not listener.stopping and (message := await _take(take)) is not None:
             listener.count(message, by_timer)
+            listener.on_look()
             empty = 0
             yield message
         if not listener.stopping:
@@ -138,8 +139,12 @@ async def _handle(listener: Listener, handlers: Handlers, message: Message[Any])
     if handler is None:
         return
     listener.busy[message.id] = None
+    listener.on_look()
     try:
         value, error = await _call(handler, message)
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
+            error = RuntimeError("the handler waited for something that was cancelled")  # nobody has cancelled us
         if error is None:
             await _to_its_end(off_loop(listener.succeed, message, value))
         else:
@@ -163,11 +168,6 @@ async def _call(handler: Handler, message: Message[Any]) -> tuple[Any, BaseExcep
     except TimeoutError as error:
         late = handler.timeout is not None and limit.expired()
         return None, TimeoutError(f"the handler took longer than {handler.timeout:g} s") if late else error
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            return None, error
-        return None, RuntimeError("the handler waited for something that was cancelled")  # nobody has cancelled us
     except BaseException as error:  # noqa: BLE001  # it is raised again when the message is settled
         return None, error
 

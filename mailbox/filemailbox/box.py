@@ -1,49 +1,53 @@
 """Mailbox: the face that users see."""
 
+from __future__ import annotations
+
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, aclosing, contextmanager
-from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
+from contextlib import aclosing, contextmanager
 
 from . import names
 from . import root as roots
-from .bodies import convert
 from .deliver import deliver, deliver_many
 from .doorbell import Ringer
 from .errors import Invalid, InvalidBody, Malformed, quoted
 from .message import MAX_SIZE, Message, decode, encode, later, seconds
-from .names import Address
-from .replies import Reply
 from .rules import BACKOFF, MAX_ATTEMPTS, RESCAN, Rules
-from .wake import Wake
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from datetime import datetime, timedelta
+    from types import TracebackType
+    from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
+
     from .consumer import Consumer
     from .handlers import Handlers
     from .listener import Listener
+    from .names import Address
+    from .replies import Reply
+    from .wake import Wake
 
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
+    T = TypeVar("T")
+    F = TypeVar("F", bound=Callable[..., Any])
+
+    class Options(TypedDict, total=False):
+        """What a message can carry beside its body. See Mailbox.send()."""
+
+        type: str | None
+        subject: str | None
+        thread: str | None
+        in_reply_to: str | None
+        ttl: float | timedelta | datetime | None
+        after: float | timedelta | datetime | None
+        key: str | None
+        headers: Mapping[str, str] | None
+        hops: int
+        id: str | None
+
 
 DEFAULT_ROOT = "/mail"
-
-
-class Options(TypedDict, total=False):
-    """What a message can carry beside its body. See Mailbox.send()."""
-
-    type: str | None
-    subject: str | None
-    thread: str | None
-    in_reply_to: str | None
-    ttl: float | timedelta | datetime | None
-    after: float | timedelta | datetime | None
-    key: str | None
-    headers: Mapping[str, str] | None
-    hops: int
-    id: str | None
 
 
 class Mailbox:
@@ -53,7 +57,8 @@ class Mailbox:
     is held goes back at once. A process that just ends gives it back as well, as one more attempt.
     """
 
-    _taking: "Consumer | None" = None
+    _taking: Consumer | None = None
+    _waking: Wake | None = None
 
     def __init__(
         self,
@@ -92,7 +97,6 @@ class Mailbox:
         self._lease = seconds(lease)
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
-        self._wake = Wake(self._path, rescan)
         self._addresses: dict[str, Address] = {}
         self._listeners: set[Listener] = set()
         self._registered: Handlers | None = None
@@ -105,7 +109,7 @@ class Mailbox:
         return cls(name, found.path, **settings)
 
     @property
-    def _consumer(self) -> "Consumer":
+    def _consumer(self) -> Consumer:
         if self._taking is None:
             from .consumer import Consumer  # a process that only sends needs none of that
 
@@ -120,7 +124,16 @@ class Mailbox:
         return self._taking
 
     @property
-    def _handlers(self) -> "Handlers":
+    def _wake(self) -> Wake:
+        if self._waking is None:
+            from .wake import Wake
+
+            vars(self).setdefault("_waking", Wake(self._path, self._rules.rescan))
+            assert self._waking is not None
+        return self._waking
+
+    @property
+    def _handlers(self) -> Handlers:
         if self._registered is None:
             from .handlers import Handlers
 
@@ -185,10 +198,13 @@ class Mailbox:
 
     # Receiving
 
-    @overload
-    def receive(self, timeout: float | None = 0) -> Message[Any] | None: ...
-    @overload
-    def receive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+    if TYPE_CHECKING:  # typing takes longer to import than a message to send
+
+        @overload
+        def receive(self, timeout: float | None = 0) -> Message[Any] | None: ...
+        @overload
+        def receive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+
     def receive(self, timeout: float | None = 0, *, into: Any = None) -> Message[Any] | None:
         """Take the next message, waiting *timeout* seconds for one (0: do not wait; None: for ever). None: none came.
 
@@ -210,10 +226,13 @@ class Mailbox:
             empty += 1
             self._wake.wait(min(left, self._consumer.next_due() or left), heard, empty)
 
-    @overload
-    async def areceive(self, timeout: float | None = 0) -> Message[Any] | None: ...
-    @overload
-    async def areceive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+    if TYPE_CHECKING:  # typing takes longer to import than a message to send
+
+        @overload
+        async def areceive(self, timeout: float | None = 0) -> Message[Any] | None: ...
+        @overload
+        async def areceive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+
     async def areceive(self, timeout: float | None = 0, *, into: Any = None) -> Message[Any] | None:
         """receive(), for asyncio. Cancelled, it gives back what it may have taken."""
         from . import aio  # asyncio costs more to import than a message to send
@@ -268,9 +287,13 @@ class Mailbox:
     def _asking(self, id: str) -> Reply:
         if not self.root.has(self.name):
             raise self.root.missing(self.name)  # there is no box that an answer could come to
+        from .replies import Reply
+
         return Reply(self._path, id)
 
     def _answer(self, asking: Reply, into: Any) -> Message[Any] | None:
+        from .bodies import convert
+
         for text, data in asking.answers(self.max_size):
             try:
                 members = decode(data)
@@ -349,7 +372,9 @@ class Mailbox:
     def __iter__(self) -> Iterator[Message[Any]]:
         """Messages as they come, each yours to settle: `for message in box: with message: …`. Ends with stop()."""
         with self.listening() as listener:
-            yield from listener.messages()
+            for message in listener.messages():
+                listener.on_look()
+                yield message
 
     async def __aiter__(self) -> AsyncIterator[Message[Any]]:
         """Messages as they come, each yours to settle: `async for message in box: async with message: …`."""
@@ -369,7 +394,7 @@ class Mailbox:
             listener.stop()
 
     @contextmanager
-    def listening(self) -> "Iterator[Listener]":
+    def listening(self) -> Iterator[Listener]:
         """The loop that run() runs, for programs that want to hold it in their own hands. At the end all is let go."""
         from .listener import Listener
 
@@ -429,17 +454,17 @@ class Mailbox:
         """Wait until there is a message to receive(), and leave it there. False: none came in *timeout* seconds."""
         from .ready import ready
 
+        if ready(self.root, self.name, self._rules):
+            return True
         deadline = None if timeout is None else time.monotonic() + timeout
         empty = 0
-        while True:
+        while _left(deadline) > 0:
             heard = self._wake.arm()
             if ready(self.root, self.name, self._rules):
                 return True
-            left = _left(deadline)
-            if left <= 0:
-                return False
             empty += 1
-            self._wake.wait(left, heard, empty)
+            self._wake.wait(_left(deadline), heard, empty)
+        return False
 
     def why(self, dead: Message[Any]) -> str:
         """All that is known of why it is a dead letter: the reason, and often a traceback or what a command said."""
@@ -469,7 +494,8 @@ class Mailbox:
         """Give back what is held, the attempt not counted, and let go of everything. It can be used again after."""
         if self._taking is not None:
             self._taking.close()
-        self._wake.close()
+        if self._waking is not None:
+            self._waking.close()
         self._ringer.close()
 
     def __enter__(self) -> Self:
@@ -494,17 +520,19 @@ class Mailbox:
         return f"Mailbox({self.name!r}, {self.root.path!r})"
 
 
+_OPTIONS = ("type", "subject", "thread", "in_reply_to", "ttl", "after", "key", "headers", "hops", "id")
 _SPECIAL = frozenset(("id", "ttl", "after", "expires", "deliver_after", "from", "sent", "body"))
 
 
 def _resolve(options: Any) -> str | None:
     """Make *options* members of an envelope: spans of time become times. Returns the id that was asked for."""
-    if not options.keys() <= Options.__annotations__.keys():
-        unknown = ", ".join(sorted(options.keys() - Options.__annotations__.keys()))
-        raise TypeError(f"there is no option {unknown}: expected {', '.join(Options.__annotations__)}")
+    if unknown := ", ".join(sorted(options.keys() - set(_OPTIONS))):
+        raise TypeError(f"there is no option {unknown}: expected {', '.join(_OPTIONS)}")
     for option, member in (("ttl", "expires"), ("after", "deliver_after")):
         span = options.pop(option, None)
         if span is not None:
+            from datetime import UTC, datetime
+
             options[member] = later(span, datetime.now(UTC))
     id = options.pop("id", None)
     if id is not None and not names.is_id(id):

@@ -49,7 +49,7 @@ class Listener:
         self.handled = 0
         """How many messages handlers have settled, whatever came of it."""
         self.on_look: Callable[[], None] = self.tell
-        """Called before each wait: every 250 ms at least, unless a handler is at work."""
+        """Called before each wait and each handler: every 250 ms at least, unless a handler is at work."""
         self._status = Status(wake.box)
 
     def stop(self) -> None:
@@ -170,7 +170,7 @@ class Listener:
         if handler is None:
             return
         self.busy[message.id] = None
-        self.tell()
+        self.on_look()
         try:
             value = self._call(handler, message)
         except BaseException as error:
