@@ -13,7 +13,7 @@ from typing import Any, Final
 from . import log, names
 from .bodies import convert
 from .errors import Invalid, Malformed, TooManyHops, quoted, storage
-from .ledger import STRANGERS, Ledger
+from .ledger import Ledger, page_of
 from .message import MAX_HOPS, Message, decode, time_ns, written
 from .names import ID, Address, Name
 from .root import Root
@@ -115,7 +115,7 @@ class Consumer:
 
     def _known(self, message: Message[Any], key: str, first: bool) -> bool:
         """Whether the ledger has its key already; then it is acked here and now."""
-        sender = ledger_name(self._root, message)
+        sender = page_of(self._root, message.sender)
         try:
             handled = self._ledger.handled(message.trust, sender, key)
         except OSError as error:
@@ -133,7 +133,7 @@ class Consumer:
     def ack(self, message: Message[Any]) -> None:
         if (key := message.key) is not None and self._taker.holds(message.name):
             try:
-                self._ledger.record(message.trust, ledger_name(self._root, message), key, message.id[: names.STAMP])
+                self._ledger.record(message.trust, page_of(self._root, message.sender), key, message.id[: names.STAMP])
             except OSError as error:  # a full disk never stops the settling
                 log.error(
                     "the key of %s could not be noted: sent again, it would be handled again (%s)", message.id, error
@@ -181,10 +181,3 @@ class Consumer:
         first, longest = self._rules.backoff
         chance = int.from_bytes(os.urandom(2)) / 65536
         return min(longest, first * 2.0 ** (attempt - 1)) * (1 - chance / 2)
-
-
-def ledger_name(root: Root, message: Message[Any]) -> str:
-    """Whose page of the ledger: names that are no agent's here share one, lest they fill the disk."""
-    sender = message.sender
-    known = sender is not None and names.is_address(sender) and root.has(Address(sender))
-    return sender if known and sender is not None else STRANGERS

@@ -23,7 +23,7 @@ from .names import Address
 from .order import is_mail
 from .root import Root
 from .rules import Rules
-from .spool import Claim, Taker, deadline_of
+from .spool import Claim, Taker
 
 _PATIENCE: Final = 2.0  # seconds: another process may be settling its neighbour
 _PLAIN: Final = 12  # characters of a consumer's name before its deadline
@@ -60,7 +60,7 @@ class Lessee(_Leased):
     def _find_folder(self) -> None:
         super()._find_folder()
         self._extend()
-        if not any(deadline_of(name) == "" for name in listing(self._folders["cur"])):
+        if not any(names.deadline_of(name) == "" for name in listing(self._folders["cur"])):
             with contextlib.suppress(OSError):  # on a full volume others wait until we are done
                 self._leave_one()
 
@@ -92,7 +92,7 @@ class Settler(_Leased):
             raise NotHeld(
                 f"the process that took it from the box {quoted(self.address)} still runs: only that settles it"
             )
-        if (deadline_of(self._lease) or "") <= names.now():
+        if (names.deadline_of(self._lease) or "") <= names.now():
             lock.release()
             raise _over(self._lease)
         try:
@@ -125,7 +125,7 @@ def held(root: Root, address: Address, part: str, rules: Rules, send: Callable[.
 
 def until(folder: str) -> datetime | None:
     """Until when the folder of this name in `cur/` is leased."""
-    deadline = deadline_of(folder)
+    deadline = names.deadline_of(folder)
     return moment(names.nanoseconds(deadline)) if deadline else None
 
 
@@ -140,7 +140,7 @@ def _find(root: Root, address: Address, part: str, rules: Rules) -> tuple[str, s
         ids = ", ".join(name[: names.ID] for _, name in found[:4]) + (" …" if len(found) > 4 else "")
         raise NoMessage(f"{quoted(part)} fits {len(found)} messages that are held in the box {quoted(address)}: {ids}")
     folder, name = found[0]
-    deadline = deadline_of(folder)
+    deadline = names.deadline_of(folder)
     if not deadline:
         raise NotHeld(
             f"the message {name[: names.ID]} was taken without a lease: whoever took it settles it, "
@@ -160,7 +160,7 @@ def _all_held(root: Root, address: Address) -> Iterator[tuple[str, str]]:
         raise storage(error, f"looking into the box {quoted(address)}") from error
     try:
         for folder in listing(cur):
-            if deadline_of(folder) is None:
+            if names.deadline_of(folder) is None:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 opened = os.open(folder, FOLDER, dir_fd=cur)
@@ -185,7 +185,7 @@ def _not_held(root: Root, address: Address, part: str, rules: Rules) -> NotHeld:
 
 
 def _over(folder: str) -> NotHeld:
-    deadline = deadline_of(folder) or ""
+    deadline = names.deadline_of(folder) or ""
     return NotHeld(
         f"its lease ran out at {names.sent(deadline + '-' + 12 * '0')}: it is anybody's again, "
         "and may be handled twice. `mailbox receive --manual --lease` with a longer span takes it for longer"

@@ -18,7 +18,8 @@ import orjson
 
 from . import names
 from .locks import Lock
-from .root import adopt
+from .names import Address
+from .root import Root, adopt
 
 LIMIT: Final = 10_000
 """How many keys are remembered for one sender, at least."""
@@ -122,6 +123,12 @@ class Ledger:
             os.fsync(draft.fileno())
         adopt(draft.name, self._box)
         os.rename(draft.name, path)
+
+
+def page_of(root: Root, sender: str | None) -> str:
+    """Whose page it is: names that are no agent's here share one, lest they fill the disk."""
+    known = sender is not None and names.is_address(sender) and root.has(Address(sender))
+    return sender if known and sender is not None else STRANGERS
 
 
 def _file(trust: str, sender: str) -> str:

@@ -42,6 +42,7 @@ _ID = Pattern(rf"{CLOCK}-[0-9a-f]{{12}}")
 _NAME = Pattern(rf"({CLOCK}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json")
 _TIMED = Pattern(rf"({CLOCK})~(.+)")
 _UNSAFE = Pattern(r"[^A-Za-z0-9._-]")
+_CONSUMER = Pattern(rf"[0-9a-f]{{12}}(?:,U=({CLOCK}))?")
 _STEM: Final = 64
 _LATEST: Final = 253402300799_999999999  # the end of the year 9999
 
@@ -129,6 +130,12 @@ def untimed(text: str) -> tuple[str, str] | None:
     """The stamp and the name in a name from `later/` or `done/`, or None where there is no stamp."""
     match = _TIMED.fullmatch(text)
     return (match[1], match[2]) if match else None
+
+
+def deadline_of(consumer: str) -> str | None:
+    """Until when a folder of this name in `cur/` is leased: a stamp, "" for no lease; None for no consumer's name."""
+    match = _CONSUMER.fullmatch(consumer)
+    return (match[1] or "") if match else None
 
 
 def stem(foreign: str) -> str:

@@ -1,24 +1,29 @@
 """Looking at a box without touching it: what waits, what is held, what was given up, what was handled."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
 
 from . import names
 from .errors import Malformed, NoMessage, quoted, storage
 from .files import FOLDER, READ, kind, listing, read
-from .message import Message, decode, format_time, written
-from .names import Address
+from .message import Message, decode, format_time, moment, written
 from .order import is_mail
-from .root import Root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Final
+
+    from .names import Address
+    from .root import Root
 
 STATES: Final = ("new", "later", "cur", "dead", "done")
 
 
-class Seen(Message[Any]):
+class Seen(Message["Any"]):
     """A message that was looked at, not taken."""
 
     __slots__ = ("due", "problem", "state")
@@ -110,14 +115,14 @@ def seen(folder: int, state: str, text: str, max_size: int) -> Message[Any] | No
         finally:
             os.close(file)
     if parts is None or parts.stem is not None:
-        members.setdefault("sent", written(facts) if facts else format_time(datetime.now(UTC)))
+        members.setdefault("sent", written(facts) if facts else _now())
     attempt = parts.attempt if parts and state != "new" else 1
     message = Seen(parts.id if parts else text, members, data, name, attempt)
     message.state = state
     message.problem = _reason(folder, text) or problem if state == "dead" else problem
     message.due = None
     if due is not None:
-        message.due = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=names.nanoseconds(due) // 1000)
+        message.due = moment(names.nanoseconds(due))
     return message
 
 
@@ -149,3 +154,9 @@ def _note(dead: int, text: str, size: int) -> str | None:
         return None
     finally:
         os.close(file)
+
+
+def _now() -> str:
+    from datetime import UTC, datetime
+
+    return format_time(datetime.now(UTC))

@@ -4,33 +4,35 @@ Not everything that waits is to be had: what is half written, expired, put off, 
 next consumer, and wakes nobody.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any
 
 from . import names
-from .consumer import ledger_name
 from .errors import storage
 from .files import FOLDER, listing
-from .ledger import Ledger
 from .locks import Lock
-from .message import MAX_HOPS, Message
-from .names import Address
+from .message import MAX_HOPS
 from .order import is_mail
 from .peek import seen
-from .root import Root
-from .rules import Rules
-from .spool import deadline_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .message import Message
+    from .names import Address
+    from .root import Root
+    from .rules import Rules
 
 
 def ready(root: Root, address: Address, rules: Rules) -> bool:
     """Whether receive() would give a message now. Raises NoBox, NoRoot, Forbidden."""
     box = root.box(address)
-    ledger = Ledger(rules.ledger or f"{box}/ledger", box)
     try:
-        return any(_wanted(message, root, rules, ledger) for message in _candidates(box, rules.max_size))
+        return any(_wanted(message, root, box, rules) for message in _candidates(box, rules.max_size))
     except FileNotFoundError as error:
         raise root.missing(address) from error
     except OSError as error:
@@ -43,7 +45,7 @@ def _candidates(box: str, max_size: int) -> Iterator[Message[Any]]:
     yield from _within(f"{box}/later", "later", max_size)
     with contextlib.suppress(FileNotFoundError), os.scandir(f"{box}/cur") as consumers:
         for consumer in consumers:
-            deadline = deadline_of(consumer.name)
+            deadline = names.deadline_of(consumer.name)
             if deadline is None or deadline > names.now() or not any(map(is_mail, os.listdir(consumer.path))):
                 continue
             lock = Lock(f"{consumer.path}/.lock")
@@ -67,14 +69,20 @@ def _within(path: str, state: str, max_size: int) -> Iterator[Message[Any]]:
         os.close(folder)
 
 
-def _wanted(message: Message[Any], root: Root, rules: Rules, ledger: Ledger) -> bool:
+def _wanted(message: Message[Any], root: Root, box: str, rules: Rules) -> bool:
     if message.problem is not None or message.attempt > rules.max_attempts or message.hops > MAX_HOPS:
         return False
     parts = names.parse(message.name) if message.state != "new" else None
-    if parts is None or not parts.requeued:  # a person who requeues it wants it now
+    expires, due = message.expires, message.deliver_after
+    if (expires or due) and (parts is None or not parts.requeued):  # a person who requeues it wants it now
+        from datetime import UTC, datetime
+
         now = datetime.now(UTC)
-        if message.expires is not None and message.expires <= now:
+        if (expires is not None and expires <= now) or (due is not None and due > now):
             return False
-        if message.deliver_after is not None and message.deliver_after > now:
-            return False
-    return message.key is None or not ledger.handled(message.trust, ledger_name(root, message), message.key)
+    if message.key is None:
+        return True
+    from .ledger import Ledger, page_of
+
+    ledger = Ledger(rules.ledger or f"{box}/ledger", box)
+    return not ledger.handled(message.trust, page_of(root, message.sender), message.key)

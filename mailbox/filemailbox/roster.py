@@ -16,7 +16,6 @@ from .locks import Lock
 from .names import Address
 from .order import is_mail
 from .root import Root
-from .spool import deadline_of
 from .status import Listening, listening
 
 
@@ -147,7 +146,7 @@ def _held(cur: str) -> tuple[int, int, tuple[Lease, ...]]:
     with os.scandir(cur) as entries:
         folders = sorted(entry.name for entry in entries)
     for name in folders:
-        deadline = deadline_of(name)
+        deadline = names.deadline_of(name)
         if deadline is None:
             continue
         with contextlib.suppress(FileNotFoundError):

@@ -40,7 +40,6 @@ ABANDONED: Final = 36 * 3600
 """Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
 
 _PLAIN = re.compile(rf"{names.CLOCK}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", re.ASCII).fullmatch
-_CONSUMER = re.compile(r"([0-9a-f]{12})(?:,U=(\d{8}T\d{6}\.\d{9}Z))?", re.ASCII).fullmatch
 _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -626,7 +625,7 @@ class Taker:
         """The folders in `cur/` that may be taken over if their lock can be had: leases only when they are over."""
         now = names.now()
         for name in listing(self._folders["cur"]):
-            deadline = deadline_of(name)
+            deadline = names.deadline_of(name)
             if deadline is not None and deadline <= now:
                 yield name
 
@@ -681,12 +680,6 @@ class Taker:
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(text, dir_fd=self._folders["done"])
-
-
-def deadline_of(consumer: str) -> str | None:
-    """Until when a folder of this name in `cur/` is leased: a stamp, "" for no lease; None for no consumer's name."""
-    match = _CONSUMER(consumer)
-    return (match[2] or "") if match else None
 
 
 def _problem(data: bytes) -> str | None:

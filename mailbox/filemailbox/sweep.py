@@ -25,7 +25,7 @@ from .order import is_mail
 from .root import Root, own
 from .roster import held_lock
 from .rules import Rules
-from .spool import ABANDONED, Taker, deadline_of
+from .spool import ABANDONED, Taker
 
 _BLOATED: Final = 1 << 20  # bytes of a folder from which on shrinking is worth it
 _ENTRY: Final = 256  # bytes of a folder that an entry is granted
@@ -76,7 +76,7 @@ def _drafts(box: str) -> Iterator[Leftover]:
 def _leases(root: Root, address: Address, box: str) -> Iterator[Leftover]:
     """What consumers held that are gone; a consumer that comes finds it by itself, this only does it now."""
     for folder in sorted(os.listdir(f"{box}/cur")):
-        deadline, path = deadline_of(folder), f"{box}/cur/{folder}"
+        deadline, path = names.deadline_of(folder), f"{box}/cur/{folder}"
         if deadline is None or deadline > names.now() or held_lock(path):
             continue
         with contextlib.suppress(FileNotFoundError):
@@ -130,14 +130,14 @@ def _consumers(box: str) -> Iterator[Leftover]:
     """Free folders of consumers but one: the last is needed to drain a volume that is full."""
     free, taken = [], 0
     for name in sorted(os.listdir(f"{box}/cur")):
-        deadline, path = deadline_of(name), f"{box}/cur/{name}"
+        deadline, path = names.deadline_of(name), f"{box}/cur/{name}"
         if deadline is None or deadline > names.now():
             continue
         if held_lock(path):
             taken += not deadline
         elif not any(map(is_mail, os.listdir(path))):
             free.append(path)
-    plain = [path for path in free if not deadline_of(os.path.basename(path))]
+    plain = [path for path in free if not names.deadline_of(os.path.basename(path))]
     keep = plain[0] if plain else None  # one that is taken may be a lease by the time that it is needed
     for path in free:
         if path != keep and (keep or taken):
