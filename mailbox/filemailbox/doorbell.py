@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from socket import socket
     from typing import Final
 
-_DONTWAIT: Final = 0x40  # MSG_DONTWAIT of Linux
 _LONGEST: Final = 107  # bytes in the path of a Unix socket (unix(7): sun_path)
 _STALE: Final = 60.0  # seconds after which a bell that nobody holds is taken away
 _FRESH: Final = 50_000_000  # nanoseconds: a folder changed this lately may change again under the same mtime
@@ -87,12 +86,12 @@ class _Known:
 
     __slots__ = ("bells", "changed", "folder", "fresh", "until")
 
-    def __init__(self, folder: int, changed: int, fresh: float, until: float, bells: list[int]) -> None:
+    def __init__(self, folder: int, changed: int, fresh: float, until: float, bells: list[socket]) -> None:
         self.folder = folder  # run/, open
         self.changed = changed  # its mtime when it was listed
         self.fresh = fresh  # until when not even the mtime is asked
         self.until = until  # until when it is taken to be the folder at its path
-        self.bells = bells
+        self.bells = bells  # sockets connected to them: the kernel looks for each of them once, not at every ring
 
 
 class Ringer:
@@ -100,41 +99,34 @@ class Ringer:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._socket: socket | None = None
         self._known: dict[str, _Known] = {}
         self._guard = threading.Lock()
         _ringers.add(self)
 
     def ring(self, box: str) -> None:
         """Ring every bell of the box, without waiting. Never raises."""
-        known = self._known.get(box)
-        if known is not None and not known.bells and time.monotonic() < known.fresh:
+        known, now = self._known.get(box), time.monotonic()
+        if known is not None and not known.bells and now < known.fresh:
             return  # nobody listened a moment ago
         with self._guard, contextlib.suppress(OSError):
-            for bell in self._bells(box):
-                self._ring_one(bell)
+            for bell in self._bells(box, now):
+                try:
+                    bell.send(b"!")
+                except OSError:  # EAGAIN: its queue is full, so it is ringing already
+                    continue
 
     def close(self) -> None:
         """Let go of sockets and descriptors."""
         with self._guard:
             for run in list(self._known):
                 self._forget(run)
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
 
     def __del__(self) -> None:
         self.close()
 
-    def _ring_one(self, bell: int) -> None:
-        if self._socket is None:
-            self._socket = _datagram()
-        with contextlib.suppress(OSError):  # EAGAIN: its queue is full, so it is ringing already
-            self._socket.sendto(b"!", _DONTWAIT, f"/proc/self/fd/{bell}")
-
-    def _bells(self, box: str) -> list[int]:
+    def _bells(self, box: str, now: float) -> list[socket]:
         """The bells of *box*, listed anew where the folder has changed, or may not be the same any more."""
-        known, now = self._known.get(box), time.monotonic()
+        known = self._known.get(box)
         if (
             known is not None
             and now < known.until
@@ -156,9 +148,10 @@ class Ringer:
     def _forget(self, box: str) -> None:
         known = self._known.pop(box, None)
         if known is not None:
-            for descriptor in (known.folder, *known.bells):
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.close(known.folder)
+            for bell in known.bells:
+                bell.close()
 
 
 def hears(path: str) -> bool:
@@ -184,7 +177,7 @@ def _datagram() -> socket:
     return socket(AF_UNIX, SOCK_DGRAM)
 
 
-def _open_bells(folder: int) -> list[int]:
+def _open_bells(folder: int) -> list[socket]:
     # O_PATH | O_NOFOLLOW: a symlink in there must not make us ring somebody else's socket.
     bells = []
     for name in listing(folder):
@@ -192,11 +185,24 @@ def _open_bells(folder: int) -> list[int]:
             continue
         with contextlib.suppress(OSError):
             bell = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            if stat.S_ISSOCK(os.fstat(bell).st_mode):
-                bells.append(bell)
-            else:
+            try:
+                if stat.S_ISSOCK(os.fstat(bell).st_mode):
+                    bells.append(_connected(f"/proc/self/fd/{bell}"))
+            finally:
                 os.close(bell)
     return bells
+
+
+def _connected(path: str) -> socket:
+    """Raises OSError where nobody holds it any more."""
+    connected = _datagram()
+    connected.setblocking(False)
+    try:
+        connected.connect(path)
+    except OSError:
+        connected.close()
+        raise
+    return connected
 
 
 def _reach(call: Callable[[str], None], path: str) -> None:
