@@ -1,10 +1,8 @@
 """What a verb takes: spans, counts, headers, owners; and which parameters a function has."""
 
-from typing import Annotated
-
 import pytest
 
-from filemailbox.cli.options import Arg, Opt, count, one_of, owner, pair, parameters, span
+from filemailbox.cli.options import Annotated, Arg, Opt, count, one_of, owner, pair, parameters, span
 
 
 @pytest.mark.parametrize(

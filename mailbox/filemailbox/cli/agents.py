@@ -1,11 +1,11 @@
 """Who is there, who listens, how far behind: agents, status."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from .. import names
 from .. import root as roots
 from .identity import Json, Root, path_of
-from .options import Arg
+from .options import Annotated, Arg
 
 if TYPE_CHECKING:
     from ..roster import Standing

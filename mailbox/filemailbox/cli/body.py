@@ -1,36 +1,39 @@
 """The body of a message to send: a word of the command line, or what stands on standard input."""
 
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any
 
 from ..errors import InvalidBody, quoted
 from ..message import MAX_SIZE
-from .options import Arg, Opt
+from .options import Annotated, Arg, Opt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 Body = Annotated[str | None, Arg("[BODY]", "The body; none, or -, reads standard input.")]
 IsJson = Annotated[bool, Opt("--json", help="BODY is JSON, not text.")]
 
 
-def given(body: str | None, json: bool) -> Any:
+def given(body: str | None, json: bool) -> "Any":
     """The body that is meant. Raises InvalidBody."""
     return read(_standard_input() if body is None or body == "-" else body, json)
 
 
-def lines(json: bool) -> Iterator[Any]:
+def lines(json: bool) -> "Iterator[Any]":
     """A body for each line of standard input."""
     for line in _stdin():
         yield read(_decoded(line).removesuffix("\n"), json)
 
 
-def read(text: str, json: bool) -> Any:
+def read(text: str, json: bool) -> "Any":
     """*text* as a body."""
     if not json:
         return text
-    import orjson
+    from .. import codec
 
     try:
-        return orjson.loads(text)
+        return codec.loads(text)
     except ValueError as error:
         raise InvalidBody(f"the body {quoted(text[:60])} is not JSON: {error}") from None
 
@@ -42,7 +45,7 @@ def _standard_input() -> str:
     return _decoded(source.read(MAX_SIZE + 1)).removesuffix("\n")
 
 
-def _stdin() -> Any:
+def _stdin() -> "Any":
     if sys.stdin is None:
         raise InvalidBody("there is no body: standard input is closed, and none was given")
     return sys.stdin.buffer

@@ -1,13 +1,12 @@
 """Boxes: make them, remove them."""
 
 import os
-from typing import Annotated
 
 from .. import root as roots
 from ..errors import MailboxError
 from . import show
 from .identity import Names, Root, path_of
-from .options import Opt, owner
+from .options import Annotated, Opt, owner
 
 
 def init_(

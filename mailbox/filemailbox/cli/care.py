@@ -1,12 +1,12 @@
 """Care: what is wrong, and what is left over: doctor, gc."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from .. import names
 from .. import root as roots
 from ..names import Address
 from .identity import Root, path_of
-from .options import Arg, Opt, span
+from .options import Annotated, Arg, Opt, span
 
 if TYPE_CHECKING:
     from ..doctor import Finding

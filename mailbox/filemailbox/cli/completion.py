@@ -1,9 +1,9 @@
 """Completion for shells: a script that needs nobody once it is loaded. It is made from the annotations of the verbs."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Final
+from typing import Final
 
-from .options import Arg, Opt, one_of, parameters
+from .options import Annotated, Arg, Opt, one_of, parameters
 from .verbs import VERBS, find
 
 SHELLS: Final = ("bash", "zsh", "fish")

@@ -1,11 +1,11 @@
 """Dead letters: look at them, deliver them once more, delete them."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 from ..box import Mailbox
 from .identity import As, Id, Json, Root, path_of
-from .options import Arg, Opt, span
+from .options import Annotated, Arg, Opt, span
 
 SomeIds = Annotated[list[str], Arg("[ID...]", "Any part of an id that fits one dead letter alone.")]
 All = Annotated[bool, Opt("--all", "-a", help="All of them.")]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from .. import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 DONE: Final = 0
 FAILED: Final = 1

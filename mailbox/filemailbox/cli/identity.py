@@ -1,12 +1,11 @@
 """Whose mail, and where: what nearly every verb takes."""
 
 import os
-from typing import Annotated
 
 from .. import names
 from ..box import DEFAULT_ROOT
 from ..names import Address
-from .options import Arg, Opt
+from .options import Annotated, Arg, Opt
 
 Root = Annotated[str | None, Opt("--root", metavar="DIR", help="The mail volume. [$MAILBOX_ROOT, else /mail]")]
 As = Annotated[str | None, Opt("--as", metavar="NAME", read=names.address, help="Whose mail. [$MAILBOX_AGENT]")]

@@ -1,10 +1,12 @@
 """Look at mail, and leave it where it is: list, read, wait."""
 
-from typing import Annotated, Any
-
 from ..box import Mailbox
 from .identity import As, Id, Json, Root, path_of
-from .options import Opt, count, one_of, span
+from .options import Annotated, Opt, count, one_of, span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 STATES = ("new", "later", "cur", "dead", "done")
 
@@ -93,7 +95,7 @@ def wait_(
         return 0 if box.wait(timeout) else 124
 
 
-def row(message: Any) -> tuple[str, ...]:
+def row(message: "Any") -> tuple[str, ...]:
     """A message as a row of a table."""
     from . import show
 

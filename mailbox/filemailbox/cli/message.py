@@ -1,10 +1,17 @@
 """One message, shown."""
 
-import sys
-from typing import Any
+from __future__ import annotations
 
-from ..message import Message
+import sys
+
+from .. import codec
 from . import show as looks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..message import Message
 
 
 def show(message: Message[Any], *, json: bool, body: bool, **more: Any) -> None:
@@ -30,6 +37,4 @@ def _facts(message: Message[Any]) -> list[str]:
 
 
 def _plain(body: Any) -> str:
-    import orjson
-
-    return body if isinstance(body, str) else orjson.dumps(body).decode()
+    return body if isinstance(body, str) else codec.dumps(body).decode()

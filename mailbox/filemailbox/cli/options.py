@@ -3,8 +3,23 @@
 def send(to: Annotated[str, Arg("TO", "the box it goes to")], *, type: Annotated[str | None, Opt("--type", …)] = None)
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, get_args, get_origin
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Annotated as Annotated
+    from typing import Any
+else:
+
+    class Annotated:
+        """`typing.Annotated`, as far as it is needed here: typing takes longer to import than a message to send."""
+
+        def __class_getitem__(cls, parts):
+            made = cls()
+            made.kind, made.what = parts
+            return made
+
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -53,10 +68,8 @@ def parameters(verb: Callable[..., Any]) -> Iterator[Parameter]:
     defaults.update(verb.__kwdefaults__ or {})
     for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
         annotation = verb.__annotations__[name]
-        assert hasattr(annotation, "__metadata__"), f"{verb.__name__}({name}) needs an Arg or an Opt"
-        kind, what = get_args(annotation)
-        repeats = get_origin(kind) is list
-        yield Parameter(name, what, name not in defaults, defaults.get(name), repeats)
+        repeats = getattr(annotation.kind, "__origin__", None) is list
+        yield Parameter(name, annotation.what, name not in defaults, defaults.get(name), repeats)
 
 
 def span(text: str) -> float:

@@ -5,10 +5,14 @@ answers with None: then Typer, which is made from the same annotations, reads it
 compares the two.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from __future__ import annotations
 
 from .options import Arg, Opt, Parameter, parameters
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
 
 def parse(verb: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | None:

@@ -1,11 +1,16 @@
 """From argv to an exit code."""
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Sequence
 
 from .parse import parse
 from .verbs import GROUPS, VERBS, find, split
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,15 @@
 """Write to others: send, request."""
 
-from typing import Annotated, Any
-
 from .. import names
 from ..box import Mailbox
 from . import body as bodies
 from .body import Body, IsJson
 from .identity import As, Root, path_of
-from .options import Arg, Opt, pair, span
+from .options import Annotated, Arg, Opt, pair, span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 To = Annotated[str, Arg("TO", "The box it goes to.", read=names.address)]
 Type = Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")]
@@ -110,7 +112,7 @@ def request_(
         messages.show(answer, json=full, body=True)
 
 
-def _send_lines(box: Mailbox, to: str, json: bool, body: str | None, options: dict[str, Any]) -> None:
+def _send_lines(box: Mailbox, to: str, json: bool, body: str | None, options: "dict[str, Any]") -> None:
     """A message for each line, the ids printed also of those that were sent before one failed."""
     from ..errors import Invalid
 

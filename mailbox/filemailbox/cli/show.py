@@ -1,17 +1,23 @@
 """Text for people: tables, times, and names and bodies that are safe to print."""
 
+from __future__ import annotations
+
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Final, Self
 
-import orjson
+from .. import codec
+from ..message import visible
 
-from ..message import Message, visible
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+    from types import TracebackType
+    from typing import Any, Final, Self
+
+    from ..message import Message
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
@@ -37,7 +43,7 @@ def safe(text: str) -> str:
 
 def line(value: Any, room: int = 0) -> str:
     """A body, or any text, on one line; cut to *room* columns where that is given."""
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    text = value if isinstance(value, str) else codec.dumps(value).decode()
     if room:
         text = text[: 8 * room]  # a body may be a megabyte long
     text = safe(" ".join(text.split()))
@@ -46,11 +52,13 @@ def line(value: Any, room: int = 0) -> str:
 
 def body(value: Any) -> str:
     """A body to read: text as it is, other JSON indented."""
-    return safe(value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    return safe(value if isinstance(value, str) else codec.dumps(value, None, codec.INDENT).decode())
 
 
 def ago(when: datetime) -> str:
     """How long ago, or in how long, in one unit."""
+    from datetime import UTC, datetime
+
     seconds = (datetime.now(UTC) - when).total_seconds()
     return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
 
@@ -65,6 +73,8 @@ def span(seconds: float) -> str:
 
 def exact(when: datetime) -> str:
     """A time for programs: RFC 3339, UTC, microseconds."""
+    from datetime import UTC
+
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -85,7 +95,7 @@ def record(message: Message[Any], **more: Any) -> bytes:
 
 def json(value: Any) -> bytes:
     """One line of JSON that may also be looked at."""
-    return visible(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+    return visible(codec.dumps(value, None, codec.LINE | codec.UTC_Z))
 
 
 def write(data: bytes) -> None:

@@ -1,13 +1,15 @@
 """Take mail and settle it: receive, ack, retry, reject, reply."""
 
-from collections.abc import Callable
-from typing import Annotated, Any
-
 from ..box import Mailbox
 from . import body as bodies
 from .body import Body, IsJson
 from .identity import As, Id, Ids, Json, Root, path_of
-from .options import Opt, count, span
+from .options import Annotated, Opt, count, span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 def receive_(
@@ -137,7 +139,7 @@ def reply_(
         print(answer)
 
 
-def _each(ids: list[str], sender: str | None, root: str | None, settle: Callable[[Any], object]) -> int:
+def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callable[[Any], object]") -> int:
     """Settle each; what goes wrong with one is told, and stops none of the others."""
     from ..errors import MailboxError
     from . import exits, show

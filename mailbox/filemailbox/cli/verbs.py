@@ -1,8 +1,11 @@
 """Which verb lives where: so that a command imports only its own."""
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any, Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final
 
 VERBS: Final = {
     "init": "boxes",
@@ -44,6 +47,6 @@ def split(words: Sequence[str]) -> tuple[str, Sequence[str]] | None:
 
 def find(verb: str) -> Callable[..., int | None]:
     """The function of a verb, its module imported."""
-    name = verb.replace(" ", "_")
-    function: Callable[..., Any] = getattr(import_module(f".{VERBS[verb]}", __package__), f"{name}_")
+    module = __import__(f"{__package__}.{VERBS[verb]}", fromlist=["the module itself"])  # importlib is 0.5 ms more
+    function: Callable[..., Any] = getattr(module, f"{verb.replace(' ', '_')}_")
     return function

@@ -4,14 +4,14 @@ import os
 import select
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from ..box import Mailbox
 from ..errors import Invalid
 from ..rules import RESCAN
 from . import message as messages
 from .identity import As, Json, Root, path_of
-from .options import Arg, Opt, count, one_of, span
+from .options import Annotated, Arg, Opt, count, one_of, span
 
 if TYPE_CHECKING:
     from ..listener import Listener
