@@ -13,9 +13,9 @@ import contextlib
 import errno
 import os
 import stat
-import threading
 import time
 import weakref
+from _thread import allocate_lock
 
 from .files import FOLDER, listing
 
@@ -100,7 +100,7 @@ class Ringer:
     def __init__(self, root: str) -> None:
         self._root = root
         self._known: dict[str, _Known] = {}
-        self._guard = threading.Lock()
+        self._guard = allocate_lock()
         _ringers.add(self)
 
     def ring(self, box: str) -> None:
@@ -231,7 +231,7 @@ _ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
 
 def _free_ringers() -> None:
     for ringer in list(_ringers):
-        ringer._guard = threading.Lock()  # another thread may have held it when we were forked
+        ringer._guard = allocate_lock()  # another thread may have held it when we were forked
 
 
 os.register_at_fork(after_in_child=_free_ringers)

@@ -17,8 +17,8 @@ In `later/` and `done/` a second stamp and a `~` stand before the name: when it 
 from __future__ import annotations
 
 import os
-import threading
 import time
+from _thread import _local as local  # what threading has; which takes longer to import than a message to send
 
 from .errors import InvalidAddress
 from .pattern import Pattern
@@ -211,7 +211,7 @@ class Writer:
         return f"{self._prefix}{rest:09d}{self._tail}"
 
 
-class _Mine(threading.local):
+class _Mine(local):
     def __init__(self) -> None:
         self.writer = Writer()
 

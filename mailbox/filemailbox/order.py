@@ -11,8 +11,6 @@ Held back mail waits for one more listing, not for the clock: a writer that is a
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from .names import ID, STAMP
 
 TYPE_CHECKING = False
@@ -45,6 +43,8 @@ class Order:
         ready.sort()
         ahead, held = {}, False
         if ready and ready[-1] > clock:
+            from bisect import bisect_right  # rarely needed
+
             known = bisect_right(ready, clock + "~")  # "~" sorts after all that can follow a stamp
             ready, later = ready[:known], ready[known:]
             for name in later:

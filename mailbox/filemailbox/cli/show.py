@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 
 from .. import codec
 from ..message import visible
+from ..pattern import Pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..message import Message
 
-_UNSAFE = re.compile(
+_UNSAFE = Pattern(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
@@ -38,6 +38,8 @@ def tell(text: str) -> None:
 
 def safe(text: str) -> str:
     """*text* without what would move the cursor, hide or reorder it: such characters are shown escaped."""
+    if text.isascii() and text.isprintable():
+        return text
     return _UNSAFE.sub(lambda match: f"\\u{{{ord(match[0]):x}}}", text)
 
 
