@@ -531,19 +531,22 @@ def test_a_box_with_a_long_path_has_a_bell(tmp_path: Path) -> None:
 FORKED = """
 import os, sys
 from filemailbox.wake import Wake
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 one = Wake(sys.argv[1], 20)
 one.watch()
 one.arm()
 if (child := os.fork()) == 0:
     heard = one.arm()
-    print("armed", one.bell, flush=True)
-    print(one.wait(20, heard), flush=True)
+    say("armed", one.bell)
+    say(one.wait(20, heard))
     one.close()
     os._exit(0)
-print("parent", one.bell, flush=True)
+say("parent", one.bell)
 _, status = os.waitpid(child, 0)
-print(status, one.bell is not None and os.path.exists(one.bell), flush=True)
-print(one.wait(20, one.heard), flush=True)
+say(status, one.bell is not None and os.path.exists(one.bell))
+say(one.wait(20, one.heard))
 """
 
 

@@ -138,19 +138,15 @@ async def _handle(listener: Listener, handlers: Handlers, message: Message[Any])
     handler = listener.prepare(handlers, message)
     if handler is None:
         return
-    listener.busy[message.id] = None
     listener.on_look()
-    try:
-        value, error = await _call(handler, message)
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
-            error = RuntimeError("the handler waited for something that was cancelled")  # nobody has cancelled us
-        if error is None:
-            await _to_its_end(off_loop(listener.succeed, message, value))
-        else:
-            await _to_its_end(off_loop(listener.conclude, message, error))
-    finally:
-        listener.busy.pop(message.id, None)
+    value, error = await _call(handler, message)
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
+        error = RuntimeError("the handler waited for something that was cancelled")  # nobody has cancelled us
+    if error is None:
+        await _to_its_end(off_loop(listener.succeed, message, value))
+    else:
+        await _to_its_end(off_loop(listener.conclude, message, error))
     if error is not None and not isinstance(error, Exception):
         raise error
 

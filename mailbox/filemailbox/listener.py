@@ -39,8 +39,6 @@ class Listener:
         self.stopping = False
         """Whether it was told to stop."""
         self._trouble: str | None = None
-        self.busy: dict[str, None] = {}
-        """The ids of the messages that handlers are at work on, the oldest first."""
         self._fatal: BaseException | None = None
         self.announced = 0
         """How many messages came by a bell or a notification."""
@@ -161,7 +159,6 @@ class Listener:
                 "announced": self.announced,
                 "missed": self.missed,
                 "handled": self.handled,
-                "busy": next(iter(list(self.busy)), None),
             },
         )
 
@@ -169,7 +166,6 @@ class Listener:
         handler = self.prepare(handlers, message)
         if handler is None:
             return
-        self.busy[message.id] = None
         self.on_look()
         try:
             value = self._call(handler, message)
@@ -179,8 +175,6 @@ class Listener:
                 raise
         else:
             self.succeed(message, value)
-        finally:
-            self.busy.pop(message.id, None)
 
     def prepare(self, handlers: Handlers, message: Message[Any]) -> Handler | None:
         """The handler for *message*, whose body is made what it wants; None where that settled it. Never raises."""

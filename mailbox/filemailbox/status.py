@@ -15,6 +15,7 @@ import orjson
 
 from . import names
 from .locks import Lock
+from .order import is_mail
 
 _OFTEN: Final = 0.25  # seconds between two writes
 _BLOCK: Final = 512  # bytes: a write overwrites the last one whole
@@ -77,7 +78,7 @@ class Listening:
     announced: int  # messages that a bell or a notification announced
     missed: int  # messages that only the rescan found
     handled: int
-    busy: str | None  # the message at which it was at work when it wrote this
+    busy: str | None  # the oldest message that it holds
 
     @property
     def silent(self) -> float:
@@ -98,27 +99,31 @@ def listening(box: str) -> list[Listening]:
         if name == f"status-{consumer}.json" and _lives(box, consumer):
             facts = _read(f"{box}/run/{name}")
             if facts is not None:
-                alive.append(facts_of(consumer, facts))
+                alive.append(facts_of(consumer, facts, _held(f"{box}/cur/{consumer}")))
     return alive
 
 
-def facts_of(consumer: str, facts: Mapping[str, Any]) -> Listening:
+def facts_of(consumer: str, facts: Mapping[str, Any], busy: str | None = None) -> Listening:
     """What a listener wrote, missing parts filled in."""
 
     def count(name: str) -> int:
         value = facts.get(name)
         return value if isinstance(value, int) else 0
 
+    def text(name: str) -> str | None:
+        value = facts.get(name)
+        return value if isinstance(value, str) else None
+
     return Listening(
         consumer,
         str(facts["since"]),
         str(facts["looked"]),
-        facts.get("bell"),
-        facts.get("watch"),
+        text("bell"),
+        text("watch"),
         count("announced"),
         count("missed"),
         count("handled"),
-        facts.get("busy"),
+        busy,
     )
 
 
@@ -133,10 +138,21 @@ def _lives(box: str, consumer: str) -> bool:
     return True
 
 
+def _held(folder: str) -> str | None:
+    """The id of the oldest message in a consumer's folder. The directory is the truth: nobody need write it down."""
+    with contextlib.suppress(OSError):
+        oldest = min(filter(is_mail, os.listdir(folder)), default=None)
+        parts = names.parse(oldest) if oldest is not None else None
+        return parts.id if parts else oldest
+    return None
+
+
 def _read(path: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             facts = orjson.loads(file.read(65536))
-    except (OSError, ValueError):
+        names.nanoseconds(facts["since"])
+        names.nanoseconds(facts["looked"])
+    except (OSError, ValueError, TypeError, LookupError):
         return None
-    return facts if isinstance(facts, dict) and "since" in facts and "looked" in facts else None
+    return facts if isinstance(facts, dict) else None

@@ -71,7 +71,6 @@ class Wake:
         if watch is not None:
             heard = watch.hush() or heard
             if watch.over:  # the folder is gone, or another one lies at its path
-                self._watch = watch.close()
                 self._hang()
         if heard:
             self._alert()
@@ -114,17 +113,17 @@ class Wake:
 
     def _sleep(self, seconds: float, heard: int, *, deaf: bool) -> Source:
         sources: dict[int, Source] = {}
-        if self._bell is not None and not deaf:
-            sources[self._bell.fileno()] = "bell"
-        if self._watch is not None and not deaf:
-            sources[self._watch.fileno()] = "watch"
-        if self._poke >= 0:
-            sources[self._poke] = "poke"
+        with self._guard:
+            if self._bell is not None and not deaf:
+                sources[self._bell.fileno()] = "bell"
+            if self._watch is not None and not deaf:
+                sources[self._watch.fileno()] = "watch"
+            if self._poke >= 0:
+                sources[self._poke] = "poke"
+            self._asleep += 1
         ear = select.poll()
         for source in sources:
             ear.register(source, select.POLLIN)
-        with self._guard:
-            self._asleep += 1
         try:
             if self.heard != heard:  # by somebody else, since we armed
                 return "bell"
@@ -156,7 +155,8 @@ class Wake:
 
     def descriptors(self) -> list[int]:
         """What becomes readable when there may be mail, for event loops."""
-        return [source.fileno() for source in (self._bell, self._watch) if source is not None]
+        with self._guard:
+            return [source.fileno() for source in (self._bell, self._watch) if source is not None]
 
     @property
     def bell(self) -> str | None:
@@ -170,36 +170,38 @@ class Wake:
 
     def close(self) -> None:
         """Take the bell down and end the watch. No thread is left."""
-        if self._watch is not None:
-            self._watch = self._watch.close()
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
-        if self._poke >= 0:
-            os.close(self._poke)
-            self._poke = -1
-        self._watching = False
-        self._check_at = 0.0
+        with self._guard:
+            if self._watch is not None:
+                self._watch = self._watch.close()
+            if self._bell is not None:
+                self._bell.close()
+                self._bell = None
+            if self._poke >= 0:
+                os.close(self._poke)
+                self._poke = -1
+            self._watching = False
+            self._check_at = 0.0
 
     def _hang(self) -> None:
         """See to it that the bell hangs and the watch is on the folder that is there now."""
-        self._check_at = time.monotonic() + self._rescan
         if self._process not in (0, os.getpid()):
             self._disown()
-        self._process = os.getpid()
-        if self._poke < 0:
-            with contextlib.suppress(OSError):  # no more descriptors: then who pokes is heard at the rescan
-                self._poke = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
-        if self._bell is not None and not self._bell.hangs():
-            self._bell.close()
-            self._bell = None
-        if self._bell is None:
-            with contextlib.suppress(OSError):
-                self._bell = Bell(f"{self.box}/run")
-        if self._watch is not None and self._folder != self._new():
-            self._watch = self._watch.close()  # the box was moved away: nothing tells the watch
-        if self._watching and self._watch is None:
-            self._begin_watch()
+        with self._guard:  # several threads may come at once
+            self._process = os.getpid()
+            self._check_at = time.monotonic() + self._rescan
+            if self._poke < 0:
+                with contextlib.suppress(OSError):  # no more descriptors: then who pokes is heard at the rescan
+                    self._poke = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+            if self._bell is not None and not self._bell.hangs():
+                self._bell.close()
+                self._bell = None
+            if self._bell is None:
+                with contextlib.suppress(OSError):
+                    self._bell = Bell(f"{self.box}/run")
+            if self._watch is not None and (self._watch.over or self._folder != self._new()):
+                self._watch = self._watch.close()  # of a box that was moved away, nothing tells the watch
+            if self._watching and self._watch is None:
+                self._begin_watch()
 
     def _disown(self) -> None:
         """In the child of a fork: all that is the parent's."""
