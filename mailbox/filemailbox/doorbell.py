@@ -108,8 +108,12 @@ class Ringer:
         known, now = self._known.get(box), time.monotonic()
         if known is not None and not known.bells and now < known.fresh:
             return  # nobody listened a moment ago
-        with self._guard, contextlib.suppress(OSError):
-            for bell in self._bells(box, now):
+        with self._guard:
+            try:
+                bells = self._bells(box, now)
+            except OSError:
+                return
+            for bell in bells:
                 try:
                     bell.send(b"!")
                 except OSError:  # EAGAIN: its queue is full, so it is ringing already

@@ -168,7 +168,8 @@ class Listener:
             return
         self.on_look()
         try:
-            value = self._call(handler, message)
+            function, timeout = handler.function, handler.timeout
+            value = function(message) if timeout is None else _within(timeout, function, message)
         except BaseException as error:
             self.conclude(message, error)
             if not isinstance(error, Exception):
@@ -192,11 +193,6 @@ class Listener:
             self.conclude(message, error)
             return None
         return handler
-
-    def _call(self, handler: Handler, message: Message[Any]) -> Any:
-        if handler.timeout is None:
-            return handler.function(message)
-        return _within(handler.timeout, handler.function, message)
 
     def succeed(self, message: Message[Any], value: Any) -> None:
         """Settle a message whose handler returned *value*: answer, then ack. Never raises."""

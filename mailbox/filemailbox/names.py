@@ -152,7 +152,7 @@ def stamp(ns: int) -> str:
 def now() -> str:
     """The clock as a stamp."""
     second, rest = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_clock(second)}{rest:09d}Z"
+    return f"{_clocks.get(second) or _clock(second)}{rest:09d}Z"
 
 
 def nanoseconds(stamp: str) -> int:
@@ -165,7 +165,8 @@ def nanoseconds(stamp: str) -> int:
 
 def sent(id: str) -> str:
     """The time that an id carries, as the envelope writes it: RFC 3339, UTC, microseconds."""
-    return f"{_second(id[:15])}{id[15:22]}Z"
+    second = id[:15]
+    return f"{_seconds.get(second) or _second(second)}{id[15:22]}Z"
 
 
 _clocks: dict[int, str] = {}
@@ -182,12 +183,10 @@ def _clock(second: int) -> str:
 
 
 def _second(text: str) -> str:
-    known = _seconds.get(text)
-    if known is None:
-        if len(_seconds) >= 8:
-            _seconds.clear()
-        known = _seconds[text] = f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:]}"
-    return known
+    if len(_seconds) >= 8:
+        _seconds.clear()
+    written = _seconds[text] = f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:]}"
+    return written
 
 
 class Writer:

@@ -127,16 +127,16 @@ class Wake:
         try:
             if self.heard != heard:  # by somebody else, since we armed
                 return "bell"
-            woken = [sources[source] for source, _ in ear.poll(seconds * 1000)]  # in the order of registration
+            woken = ear.poll(seconds * 1000)  # in the order of registration
         finally:
             with self._guard:
                 self._asleep -= 1
         if not woken:
             return "timer"
-        if woken[-1] == "poke":
+        if sources[woken[-1][0]] == "poke":
             with contextlib.suppress(OSError):
                 os.eventfd_read(self._poke)
-        return woken[0]
+        return sources[woken[0][0]]
 
     def _alert(self) -> None:
         """Something was heard, and what it was is gone: others may have been asleep on it."""
