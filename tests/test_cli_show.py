@@ -1,5 +1,6 @@
 """Text for people: what a terminal is shown, and what it is spared."""
 
+import io
 import os
 import pty
 import select
@@ -205,45 +206,80 @@ def test_times_are_told_in_one_unit(seconds: float, told: str) -> None:
     assert show.ago(datetime.now(UTC) - timedelta(seconds=seconds)) == told
 
 
-def test_progress_is_shown_on_a_terminal_after_half_a_second(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Not before, never into a pipe, and it leaves nothing behind."""
-    clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    with show.Progress("sweeping") as piped:
-        clock[0] = 9
-        piped.step()
-    assert capsys.readouterr().err == ""
+class Screen(io.StringIO):
+    """A standard error that says it is a terminal."""
 
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    def isatty(self) -> bool:
+        return True
+
+
+def shown_at_once(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """Such a screen, on which progress is shown without delay. Not a fixture: pytest sets sys.stderr after those."""
+    there = Screen()
+    monkeypatch.setattr(sys, "stderr", there)
     monkeypatch.setenv("TERM", "xterm")
-    clock[0] = 0
+    monkeypatch.setattr(show, "_PATIENCE", 0)
+    monkeypatch.setattr(show, "_FRAME", 0.001)
+    return there
+
+
+def test_progress_is_shown_while_a_single_call_takes_long(
+    until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done, how much of it, and nothing hostile; at the end the line is empty."""
+    screen = shown_at_once(monkeypatch)
     with show.Progress("sweeping", 3) as progress:
-        progress.step()
-        assert capsys.readouterr().err == ""
-        clock[0] = 0.6
         progress.step("sweeping \x1b[31mbob")
-        shown = capsys.readouterr().err
-    assert shown.startswith("\r\x1b[Ksweeping ")
-    assert "… 2 of 3" in shown
-    assert "\x1b[31m" not in shown
-    assert capsys.readouterr().err == "\r\x1b[K"
+        until(lambda: "\r\x1b[Ksweeping \\u{1b}[31mbob … 1 of 3" in screen.getvalue())
+
+    assert screen.getvalue().endswith("\r\x1b[K")
+    assert "\x1b[31m" not in screen.getvalue()
+
+
+def test_output_stands_on_lines_of_its_own(until: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both go to one terminal."""
+    screen = shown_at_once(monkeypatch)
+    with show.Progress("sweeping") as progress:
+        until(screen.getvalue)
+        progress.aside(lambda: screen.write("<output>\n"))
+    before, _, _ = screen.getvalue().partition("<output>\n")
+
+    assert before.endswith("\r\x1b[K")
+
+
+def test_progress_is_not_shown_before_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything cleared then."""
+    screen = shown_at_once(monkeypatch)
+    monkeypatch.setattr(show, "_PATIENCE", 3600)
+    with show.Progress("sweeping") as progress:
+        progress.step()
+        progress.aside(lambda: None)
+
+    assert screen.getvalue() == ""
+
+
+def test_progress_is_never_shown_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs are read, too."""
+    screen = shown_at_once(monkeypatch)
+    monkeypatch.setattr(screen, "isatty", lambda: False)
+    with show.Progress("sweeping") as progress:
+        progress.step()
+        progress.aside(lambda: None)
+
+    assert screen.getvalue() == ""
 
 
 def test_progress_on_a_dumb_terminal_is_a_line_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is overwritten there."""
-    clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    screen = shown_at_once(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
-    with show.Progress("sweeping") as progress:
-        for clock[0] in (0.6, 1, 2, 6):
-            progress.step()
+    monkeypatch.setattr(show, "_DUMB", 0.001)
+    with show.Progress("sweeping"):
+        until(lambda: screen.getvalue().startswith("sweeping … 0\nsweeping … 0\n"))
 
-    assert capsys.readouterr().err == "sweeping … 1\nsweeping … 4\n"
+    assert "\x1b" not in screen.getvalue()
 
 
 def test_the_width_is_that_of_the_terminal_or_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:

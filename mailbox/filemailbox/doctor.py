@@ -41,14 +41,18 @@ class Finding:
     fix: Callable[[], object] | None = None
 
 
-def examine(root: Root, only: list[Address] | None = None) -> Iterator[Finding]:
-    """Look at a root and at its boxes (or some of them). Nothing is changed; `fix` of a finding does that."""
+def examine(root: Root, only: list[Address] | None = None, tell: Callable[[str], object] = str) -> Iterator[Finding]:
+    """Look at a root and at its boxes (or some of them). Nothing is changed; `fix` of a finding does that.
+
+    *tell* is told what is looked at next: a huge box takes a while.
+    """
     boxes = root.boxes()
     yield from _root(root)
     yield world(root, boxes)
     yield from _strangers(root)
     yield from _shared_groups(root, boxes)
     for name in only if only is not None else boxes:
+        tell(f"looking at {name}")
         yield from box(root, name)
 
 

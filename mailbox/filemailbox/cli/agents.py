@@ -26,7 +26,7 @@ def agents_(*, json: Json = False, root: Root = None) -> None:
         standings = []
         for each in roster.roster(found):
             standings.append(each)
-            progress.step(f"looking at {each.name}")
+            progress.step(f"looked at {each.name}")
     if json:
         for each in standings:
             show.write(show.json(_facts(each)))

@@ -31,31 +31,18 @@ def doctor_(
       mailbox doctor bob --fix
       mailbox doctor --json | jq -r 'select(.level == "wrong") | .what'
     """
+    from functools import partial
+
     from .. import doctor
-    from ..errors import MailboxError
     from . import show
 
     found, wrong, seen = roots.find(path_of(root)), 0, 0
     with show.Progress("looking") as progress:
-        for each in doctor.examine(found, list(name) or None):
-            progress.step(f"looking at {each.where}")
-            progress.clear()
-            mended = ""
-            if fix and each.fix is not None:
-                try:
-                    each.fix()
-                    mended = "mended"
-                except (MailboxError, OSError) as error:
-                    mended = f"could not be mended: {error}"
+        for each in doctor.examine(found, list(name) or None, progress.step):
+            mended = _mend(each) if fix else ""
             wrong += each.level == "wrong" and mended != "mended"
             seen += each.level != "note"
-            if json:
-                facts = {"level": each.level, "where": each.where, "what": each.what, "advice": each.advice}
-                show.write(show.json({**facts, "fixable": each.fix is not None, "mended": mended or None}))
-            elif show.person():
-                _print(each, mended)
-            else:
-                print("\t".join(map(show.line, (each.level, each.where, each.what, mended or each.advice))))
+            progress.aside(partial(_print, each, mended, json))
     if show.person() and not json and not seen:
         print("all is well")
     return 1 if wrong else 0
@@ -78,6 +65,8 @@ def gc_(
       mailbox gc --dry-run
       mailbox gc bob --older-than 7d
     """
+    from functools import partial
+
     from ..errors import MailboxError
     from ..sweep import leftovers
     from . import exits, show
@@ -85,24 +74,42 @@ def gc_(
     found, code = roots.find(path_of(root)), 0
     with show.Progress("sweeping") as progress:
         for box in list(name) or found.boxes():
+            progress.step(f"sweeping {box}")
             try:
                 for left in leftovers(found, box, older_than):
                     if not dry_run:
                         left.clear()
-                    progress.step(f"sweeping {box}")
-                    if show.person():
-                        progress.clear()
-                    print("\t".join(map(show.line, (box, left.what, left.path))))
+                    progress.step()
+                    progress.aside(partial(print, "\t".join(map(show.line, (box, left.what, left.path)))))
             except (MailboxError, OSError) as error:  # the other boxes can still be swept
-                progress.clear()
-                show.complain(error)
+                progress.aside(partial(show.complain, error))
                 code = code or exits.code(error) or 1
     return code
 
 
-def _print(each: "Finding", mended: str) -> None:
+def _mend(each: "Finding") -> str:
+    """Mend it where that is safe; what came of it."""
+    from ..errors import MailboxError
+
+    if each.fix is None:
+        return ""
+    try:
+        each.fix()
+    except (MailboxError, OSError) as error:
+        return f"could not be mended: {error}"
+    return "mended"
+
+
+def _print(each: "Finding", mended: str, json: bool) -> None:
     from . import show
 
+    if json:
+        facts = {"level": each.level, "where": each.where, "what": each.what, "advice": each.advice}
+        show.write(show.json({**facts, "fixable": each.fix is not None, "mended": mended or None}))
+        return
+    if not show.person():
+        print("\t".join(map(show.line, (each.level, each.where, each.what, mended or each.advice))))
+        return
     sign = {"wrong": "✗", "warning": "!", "note": "·"}[each.level]
     what = f"{sign} {show.line(each.where)}: {show.line(each.what)}"
     print(show.bold(what) if each.level == "wrong" else what)

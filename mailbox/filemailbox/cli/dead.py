@@ -83,6 +83,8 @@ def dead_purge_(
 
 
 def _each(box: Mailbox, ids: list[str], all: bool, older: float | None, doing: str, act: Callable[[Any], str]) -> int:
+    from functools import partial
+
     from ..errors import Invalid, MailboxError
     from . import exits, show
 
@@ -93,14 +95,12 @@ def _each(box: Mailbox, ids: list[str], all: bool, older: float | None, doing: s
         for each in ids or _some(box, older):
             try:
                 id = act(each)
-                progress.step()
             except (MailboxError, FileNotFoundError) as error:  # one that has gone in between stops none of the others
-                progress.clear()
-                show.complain(error)
+                progress.aside(partial(show.complain, error))
                 code = code or exits.code(error) or 1
                 continue
-            progress.clear() if show.person() else None
-            print(show.line(id))
+            progress.step()
+            progress.aside(partial(print, show.line(id)))
     return code
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from .. import codec
 from ..message import visible
@@ -12,7 +11,7 @@ from ..pattern import Pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
     from types import TracebackType
     from typing import Any, Final, Self
@@ -24,6 +23,8 @@ _UNSAFE = Pattern(
     "\U000e0000-\U000e007f]"
 )
 _PATIENCE: Final = 0.5  # seconds after which a person wants to see that something happens
+_FRAME: Final = 0.1  # seconds between two pictures of how far it is
+_DUMB: Final = 5.0  # the same, where each picture is a line more
 
 
 def complain(error: BaseException | str) -> None:
@@ -181,29 +182,28 @@ class Progress:
 
     def __init__(self, doing: str, total: int | None = None) -> None:
         self._doing, self._total, self._done = safe(doing), total, 0
-        self._next = time.monotonic() + _PATIENCE if sys.stderr is not None and sys.stderr.isatty() else float("inf")
         self._shown = False
+        self._over: Any = None
+        if sys.stderr is not None and sys.stderr.isatty():
+            import threading  # what is slow may be a single call: somebody else must paint
+
+            self._over, self._guard = threading.Event(), threading.Lock()
+            threading.Thread(target=self._run, daemon=True).start()
 
     def step(self, doing: str | None = None) -> None:
-        """One more is done."""
+        """One more is done; *doing* is what comes now."""
         self._done += 1
         self._doing = safe(doing) if doing else self._doing
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + 0.1
-            of = f" of {self._total}" if self._total else ""
-            text = f"{self._doing} … {self._done}{of}"
-            if (os.environ.get("TERM") or "dumb") == "dumb":
-                self._next = time.monotonic() + 5
-                print(text, file=sys.stderr)
-            else:
-                self._shown = True
-                print(f"\r\x1b[K{cut(text, columns() - 1)}", end="", file=sys.stderr, flush=True)
 
-    def clear(self) -> None:
-        """Make room for a line of output."""
-        if self._shown:
-            self._shown = False
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    def aside(self, write: Callable[[], object]) -> None:
+        """Let *write* print something, to the same terminal perhaps."""
+        if self._over is None:
+            write()
+            return
+        with self._guard:
+            self._clear()
+            write()
+            sys.stdout.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -211,4 +211,30 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.clear()
+        if self._over is not None:
+            with self._guard:
+                self._over.set()
+                self._clear()
+
+    def _run(self) -> None:
+        dumb = (os.environ.get("TERM") or "dumb") == "dumb"
+        pause = _PATIENCE
+        while not self._over.wait(pause):
+            pause = _DUMB if dumb else _FRAME
+            with self._guard:
+                if not self._over.is_set():
+                    self._paint(dumb)
+
+    def _paint(self, dumb: bool) -> None:
+        of = f" of {self._total}" if self._total else ""
+        text = f"{self._doing} … {self._done}{of}"
+        if dumb:  # nothing can be overwritten there
+            print(text, file=sys.stderr)
+            return
+        self._shown = True
+        print(f"\r\x1b[K{cut(text, columns() - 1)}", end="", file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self._shown:
+            self._shown = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
