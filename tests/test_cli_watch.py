@@ -342,7 +342,7 @@ def test_a_command_that_does_not_read_is_fine(alice: Mailbox, watch: Watch, root
 
 def test_who_and_what_is_in_its_environment(alice: Mailbox, watch: Watch, root: Path) -> None:
     """Never the body; no control characters, which could be taken for lines; at most 1 KiB each."""
-    options = {"type": "a\nb", "subject": "ü" * 2000, "thread": "t\x00\x7f", "in_reply_to": "x"}
+    options: Any = {"type": "a\nb", "subject": "ü" * 2000, "thread": "t\x00\x7f", "in_reply_to": "x"}
     id = alice.send("bob", "the secret body", headers={"traceparent": "00-\n-01"}, **options)
     script = "import json, os; print(json.dumps({n: os.environb[n.encode()].decode() for n in os.environ}))"
     env = {"MAILBOX_SUBJECT": "stale", "MAILBOX_KEY": "kept", "TRACEPARENT": "stale", "MAILBOX_FROM": "stale"}
