@@ -153,16 +153,16 @@ async def _handle(listener: Listener, handlers: Handlers, message: Message[Any])
 
 async def _call(handler: Handler, message: Message[Any]) -> tuple[Any, BaseException | None]:
     """What the handler returned, or what it raised."""
-    limit = asyncio.timeout(handler.timeout)
+    limit = None if handler.timeout is None else asyncio.timeout(handler.timeout)
     try:
-        if handler.asynchronous and handler.timeout is None:
+        if handler.asynchronous and limit is None:
             return await handler.function(message), None
-        async with limit:
+        async with limit or contextlib.nullcontext():
             if handler.asynchronous:
                 return await handler.function(message), None
             return await _in_thread(lambda: handler.function(message), f"mailbox handler of {message.id}")
     except TimeoutError as error:
-        late = handler.timeout is not None and limit.expired()
+        late = limit is not None and limit.expired()
         return None, TimeoutError(f"the handler took longer than {handler.timeout:g} s") if late else error
     except BaseException as error:  # noqa: BLE001  # it is raised again when the message is settled
         return None, error
