@@ -92,7 +92,7 @@ def test_the_shell_itself_accepts_its_script(mailbox: Callable[..., Any], shell:
     """Where there is one."""
     found = shutil.which(shell)
     if found is None:
-        pytest.xfail(f"there is no {shell} here: its script is only looked at")
+        pytest.skip(f"there is no {shell} here: its script is only looked at")
     path = tmp_path / "script"
     path.write_text(mailbox("completion", shell).out)
 
