@@ -1,9 +1,9 @@
 """Start: whole processes of the command, beside `python -c pass` of the same environment.
 
     send            one short message, flushed (the box is on a tmpfs: a flush costs nothing there)
-    list            a box in which three messages wait; and one in which nothing does
-    wait            where there is mail, and where there is none (--timeout 0)
-    import orjson   what reading a message takes at the least
+    list            a box in which three messages wait: texts, or other JSON, which needs orjson; and an empty one
+    wait            the same, where there is mail and where there is none (--timeout 0)
+    import orjson   what reading other JSON than texts takes at the least
 
 Everything is compiled before. The commands take turns with `python -c pass`; a figure is the median of all, a ratio
 that of two medians of one repetition; what is shown is the median of the repetitions, their lowest and their highest.
@@ -55,17 +55,19 @@ def measure(*, quick: bool = False, plan: Plan | None = None) -> Report:
 def _commands(root: str) -> dict[str, list[str]]:
     """Each by its name; the boxes that they need are made."""
     with closing(Mailbox.init("alice", root)) as alice:
-        for name in ("bob", "carol"):
+        for name, bodies in (("bob", []), ("texts", ["one", "two", "three"]), ("json", [1, {"two": 2}, [3]])):
             Mailbox.init(name, root).close()
-        for body in ("one", {"two": 2}, [3]):
-            alice.send("alice", body)
+            for body in bodies:
+                alice.send(name, body, type="number")
     return {
         "pass": [sys.executable, "-c", "pass"],
-        "send": [_MAILBOX, "send", "bob", "the build is green", "--as", "alice", "--type", "news"],
-        "list": [_MAILBOX, "list", "--as", "alice"],
-        "list, empty": [_MAILBOX, "list", "--as", "carol"],
-        "wait": [_MAILBOX, "wait", "--as", "alice", "--timeout", "0"],
-        "wait, empty": [_MAILBOX, "wait", "--as", "carol", "--timeout", "0"],
+        "send": [_MAILBOX, "send", "alice", "the build is green", "--as", "alice", "--type", "news"],
+        "list": [_MAILBOX, "list", "--as", "texts"],
+        "list, other JSON": [_MAILBOX, "list", "--as", "json"],
+        "list, empty": [_MAILBOX, "list", "--as", "bob"],
+        "wait": [_MAILBOX, "wait", "--as", "texts", "--timeout", "0"],
+        "wait, other JSON": [_MAILBOX, "wait", "--as", "json", "--timeout", "0"],
+        "wait, empty": [_MAILBOX, "wait", "--as", "bob", "--timeout", "0"],
         "import orjson": [sys.executable, "-c", "import orjson"],
     }
 
