@@ -75,6 +75,7 @@ def test_lines_before_one_that_fails_are_sent_and_named(mailbox: Callable[..., A
         pytest.param(["send", "carol", "hi"], b"", 67, 'there is no box "carol"', id="no box"),
         pytest.param(["send", "alice"], b"\xff\xfe", 65, "the body is not UTF-8", id="no text"),
         pytest.param(["send", "alice"], b"x" * (1 << 21), 65, "is the limit", id="too large"),
+        pytest.param(["send", "alice", "--lines"], b"x" * (1 << 21), 65, "is the limit", id="a line too large"),
         pytest.param(["send", "alice", "hi", "--lines"], b"", 2, "give no BODY", id="lines and a body"),
         pytest.param(["send", "alice", "hi", "--root", "/nowhere"], b"", 69, "Is the volume mounted?", id="no root"),
         pytest.param(["read", "nothing"], b"", 1, 'no message "nothing"', id="no message"),

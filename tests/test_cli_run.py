@@ -181,6 +181,21 @@ def test_ids_in_pipes(sh: Callable[..., Any], bob: Mailbox) -> None:
     assert list(bob.peek("new", "later", "cur")) == []
 
 
+def test_lines_are_sent_as_they_come(sh: Callable[..., Any]) -> None:
+    """A stream is not kept back until its end: the answer to the first line is needed for the second."""
+    said = sh("""
+        mkfifo answers
+        { echo ping; read answer; echo "got $answer"; } < answers | mailbox send alice --lines > ids &
+        mailbox receive --as alice --wait 20s --body | tee answers
+        wait
+        mailbox receive --as alice --wait 20s --body
+        wc -l < ids
+    """)
+
+    assert said.stdout.split("\n")[:2] == ["ping", "got ping"]
+    assert said.stdout.split()[-1] == "2"
+
+
 def test_a_job_under_a_lease(sh: Callable[..., Any], bob: Mailbox) -> None:
     """Taken, worked at, and settled by what the work said."""
     said = sh("""

@@ -167,6 +167,22 @@ def test_a_folder_is_shrunk_without_losing_what_is_in_it(root: Path, bob: Mailbo
     assert [path.name for path in (root / "bob").iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_bloated_folder_is_found_on_ext4_only(bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a folder never gets smaller by itself; and only one with little in it is worth it."""
+    monkeypatch.setattr("filemailbox.sweep._BLOATED", 1)
+    monkeypatch.setattr("filemailbox.sweep._ENTRY", 0)
+    monkeypatch.setattr("filemailbox.sweep._file_system", lambda path: "ext4")
+    assert [what for what in swept(bob) if "KiB of folder for a few messages" in what] != []
+
+    monkeypatch.setattr("filemailbox.sweep._file_system", lambda path: "xfs")
+    assert swept(bob) == []
+
+    monkeypatch.setattr("filemailbox.sweep._file_system", lambda path: "ext4")
+    monkeypatch.setattr("filemailbox.sweep._ENTRY", 1 << 30)
+    bob.send("bob", 1)
+    assert swept(bob) == []
+
+
 def test_senders_never_meet_a_box_without_new(root: Path, bob: Mailbox, start: Callable[..., Any]) -> None:
     """While one sends without pause, the folder is put in place again and again: nothing fails, nothing is lost."""
     sender = start(

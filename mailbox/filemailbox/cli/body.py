@@ -20,10 +20,17 @@ def given(body: str | None, json: bool) -> "Any":
     return read(_standard_input() if body is None or body == "-" else body, json)
 
 
-def lines(json: bool) -> "Iterator[Any]":
-    """A body for each line of standard input."""
-    for line in _stdin():
-        yield read(_decoded(line).removesuffix("\n"), json)
+def lines(json: bool) -> "Iterator[Iterator[Any]]":
+    """A body for each line of standard input, in the groups in which they come: `tail -f` is not kept waiting."""
+    source, rest = _stdin(), b""
+    while piece := source.read1(1 << 16):
+        *whole, rest = (rest + piece).split(b"\n")
+        if whole:
+            yield (read(_decoded(line), json) for line in whole)
+        elif len(rest) > MAX_SIZE:
+            raise InvalidBody(f"a line has more than {MAX_SIZE} bytes: that is the limit of a message")
+    if rest:
+        yield (read(_decoded(line), json) for line in (rest,))
 
 
 def read(text: str, json: bool) -> "Any":

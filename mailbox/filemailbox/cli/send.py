@@ -1,5 +1,7 @@
 """Write to others: send, request."""
 
+import sys
+
 from .. import names
 from ..box import Mailbox
 from . import body as bodies
@@ -113,14 +115,16 @@ def request_(
 
 
 def _send_lines(box: Mailbox, to: str, json: bool, body: str | None, options: "dict[str, Any]") -> None:
-    """A message for each line, the ids printed also of those that were sent before one failed."""
+    """A message for each line as it comes, the ids printed also of those that were sent before one failed."""
     from ..errors import Invalid
 
     if body not in (None, "-"):
         raise Invalid("--lines reads the bodies from standard input: give no BODY")
     try:
-        for id in box.send_many(to, bodies.lines(json), **options):
-            print(id)
+        for group in bodies.lines(json):
+            for id in box.send_many(to, group, **options):
+                print(id)
+            sys.stdout.flush()
     except Exception as error:
         for id in getattr(error, "sent", ()):
             print(id)
