@@ -45,8 +45,10 @@ def _candidates(box: str, max_size: int) -> Iterator[Message[Any]]:
     yield from _within(f"{box}/later", "later", max_size)
     with contextlib.suppress(FileNotFoundError), os.scandir(f"{box}/cur") as consumers:
         for consumer in consumers:
+            if not consumer.is_dir(follow_symlinks=False) or not any(map(is_mail, os.listdir(consumer.path))):
+                continue
             deadline = names.deadline_of(consumer.name)
-            if deadline is None or deadline > names.now() or not any(map(is_mail, os.listdir(consumer.path))):
+            if deadline is None or deadline > names.now():
                 continue
             lock = Lock(f"{consumer.path}/.lock")
             if lock.take():
