@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from disk import left, why
 from filemailbox import Mailbox, Message, NoBox, Reject, Retry
 
 T = TypeVar("T")
@@ -52,21 +52,6 @@ async def running(box: Mailbox, **settings: Any) -> Any:
             await asyncio.wait([task], timeout=0.02)
         if not task.cancelled():
             task.result()
-
-
-def left(root: Path, *states: str) -> list[str]:
-    return [
-        file
-        for state in states or ("new", "cur", "later")
-        for _, _, files in os.walk(root / "bob" / state)
-        for file in files
-        if file.endswith(".json")
-    ]
-
-
-def why(root: Path) -> str:
-    (note,) = (root / "bob/dead").glob("*.why")
-    return note.read_text()
 
 
 def ours() -> list[str]:

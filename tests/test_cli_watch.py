@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from disk import left, why
 from filemailbox import Mailbox
 
 Until = Callable[[Callable[[], object]], None]
@@ -62,21 +63,6 @@ def line(watching: "subprocess.Popen[bytes]") -> Any:
     ready, _, _ = select.select([watching.stdout], [], [], PATIENCE)
     assert ready, "it says nothing"
     return json.loads(os.read(watching.stdout.fileno(), 65536))
-
-
-def left(root: Path, *states: str) -> list[str]:
-    return [
-        file
-        for state in states or ("new", "cur", "later")
-        for _, _, files in os.walk(root / "bob" / state)
-        for file in files
-        if file.endswith(".json")
-    ]
-
-
-def why(root: Path) -> str:
-    (note,) = (root / "bob/dead").glob("*.why")
-    return note.read_text()
 
 
 def alive(pid: int) -> bool:

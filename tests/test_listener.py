@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from disk import left, why
 from filemailbox import Invalid, Mailbox, Message, NoBox, Reject, Retry, log, wake
 from filemailbox import listener as listeners
 
@@ -75,23 +76,6 @@ def quick(root: Path) -> Iterator[Mailbox]:
     """Bob's mailbox, which tries again at once."""
     with Mailbox("bob", root, durable=False, backoff=(0.001, 0.002), max_attempts=3) as box:
         yield box
-
-
-def left(root: Path, *states: str) -> list[str]:
-    """The mail that lies in these states of bob's box."""
-    return [
-        file
-        for state in states or ("new", "cur", "later")
-        for _, _, files in os.walk(root / "bob" / state)
-        for file in files
-        if file.endswith(".json")
-    ]
-
-
-def why(root: Path) -> str:
-    """The reason of the one dead letter."""
-    (note,) = (root / "bob/dead").glob("*.why")
-    return note.read_text()
 
 
 def threads() -> list[str]:

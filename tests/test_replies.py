@@ -61,6 +61,30 @@ def test_a_request_returns_the_answer_settled(root: Path, alice: Mailbox, echo: 
     assert [name for name in os.listdir(root / "alice/cur") if name.startswith(".")] == []
 
 
+def test_an_answer_that_a_script_drops_gets_an_id(root: Path, alice: Mailbox, bob: Mailbox) -> None:
+    """A foreign name in the folder of a request is no id: the answer gets one, and a time, and the next one another."""
+
+    def drop() -> None:
+        request = bob.receive(timeout=20)
+        assert request is not None
+        (folder,) = (root / "alice/replies").iterdir()
+        (root / "alice/tmp/x").write_text('{"from":"bob","sum":42}')
+        (root / "alice/tmp/x").rename(folder / "x.json")
+        request.ack()
+
+    answers = []
+    for _ in range(2):
+        script = threading.Thread(target=drop)
+        script.start()
+        answers.append(alice.request("bob", [40, 2], timeout=20))
+        script.join()
+
+    assert [answer.body for answer in answers] == [{"sum": 42}, {"sum": 42}]
+    assert all(names.is_id(answer.id) for answer in answers)
+    assert answers[0].id < answers[1].id
+    assert answers[0].sent <= answers[1].sent
+
+
 def test_requests_of_many_threads_get_each_its_own_answer(alice: Mailbox, echo: None) -> None:
     """A folder for each request: answers never meet."""
     answers: dict[int, Any] = {}

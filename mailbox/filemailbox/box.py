@@ -300,7 +300,8 @@ class Mailbox:
             except Malformed:
                 continue  # left behind for new/, where it becomes a dead letter
             parts = names.parse(text)
-            message: Message[Any] = Message(parts.id if parts else text, members, data, text, hold=self._consumer)
+            id = parts.id if parts else names.new_id()  # a foreign name is none
+            message: Message[Any] = Message(id, members, data, text, hold=self._consumer)
             message.body = convert(message.body, into) if into is not None else message.body
             message.settled = True
             asking.accept(text)

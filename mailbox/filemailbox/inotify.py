@@ -1,9 +1,9 @@
 """inotify(7), asked directly: a descriptor that is readable when something has come into a folder.
 
-Why not watchfiles alone, which asks the same kernel: it looks at what the kernel told it every few milliseconds, and
-only looking every 15 finds mail within 25 on average. A thread that does nothing but sleep 15 ms, again and again,
-already took half a percent of a core where this was measured; this takes none, needs no thread, and tells within a
-tenth of a millisecond. Where the kernel cannot be asked (another system than Linux), watchfiles does it: see wake.
+Why not watchfiles, which asks the same kernel: it looks at what the kernel told it once in every step. With steps of
+15 ms mail is found after 22 ms, for about half a percent of a core; asked directly the kernel tells at once, nothing
+runs while nothing comes, and there is no thread (`scripts/bench wake` measures both). Where the kernel cannot be asked
+(another system than Linux), watchfiles does it: see wake.
 """
 
 import ctypes

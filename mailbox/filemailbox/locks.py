@@ -43,3 +43,14 @@ class Lock:
     def release(self) -> None:
         """Let go. The file stays: deleting a lock file lets two in."""
         self._lock.release(force=True)
+
+
+def is_held(path: str) -> bool:
+    """Whether a living process holds the lock at *path*: asked by taking it for a moment. False where there is none."""
+    if not os.path.exists(path):
+        return False
+    lock = Lock(path)
+    if lock.take():
+        lock.release()
+        return False
+    return True

@@ -12,7 +12,7 @@ import os
 from . import names
 from .errors import storage
 from .files import FOLDER, listing
-from .locks import Lock
+from .locks import is_held
 from .message import MAX_HOPS
 from .order import is_mail
 from .peek import seen
@@ -50,9 +50,7 @@ def _candidates(box: str, max_size: int) -> Iterator[Message[Any]]:
             deadline = names.deadline_of(consumer.name)
             if deadline is None or deadline > names.now():
                 continue
-            lock = Lock(f"{consumer.path}/.lock")
-            if lock.take():
-                lock.release()
+            if not is_held(f"{consumer.path}/.lock"):
                 for message in _within(consumer.path, "cur", max_size):
                     message.attempt += 1
                     yield message

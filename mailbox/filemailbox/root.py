@@ -26,12 +26,11 @@ import stat
 
 from . import codec, names
 from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, quoted, storage
-from .locks import Lock
+from .locks import is_held
 from .names import Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Final
 
 FORMAT: Final = 1
@@ -267,7 +266,7 @@ def _write_once(folder: str, name: str, text: str) -> None:
 def _refuse_busy(box: str, name: Address) -> None:
     if mail := _count_mail(box):
         raise _busy(name, mail)
-    if any(True for _ in _listening(box)):
+    if any(is_held(f"{box}/cur/{name}/.lock") for name in os.listdir(f"{box}/cur") if not name.startswith(".")):
         raise BoxInUse(f"somebody listens to the box {quoted(name)}: stop that first, or force it")
 
 
@@ -290,15 +289,3 @@ def _not_seen(error: OSError) -> None:
     # os.walk passes over what it cannot list; but mail that we cannot see is mail.
     if not isinstance(error, FileNotFoundError):
         raise storage(error, f"looking for mail in {quoted(error.filename)}") from error
-
-
-def _listening(box: str) -> Iterator[str]:
-    for name in os.listdir(f"{box}/cur"):
-        folder = f"{box}/cur/{name}"
-        if name.startswith(".") or not os.path.exists(f"{folder}/.lock"):
-            continue
-        lock = Lock(f"{folder}/.lock")
-        if lock.take():
-            lock.release()
-        else:
-            yield folder

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from . import names
 from .doorbell import hears
-from .locks import Lock
+from .locks import is_held
 from .names import Address
 from .order import is_mail
 from .root import Root
@@ -107,18 +107,6 @@ def roster(root: Root) -> Iterator[Standing]:
             yield standing(root, name)
 
 
-def held_lock(folder: str) -> bool:
-    """Whether a process holds the lock of this folder in `cur/`."""
-    path = f"{folder}/.lock"
-    if not os.path.exists(path):
-        return False
-    lock = Lock(path)
-    if lock.take():
-        lock.release()
-        return False
-    return True
-
-
 def _oldest(new: str, waiting: list[str]) -> float | None:
     if not waiting:
         return None
@@ -152,7 +140,7 @@ def _held(cur: str) -> tuple[int, int, tuple[Lease, ...]]:
         with contextlib.suppress(FileNotFoundError):
             count = _count(f"{cur}/{name}")
             held += count
-            consumers += held_lock(f"{cur}/{name}")
+            consumers += is_held(f"{cur}/{name}/.lock")
             if deadline:
                 leases.append(Lease(name, deadline, count))
     return consumers, held, tuple(leases)

@@ -517,9 +517,8 @@ class Taker:
             self._sweep_done()
             self._sweep_at = started + 3600
         took = time.monotonic() - started
-        self._round_at = started + max(
-            self._rules.rescan, 20 * took
-        )  # a huge box costs at most a twentieth of the time
+        # A huge box costs at most a twentieth of the time.
+        self._round_at = started + max(self._rules.rescan, 20 * took)
 
     def _ready(self) -> None:
         identity = self._identify()

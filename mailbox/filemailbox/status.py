@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from . import names
-from .locks import Lock
+from .locks import is_held
 from .order import is_mail
 
 _OFTEN: Final = 0.25  # seconds between two writes
@@ -96,7 +96,7 @@ def listening(box: str) -> list[Listening]:
         return []
     for name in said:
         consumer = name.removeprefix("status-").removesuffix(".json")
-        if name == f"status-{consumer}.json" and _lives(box, consumer):
+        if name == f"status-{consumer}.json" and is_held(f"{box}/cur/{consumer}/.lock"):
             facts = _read(f"{box}/run/{name}")
             if facts is not None:
                 alive.append(facts_of(consumer, facts, _held(f"{box}/cur/{consumer}")))
@@ -125,17 +125,6 @@ def facts_of(consumer: str, facts: Mapping[str, Any], busy: str | None = None) -
         count("handled"),
         busy,
     )
-
-
-def _lives(box: str, consumer: str) -> bool:
-    path = f"{box}/cur/{consumer}/.lock"
-    if not os.path.exists(path):
-        return False
-    lock = Lock(path)
-    if lock.take():
-        lock.release()
-        return False
-    return True
 
 
 def _held(folder: str) -> str | None:

@@ -18,12 +18,11 @@ from . import names
 from .doorbell import hears
 from .errors import quoted, storage
 from .files import FOLDER
-from .locks import Lock
+from .locks import Lock, is_held
 from .mounts import mount_of
 from .names import Address
 from .order import is_mail
 from .root import Root, own
-from .roster import held_lock
 from .rules import Rules
 from .spool import ABANDONED, Taker
 
@@ -77,7 +76,7 @@ def _leases(root: Root, address: Address, box: str) -> Iterator[Leftover]:
     """What consumers held that are gone; a consumer that comes finds it by itself, this only does it now."""
     for folder in sorted(os.listdir(f"{box}/cur")):
         deadline, path = names.deadline_of(folder), f"{box}/cur/{folder}"
-        if deadline is None or deadline > names.now() or held_lock(path):
+        if deadline is None or deadline > names.now() or is_held(f"{path}/.lock"):
             continue
         with contextlib.suppress(FileNotFoundError):
             mail = sum(map(is_mail, os.listdir(path)))
@@ -104,7 +103,7 @@ def _bells(box: str) -> Iterator[Leftover]:
         if stat.S_ISSOCK(facts.st_mode) and time.time() - facts.st_mtime > 60 and not hears(path):
             yield Leftover("a bell that nobody hears", path, partial(_unlink, path))
         consumer = name.removeprefix("status-").removesuffix(".json")
-        if name == f"status-{consumer}.json" and not held_lock(f"{box}/cur/{consumer}"):
+        if name == f"status-{consumer}.json" and not is_held(f"{box}/cur/{consumer}/.lock"):
             yield Leftover("what a listener that is gone said of itself", path, partial(_unlink, path))
 
 
@@ -133,7 +132,7 @@ def _consumers(box: str) -> Iterator[Leftover]:
         deadline, path = names.deadline_of(name), f"{box}/cur/{name}"
         if deadline is None or deadline > names.now():
             continue
-        if held_lock(path):
+        if is_held(f"{path}/.lock"):
             taken += not deadline
         elif not any(map(is_mail, os.listdir(path))):
             free.append(path)
