@@ -334,7 +334,7 @@ def test_answers_that_are_too_large_are_not_read(root: Path, box: str) -> None:
     with replies.Reply(box, request) as asking:
         (root / "alice/replies" / request / "big.json").write_text("x" * 100)
         (root / "alice/replies" / request / "small.json").write_text("x" * 99)
-        found = [(name, len(data)) for name, data in asking.answers(99)]
+        found = [(name, len(data)) for name, data, _ in asking.answers(99)]
 
     assert found == [("small.json", 99)]
 

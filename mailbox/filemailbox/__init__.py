@@ -17,6 +17,9 @@ Who is built on whom, from the ground up; each imports only what stands above it
     doorbell    the Unix socket: ring, hear
     root        the volume and its boxes: made, found, removed
     rules       how a consumer handles what goes wrong
+    seal        seal, open, sign, verify: pure                          (the only user of nacl)
+    keys        keys and pins
+    trust       what proves the sender
     ledger      what was already handled
     replies     requests that block: a folder for the answer
     wake        doorbell + inotify (or watchfiles) + rescan → "look now" (the only user of watchfiles)
@@ -40,13 +43,15 @@ Who is built on whom, from the ground up; each imports only what stands above it
 
     pytest_plugin   the fixture `mailboxes`, for the tests of others
 
-The way of one message: box.send → names → message.encode → deliver → doorbell.ring ⇒ wake → spool.claim →
-message.decode → your code → spool.ack. `FORMAT.md` beside this package is the contract of the files on disk.
+The way of one message: box.send → names → message.encode → seal → deliver → doorbell.ring ⇒ wake → spool.claim →
+trust.judge (seal.open, message.decode) → your code → spool.ack. `FORMAT.md` beside this package is the contract of
+the files on disk.
 """
 
 from .box import Mailbox
 from .errors import (
     BoxInUse,
+    ChangedKey,
     DiskFull,
     Forbidden,
     Invalid,
@@ -56,6 +61,7 @@ from .errors import (
     Malformed,
     Mismatch,
     NoBox,
+    NoKey,
     NoMessage,
     NoRoot,
     NotHeld,
@@ -66,6 +72,9 @@ from .errors import (
     Storage,
     TooManyHops,
     Unflushed,
+    Unproven,
+    UnsafeKey,
+    Untrusted,
 )
 from .message import Message
 
@@ -73,6 +82,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BoxInUse",
+    "ChangedKey",
     "DiskFull",
     "Forbidden",
     "Invalid",
@@ -84,6 +94,7 @@ __all__ = [
     "Message",
     "Mismatch",
     "NoBox",
+    "NoKey",
     "NoMessage",
     "NoRoot",
     "NotHeld",
@@ -94,4 +105,7 @@ __all__ = [
     "Storage",
     "TooManyHops",
     "Unflushed",
+    "Unproven",
+    "UnsafeKey",
+    "Untrusted",
 ]

@@ -10,9 +10,10 @@ from . import names
 from . import root as roots
 from .deliver import deliver, deliver_many
 from .doorbell import Ringer
-from .errors import Invalid, InvalidBody, Malformed, quoted
-from .message import MAX_SIZE, Message, decode, encode, later, seconds
+from .errors import Invalid, InvalidBody, quoted
+from .message import MAX_SIZE, Message, encode, later, seconds
 from .rules import BACKOFF, MAX_ATTEMPTS, RESCAN, Rules
+from .trust import PROVEN, SEALED, SIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
     from .consumer import Consumer
     from .handlers import Handlers
+    from .keys import Keyring
     from .listener import Listener
     from .names import Address
     from .replies import Reply
+    from .trust import Judge
     from .wake import Wake
 
     T = TypeVar("T")
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
         headers: Mapping[str, str] | None
         hops: int
         id: str | None
+        seal: bool | None
+        sign: bool | None
 
 
 DEFAULT_ROOT = "/mail"
@@ -58,6 +63,8 @@ class Mailbox:
     """
 
     _taking: Consumer | None = None
+    _judging: Judge | None = None
+    _keys: Keyring | None = None
     _waking: Wake | None = None
 
     def __init__(
@@ -73,6 +80,9 @@ class Mailbox:
         rescan: float = RESCAN,
         lease: float | timedelta | None = None,
         ledger: str | os.PathLike[str] | None = None,
+        keys: str | os.PathLike[str] | None = None,
+        registry: str | os.PathLike[str] | None = None,
+        require: str | None = None,
     ) -> None:
         """Open the mail of the agent *name* (default: $MAILBOX_AGENT) in *root* (default: $MAILBOX_ROOT, else /mail).
 
@@ -85,8 +95,13 @@ class Mailbox:
         lease         what is received stays ours for so long (seconds or timedelta) when this process is gone; any
                       process of ours settles it with held(), or it comes back. Default: it comes back at once
         ledger        a folder for the keys already handled; needed outside the root where all agents share a uid
+        keys          the private folder with our own `NAME.key` and with pins (default: $MAILBOX_KEYS, else
+                      ~/.config/mailbox where there is one)
+        registry      a folder of public keys that the operator mounts read-only (default: $MAILBOX_REGISTRY)
+        require       the least proof of a sender that is taken: `none`, `uid`, `relay`, `signed` or `sealed` (default:
+                      $MAILBOX_REQUIRE, else `none`); with the last two, what is sent is signed or sealed as well
 
-        Raises NoRoot, InvalidAddress. The box itself need not exist to send from it.
+        Raises NoRoot, InvalidAddress, Invalid. The box itself need not exist to send from it.
         """
         self.root = roots.find(_path_of(root))
         self.name = names.address(name if name is not None else _own_name())
@@ -95,6 +110,9 @@ class Mailbox:
             max_size, max_attempts, backoff, seconds(retention), rescan, os.fspath(ledger) if ledger else None
         )
         self._lease = seconds(lease)
+        self._require = require or os.environ.get("MAILBOX_REQUIRE") or "none"
+        self._folders = _keys_of(keys), _registry_of(registry)
+        self._how = self._require if self._require in PROVEN else None
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
         self._addresses: dict[str, Address] = {}
@@ -118,10 +136,30 @@ class Mailbox:
                 from .leases import Lessee
 
                 taker = Lessee(self.root, self.name, self._rules, self._lease)
-            mine = Consumer(self.root, self.name, self._rules, self.send, taker)
+            mine = Consumer(self.root, self.name, self._rules, self.send, self._judge, taker)
             vars(self).setdefault("_taking", mine)  # in one step: another thread may be here, too
             assert self._taking is not None
         return self._taking
+
+    @property
+    def _judge(self) -> Judge:
+        if self._judging is None:
+            from .trust import Judge
+
+            keyring = self.keyring if any(self._folders) else None
+            vars(self).setdefault("_judging", Judge(self.root, self.name, keyring, self._require))
+            assert self._judging is not None
+        return self._judging
+
+    @property
+    def keyring(self) -> Keyring:
+        """Our own keys, and those of others that we know: to show, pin and unpin."""
+        if self._keys is None:
+            from .keys import Keyring  # brings nacl along, which takes longer to import than a message to send
+
+            vars(self).setdefault("_keys", Keyring(self.name, self.root, *self._folders))
+            assert self._keys is not None
+        return self._keys
 
     @property
     def _wake(self) -> Wake:
@@ -156,13 +194,16 @@ class Mailbox:
         headers      strings for programs, such as a traceparent
         hops         how many answers in a row it is the last of; reply() counts them
         id           only to send again what an Unflushed error speaks of
+        seal         so that only the recipient can read it, and knows that it is from us
+        sign         readable by all, and the recipient knows that it is from us
 
-        Raises NoBox for an unknown recipient, InvalidBody, DiskFull, Forbidden: nothing was delivered. Raises Unflushed
+        Raises NoBox for an unknown recipient, InvalidBody, DiskFull, Forbidden, NoKey where sealing lacks a key, ours
+        or theirs: nothing was delivered. Raises Unflushed
         where it was, and the disk did not confirm it: send it again with `id=error.id`.
         """
         address = self._addresses.get(to) or self._address(to)
-        id = names.new_id() if _SPECIAL.isdisjoint(options) else _resolve(options) or names.new_id()
-        data = self._encode(id, address, body, options)
+        id, how = (names.new_id(), self._how) if _SPECIAL.isdisjoint(options) else _resolve(options, self._how)
+        data = self._encode(id, address, body, options, how)
         deliver(self.root, address, id, data, durable=self.durable, answers=options.get("in_reply_to"))
         self._ringer.ring(address)
         return id
@@ -174,17 +215,20 @@ class Mailbox:
         before it are delivered, and the exception says which: its attribute `sent` holds their ids.
         """
         address = self._address(to)
-        if _resolve(options) is not None:
+        if options.get("id") is not None:
             raise Invalid("send_many() makes its own ids: send one message again with send(id=…)")
+        _, how = _resolve(options, self._how)
         ids = ((names.new_id(), body) for body in bodies)
-        messages = ((id, self._encode(id, address, body, options)) for id, body in ids)
+        messages = ((id, self._encode(id, address, body, options, how)) for id, body in ids)
         try:
             return deliver_many(self.root, address, messages, durable=self.durable)
         finally:
             self._ringer.ring(address)
 
-    def _encode(self, id: str, to: Address, body: Any, options: Mapping[str, Any]) -> bytes:
-        data = encode(id, self.name, to, body, options)
+    def _encode(self, id: str, to: Address, body: Any, options: Mapping[str, Any], how: str | None) -> bytes:
+        data = encode(id, self.name, to, body, options, 1 if how else None)
+        if how:
+            data = self.keyring.seal(to, id, data) if how == SEALED else self.keyring.sign(data)
         if len(data) > self.max_size:
             raise InvalidBody(
                 f"the message has {len(data)} bytes, and {self.max_size} is the limit: "
@@ -292,21 +336,12 @@ class Mailbox:
         return Reply(self._path, id)
 
     def _answer(self, asking: Reply, into: Any) -> Message[Any] | None:
-        from .bodies import convert
-
-        for text, data in asking.answers(self.max_size):
-            try:
-                members = decode(data)
-            except Malformed:
-                continue  # left behind for new/, where it becomes a dead letter
-            parts = names.parse(text)
-            id = parts.id if parts else names.new_id()  # a foreign name is none
-            message: Message[Any] = Message(id, members, data, text, hold=self._consumer)
-            message.body = convert(message.body, into) if into is not None else message.body
-            message.settled = True
-            asking.accept(text)
-            return message
-        return None
+        for file in asking.answers(self.max_size):
+            message = self._consumer.answer(file, asking.request, into)
+            if message is not None:
+                asking.accept(file[0])
+                return message
+        return None  # what is no answer is left behind for new/, where it becomes a dead letter
 
     async def asend(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
         """send(), off the event loop: a durable send waits for the disk."""
@@ -421,7 +456,7 @@ class Mailbox:
         """
         from . import leases
 
-        return leases.held(self.root, self.name, part, self._rules, self.send)
+        return leases.held(self.root, self.name, part, self._rules, self.send, self._judge)
 
     @property
     def leased_until(self) -> datetime | None:
@@ -440,7 +475,7 @@ class Mailbox:
         """
         from . import peek
 
-        return peek.look(self.root, self.name, states or ("new", "later"), self.max_size)
+        return peek.look(self.root, self.name, states or ("new", "later"), self.max_size, self._judge)
 
     def find(self, part: str, *states: str) -> Message[Any]:
         """The one message whose id holds *part*, in any of these *states* (default: all), not taken and not touched.
@@ -449,19 +484,19 @@ class Mailbox:
         """
         from . import peek
 
-        return peek.find(self.root, self.name, part, states or peek.STATES, self.max_size)
+        return peek.find(self.root, self.name, part, states or peek.STATES, self.max_size, self._judge)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is a message to receive(), and leave it there. False: none came in *timeout* seconds."""
         from .ready import ready
 
-        if ready(self.root, self.name, self._rules):
+        if ready(self.root, self.name, self._rules, self._judge):
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
         empty = 0
         while _left(deadline) > 0:
             heard = self._wake.arm()
-            if ready(self.root, self.name, self._rules):
+            if ready(self.root, self.name, self._rules, self._judge):
                 return True
             empty += 1
             self._wake.wait(_left(deadline), heard, empty)
@@ -521,12 +556,15 @@ class Mailbox:
         return f"Mailbox({self.name!r}, {self.root.path!r})"
 
 
-_OPTIONS = ("type", "subject", "thread", "in_reply_to", "ttl", "after", "key", "headers", "hops", "id")
-_SPECIAL = frozenset(("id", "ttl", "after", "expires", "deliver_after", "from", "sent", "body"))
+_OPTIONS = ("type", "subject", "thread", "in_reply_to", "ttl", "after", "key", "headers", "hops", "id", "seal", "sign")
+_SPECIAL = frozenset(("id", "ttl", "after", "expires", "deliver_after", "from", "sent", "body", "v", "seal", "sign"))
 
 
-def _resolve(options: Any) -> str | None:
-    """Make *options* members of an envelope: spans of time become times. Returns the id that was asked for."""
+def _resolve(options: Any, how: str | None) -> tuple[str, str | None]:
+    """Make *options* members of an envelope: spans of time become times. Returns the id, and how it is proven.
+
+    *how* is what counts where *options* do not say.
+    """
     if unknown := ", ".join(sorted(options.keys() - set(_OPTIONS))):
         raise TypeError(f"there is no option {unknown}: expected {', '.join(_OPTIONS)}")
     for option, member in (("ttl", "expires"), ("after", "deliver_after")):
@@ -538,7 +576,10 @@ def _resolve(options: Any) -> str | None:
     id = options.pop("id", None)
     if id is not None and not names.is_id(id):
         raise Invalid(f"id= is {quoted(id)}, expected one that send() or an Unflushed error gave")
-    return None if id is None else str(id)
+    seal, sign = options.pop("seal", None), options.pop("sign", None)
+    if seal is not None or sign is not None:
+        how = SEALED if seal else SIGNED if sign else None
+    return names.new_id() if id is None else str(id), how
 
 
 def _left(deadline: float | None) -> float:
@@ -550,6 +591,20 @@ def _own_name() -> str:
     if not name:
         raise Invalid("whose mail? Give a name (on the command line: --as NAME), or set MAILBOX_AGENT")
     return name
+
+
+def _keys_of(path: str | os.PathLike[str] | None) -> str | None:
+    if path is not None:
+        return os.fspath(path)
+    named = os.environ.get("MAILBOX_KEYS")
+    if named:
+        return named
+    usual = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "mailbox")
+    return usual if os.path.isdir(usual) else None
+
+
+def _registry_of(path: str | os.PathLike[str] | None) -> str | None:
+    return os.fspath(path) if path is not None else os.environ.get("MAILBOX_REGISTRY") or None
 
 
 def _path_of(path: str | os.PathLike[str] | None) -> str:

@@ -1,7 +1,8 @@
 """What a claim becomes: a message to handle, a dead letter, or mail for later; and how a message ends.
 
 The spool moves files and knows nothing of what is in them. Here the envelope is read, and what it asks for is done:
-expiry, deferral, idempotence, the limit of hops and of attempts, the type of the body.
+expiry, deferral, idempotence, the limit of hops and of attempts, the type of the body. What proves its sender is the
+judge's to say.
 """
 
 import os
@@ -14,11 +15,13 @@ from . import log, names
 from .bodies import convert
 from .errors import Invalid, Malformed, TooManyHops, quoted, storage
 from .ledger import Ledger, page_of
-from .message import MAX_HOPS, Message, decode, time_ns, written
+from .message import MAX_HOPS, Message, time_ns, written
 from .names import ID, Address, Name
+from .replies import Answer
 from .root import Root
 from .rules import Rules
 from .spool import Claim, Taker
+from .trust import PROVEN, SEALED, SIGNED, Judge, once
 
 _ASKING: Final = frozenset(("expires", "deliver_after", "hops", "key"))
 
@@ -27,8 +30,15 @@ class Consumer:
     """Takes messages out of a box and settles them. Safe to share between threads."""
 
     def __init__(
-        self, root: Root, address: Address, rules: Rules, send: Callable[..., str], taker: Taker | None = None
+        self,
+        root: Root,
+        address: Address,
+        rules: Rules,
+        send: Callable[..., str],
+        judge: Judge,
+        taker: Taker | None = None,
     ) -> None:
+        self._judge = judge
         self._root, self._address, self._rules, self._send = root, address, rules, send
         self._taker = taker or Taker(root, address, rules)
         self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
@@ -47,7 +57,7 @@ class Consumer:
 
         def wants(data: bytes) -> bool:
             try:
-                return decode(data).get("type") in kinds
+                return self._judge.type_of(data) in kinds
             except Malformed:
                 return True
 
@@ -82,7 +92,7 @@ class Consumer:
     def _admit(self, claim: Claim, into: Any) -> Message[Any] | None:
         name, data, facts, first = claim
         id, attempt, requeued = name[:ID], 1, 0
-        members = decode(data)
+        members, trust = self._judge.judge(data, facts)
         if not first or ",N=" in name or members.get("id", id) != id:
             parts = names.parse(name)
             assert parts is not None, name  # the spool gives no other names
@@ -93,8 +103,8 @@ class Consumer:
                 raise Malformed(f'its "id" is {quoted(members["id"])} and its name says {id}')
             if attempt > self._rules.max_attempts:
                 raise Malformed(f"it was taken {attempt - 1} times and never settled: whoever took it died")
-        message: Message[Any] = Message(id, members, data, name, attempt, "none", self)
-        if not _ASKING.isdisjoint(members) and not self._grant(message, first, requeued):
+        message: Message[Any] = Message(id, members, data, name, attempt, trust, self)
+        if (trust in PROVEN or not _ASKING.isdisjoint(members)) and not self._grant(message, first, requeued):
             return None
         if into is not None:
             message.body = convert(message.body, into)
@@ -111,33 +121,65 @@ class Consumer:
             if due > time.time_ns():
                 self._taker.put_off(message.name, due)
                 return False
-        return message.key is None or not self._known(message, message.key, first)
+        key = once(message)
+        return key is None or not self._known(message, key, first)
 
     def _known(self, message: Message[Any], key: str, first: bool) -> bool:
         """Whether the ledger has its key already; then it is acked here and now."""
         sender = page_of(self._root, message.sender)
-        try:
-            handled = self._ledger.handled(message.trust, sender, key)
-        except OSError as error:
-            raise storage(error, f"reading the ledger of the box {quoted(self._address)}") from error
-        if handled:
-            log.info("%s from %s was handled already: its key %r is in the ledger", message.id, message.sender, key)
+        if self._handled(message, sender, key):
+            log.info("%s from %s was handled already: %r is in the ledger", message.id, message.sender, key)
             self._taker.ack(message.name)
             return True
-        if first and message.id[: names.STAMP] <= self._ledger.floor(message.trust, sender):
+        if first and _stamp(message) <= self._ledger.floor(message.trust, sender):
             raise Malformed("it is older than what the ledger remembers: whether its key was handled is not known")
         return False
+
+    def _handled(self, message: Message[Any], sender: str, key: str) -> bool:
+        try:
+            return self._ledger.handled(message.trust, sender, key)
+        except OSError as error:
+            raise storage(error, f"reading the ledger of the box {quoted(self._address)}") from error
+
+    def _note(self, message: Message[Any]) -> None:
+        """Note in the ledger that it is handled, where it may not be handled twice."""
+        if (key := once(message)) is not None:
+            try:
+                self._ledger.record(message.trust, page_of(self._root, message.sender), key, _stamp(message))
+            except OSError as error:  # a full disk never stops the settling
+                log.error(
+                    "%s could not be noted as handled: sent again, it would be handled again (%s)", message.id, error
+                )
+
+    def answer(self, file: Answer, request: str, into: Any) -> Message[Any] | None:
+        """The answer to *request* in that file, noted as handled; None where it is no mail, or none that is believed.
+
+        Raises Mismatch where its body is not *into*.
+        """
+        text, data, facts = file
+        try:
+            members, trust = self._judge.judge(data, facts)
+        except Malformed:
+            return None
+        parts = names.parse(text)
+        id = parts.id if parts else names.new_id()  # a foreign name is none
+        message: Message[Any] = Message(id, members, data, text, 1, trust, self)
+        if trust in PROVEN and (
+            message.in_reply_to != request
+            or self._handled(message, page_of(self._root, message.sender), once(message) or id)
+        ):
+            return None  # proven, but the answer to something else
+        if into is not None:
+            message.body = convert(message.body, into)
+        self._note(message)
+        message.settled = True
+        return message
 
     # What a message asks of us: see message.Hold
 
     def ack(self, message: Message[Any]) -> None:
-        if (key := message.key) is not None and self._taker.holds(message.name):
-            try:
-                self._ledger.record(message.trust, page_of(self._root, message.sender), key, message.id[: names.STAMP])
-            except OSError as error:  # a full disk never stops the settling
-                log.error(
-                    "the key of %s could not be noted: sent again, it would be handled again (%s)", message.id, error
-                )
+        if self._taker.holds(message.name):
+            self._note(message)
         self._taker.ack(message.name)
         message.settled = True
 
@@ -169,6 +211,9 @@ class Consumer:
         if hops > MAX_HOPS:
             raise TooManyHops(hops, MAX_HOPS)
         options.setdefault("thread", message.thread or message.answers_to)
+        if options.get("seal") is None and options.get("sign") is None:  # in kind
+            options["seal"] = True if message.trust == SEALED else None
+            options["sign"] = True if message.trust == SIGNED and self._judge.has_key else None
         return self._send(message.sender, body, in_reply_to=message.answers_to, hops=hops, **options)
 
     async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -181,3 +226,8 @@ class Consumer:
         first, longest = self._rules.backoff
         chance = int.from_bytes(os.urandom(2)) / 65536
         return min(longest, first * 2.0 ** (attempt - 1)) * (1 - chance / 2)
+
+
+def _stamp(message: Message[Any]) -> str:
+    """When it was sent, by its id; by the proven one, where there is such."""
+    return (message.answers_to if message.trust in PROVEN else message.id)[: names.STAMP]

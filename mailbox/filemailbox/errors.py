@@ -6,7 +6,12 @@
     │   ├── InvalidBody             not JSON, or larger than the limit
     │   └── TooManyHops             an answer to an answer to an answer …
     ├── Malformed                   a file in a box is not mail: `reason`
-    │   └── Mismatch                it is mail, but its body is not of the wanted type
+    │   ├── Mismatch                it is mail, but its body is not of the wanted type
+    │   └── Unproven                it is mail, but not proven to be from whom it says, or not open to us
+    ├── Untrusted                   keys and pins
+    │   ├── NoKey (LookupError)     no private key here, or no public one of that agent
+    │   ├── UnsafeKey               a file of keys that others can read or change, or that is none
+    │   └── ChangedKey              another key is pinned for that agent
     ├── NotThere (LookupError)
     │   ├── NoRoot                  no mail volume at that path
     │   ├── NoBox                   no box of that name: `known` lists those there are
@@ -80,6 +85,26 @@ class Malformed(MailboxError):
 
 class Mismatch(Malformed):
     """The body of a message is not of the type that its receiver wants."""
+
+
+class Unproven(Malformed):
+    """A message is not proven to be from whom it says it is, or not open to us."""
+
+
+class Untrusted(MailboxError):
+    """Keys or pins that cannot be used."""
+
+
+class NoKey(Untrusted, LookupError):
+    """There is no private key here, or no public key of that agent."""
+
+
+class UnsafeKey(Untrusted):
+    """A file of keys that others can read or change, or that is none."""
+
+
+class ChangedKey(Untrusted):
+    """Another key than the one that is pinned: it is never taken silently."""
 
 
 class NotThere(MailboxError, LookupError):

@@ -18,12 +18,13 @@ from .consumer import Consumer
 from .errors import NoMessage, NotHeld, quoted, storage
 from .files import FOLDER, READ, listing, read
 from .locks import Lock
-from .message import Message, decode, moment, written
+from .message import Message, moment, written
 from .names import Address
 from .order import is_mail
 from .root import Root
 from .rules import Rules
 from .spool import Claim, Taker
+from .trust import Judge
 
 _PATIENCE: Final = 2.0  # seconds: another process may be settling its neighbour
 _PLAIN: Final = 12  # characters of a consumer's name before its deadline
@@ -103,18 +104,20 @@ class Settler(_Leased):
 
 
 @contextlib.contextmanager
-def held(root: Root, address: Address, part: str, rules: Rules, send: Callable[..., str]) -> Iterator[Message[Any]]:
+def held(
+    root: Root, address: Address, part: str, rules: Rules, send: Callable[..., str], judge: Judge
+) -> Iterator[Message[Any]]:
     """The one leased message whose id holds *part*, to be settled here. Unsettled, it stays leased.
 
     Raises NoMessage for none and for several, NotHeld where it is not held, or by somebody who is still at work.
     """
     while True:
-        folder, name = _find(root, address, part, rules)
+        folder, name = _find(root, address, part, rules, judge)
         settler = Settler(root, address, rules, folder)
         with contextlib.closing(settler):
             try:
                 settler.hold()
-                message = _message(settler, name, Consumer(root, address, rules, send, settler))
+                message = _message(settler, name, Consumer(root, address, rules, send, judge, settler), judge)
             except LookupError:
                 if not root.has(address):
                     raise
@@ -129,13 +132,13 @@ def until(folder: str) -> datetime | None:
     return moment(names.nanoseconds(deadline)) if deadline else None
 
 
-def _find(root: Root, address: Address, part: str, rules: Rules) -> tuple[str, str]:
+def _find(root: Root, address: Address, part: str, rules: Rules, judge: Judge) -> tuple[str, str]:
     """The lease in which it lies, and the name of its file."""
     found = [(folder, name) for folder, name in _all_held(root, address) if part in name]
     exact = [each for each in found if each[1][: names.ID] == part]
     found = exact or found
     if not found:
-        raise _not_held(root, address, part, rules)
+        raise _not_held(root, address, part, rules, judge)
     if len(found) > 1:
         ids = ", ".join(name[: names.ID] for _, name in found[:4]) + (" …" if len(found) > 4 else "")
         raise NoMessage(f"{quoted(part)} fits {len(found)} messages that are held in the box {quoted(address)}: {ids}")
@@ -172,9 +175,9 @@ def _all_held(root: Root, address: Address) -> Iterator[tuple[str, str]]:
         os.close(cur)
 
 
-def _not_held(root: Root, address: Address, part: str, rules: Rules) -> NotHeld:
+def _not_held(root: Root, address: Address, part: str, rules: Rules, judge: Judge) -> NotHeld:
     """Why it cannot be settled: it is somewhere else. Raises NoMessage where it is nowhere."""
-    there = peek.find(root, address, part, ("new", "later", "dead", "done"), rules.max_size)
+    there = peek.find(root, address, part, ("new", "later", "dead", "done"), rules.max_size, judge)
     where = {
         "new": "it waits: `mailbox receive --manual` takes it",
         "later": "it was put off, or its lease ran out: `mailbox receive --manual` takes it when it comes back",
@@ -192,7 +195,7 @@ def _over(folder: str) -> NotHeld:
     )
 
 
-def _message(settler: Settler, name: str, hold: Consumer) -> Message[Any]:
+def _message(settler: Settler, name: str, hold: Consumer, judge: Judge) -> Message[Any]:
     folder = settler.descriptor
     try:
         file = os.open(name, READ, dir_fd=folder)
@@ -203,7 +206,8 @@ def _message(settler: Settler, name: str, hold: Consumer) -> Message[Any]:
         data = read(file, facts.st_size)
     finally:
         os.close(file)
-    parts, members = names.parse(name), decode(data)
+    parts = names.parse(name)
+    members, trust = judge.judge(data, facts)
     assert parts is not None, name  # the spool gives no other names
     members.setdefault("sent", written(facts))
-    return Message(parts.id, members, data, name, parts.attempt, "none", hold)
+    return Message(parts.id, members, data, name, parts.attempt, trust, hold)

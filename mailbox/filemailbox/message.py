@@ -6,7 +6,7 @@ A message is one JSON object on one line, readable with `cat`:
 
 Only an object is required. With `body`, the members of the envelope are known by name and any other is kept. Without
 `body`, the string members `from, to, type, subject, thread, in_reply_to` are the envelope's and all the rest is the
-body, so that a script can drop `{"from":"a","msg":"hello"}`.
+body, so that a script can drop `{"from":"a","msg":"hello"}`. Only sealed mail has no body before it is opened.
 """
 
 from __future__ import annotations
@@ -69,16 +69,19 @@ _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any]) -> bytes:
+def encode(id: str, sender: str, to: str, body: Any, members: Mapping[str, Any], version: int | None = None) -> bytes:
     """The bytes of a message file: one line of JSON, the time of sending taken from the id.
 
-    *members* are further ones of the envelope; those that are None are left out. Dataclasses, dates, UUIDs and enums
-    in *body* are written as JSON has it, pydantic models and msgspec structs as they describe themselves.
+    *version* is said only in mail that is sealed or signed. *members* are further ones of the envelope; those that are
+    None are left out. Dataclasses, dates, UUIDs and enums in *body* are written as JSON has it, pydantic models and
+    msgspec structs as they describe themselves.
 
     Raises Invalid for a member of the wrong type, InvalidBody for what JSON cannot hold: bytes, NaN,
     infinities, integers of more than 64 bits, keys that are not strings.
     """
     envelope: dict[str, Any] = {"id": id, "from": sender, "to": to, "sent": names.sent(id)}
+    if version is not None:
+        envelope = {"v": version, **envelope}
     for member, value in members.items():
         if value is not None:
             envelope[member] = value if value.__class__ is str is _MEMBERS.get(member) else _mended(member, value)
@@ -110,6 +113,8 @@ def decode(data: bytes) -> dict[str, Any]:
         raise Malformed(f"arrays and objects are nested deeper than {MAX_DEPTH}")
     if type(document) is not dict:
         raise Malformed(f"not a JSON object but {_kind(document)}")
+    if "body" not in document and document.get("sealed").__class__ is dict:
+        document["body"] = None  # it is sealed, too
     if "body" in document:
         for member, value in document.items():
             if value.__class__ is not str and member in _TEXTS and value is not None:

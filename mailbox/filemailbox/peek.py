@@ -7,10 +7,11 @@ import os
 import stat
 
 from . import names
-from .errors import Malformed, NoMessage, quoted, storage
+from .errors import Malformed, NoMessage, Unproven, Untrusted, quoted, storage
 from .files import FOLDER, READ, kind, listing, read
 from .message import Message, decode, format_time, moment, written
 from .order import is_mail
+from .trust import NONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from .names import Address
     from .root import Root
+    from .trust import Judge
 
 STATES: Final = ("new", "later", "cur", "dead", "done")
 
@@ -29,7 +31,7 @@ class Seen(Message["Any"]):
     __slots__ = ("due", "problem", "state")
 
 
-def look(root: Root, address: Address, states: Iterable[str], max_size: int) -> Iterator[Message[Any]]:
+def look(root: Root, address: Address, states: Iterable[str], max_size: int, judge: Judge) -> Iterator[Message[Any]]:
     """The messages in these *states*, each state in order. What is not mail has a `problem`.
 
     What moves while this looks may be seen twice or not at all. Raises NoBox, Forbidden.
@@ -45,14 +47,15 @@ def look(root: Root, address: Address, states: Iterable[str], max_size: int) -> 
         except OSError as error:
             raise storage(error, f"looking into the box {quoted(address)}") from error
         try:
-            yield from _held(folder, max_size) if state == "cur" else _waiting(folder, state, max_size)
+            yield from _held(folder, max_size, judge) if state == "cur" else _waiting(folder, state, max_size, judge)
         finally:
             os.close(folder)
 
 
-def find(root: Root, address: Address, part: str, states: Iterable[str], max_size: int) -> Message[Any]:
+def find(root: Root, address: Address, part: str, states: Iterable[str], max_size: int, judge: Judge) -> Message[Any]:
     """The one message whose id, or foreign name, holds *part*. Raises NoMessage for none and for several."""
-    found = [message for message in look(root, address, states, max_size) if part in (message.name or message.id)]
+    all_of_them = look(root, address, states, max_size, judge)
+    found = [message for message in all_of_them if part in (message.name or message.id)]
     exact = [message for message in found if part in (message.id, message.name)]
     if len(exact or found) == 1:
         return (exact or found)[0]
@@ -62,7 +65,7 @@ def find(root: Root, address: Address, part: str, states: Iterable[str], max_siz
     raise NoMessage(f"{quoted(part)} fits {len(found)} messages in the box {quoted(address)}: {ids}")
 
 
-def _held(cur: int, max_size: int) -> Iterator[Message[Any]]:
+def _held(cur: int, max_size: int, judge: Judge) -> Iterator[Message[Any]]:
     for consumer in sorted(listing(cur)):
         if consumer.startswith("."):
             continue
@@ -71,23 +74,24 @@ def _held(cur: int, max_size: int) -> Iterator[Message[Any]]:
         except OSError:
             continue  # swept away while we looked
         try:
-            yield from _waiting(folder, "cur", max_size)
+            yield from _waiting(folder, "cur", max_size, judge)
         finally:
             os.close(folder)
 
 
-def _waiting(folder: int, state: str, max_size: int) -> Iterator[Message[Any]]:
+def _waiting(folder: int, state: str, max_size: int, judge: Judge) -> Iterator[Message[Any]]:
     for text in sorted(filter(is_mail, listing(folder))):
-        message = seen(folder, state, text, max_size)
+        message = seen(folder, state, text, max_size, judge)
         if message is not None:
             yield message
 
 
-def seen(folder: int, state: str, text: str, max_size: int) -> Message[Any] | None:
+def seen(folder: int, state: str, text: str, max_size: int, judge: Judge) -> Message[Any] | None:
+    """The message in one file, judged as a consumer would; None where it has moved on."""
     due, name = (names.untimed(text) or (None, text)) if state in ("later", "done") else (None, text)
     parts = names.parse(name)
     members: dict[str, Any] = {"body": None}
-    data, problem, facts = b"", None, None
+    data, problem, facts, trust = b"", None, None, NONE
     try:
         file = os.open(text, READ, dir_fd=folder)
     except FileNotFoundError:
@@ -107,7 +111,9 @@ def seen(folder: int, state: str, text: str, max_size: int) -> Message[Any] | No
                 problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not whole"
             else:
                 data = read(file, facts.st_size)
-                members = decode(data)
+                members, trust = judge.judge(data, facts)
+        except (Unproven, Untrusted) as error:
+            problem, members = str(error), decode(data)
         except Malformed as error:
             problem = error.reason
         except OSError as error:
@@ -117,7 +123,7 @@ def seen(folder: int, state: str, text: str, max_size: int) -> Message[Any] | No
     if parts is None or parts.stem is not None:
         members.setdefault("sent", written(facts) if facts else _now())
     attempt = parts.attempt if parts and state != "new" else 1
-    message = Seen(parts.id if parts else text, members, data, name, attempt)
+    message = Seen(parts.id if parts else text, members, data, name, attempt, trust)
     message.state = state
     message.problem = _reason(folder, text) or problem if state == "dead" else problem
     message.due = None

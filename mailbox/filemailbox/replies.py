@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from . import names
 from .files import FOLDER, READ, listing, read
@@ -20,21 +20,24 @@ from .locks import Lock
 from .order import is_mail
 from .root import adopt
 
+Answer: TypeAlias = tuple[str, bytes, os.stat_result]
+"""A file that came for a request: its name; its bytes, read once; what the kernel says of it."""
+
 
 class Reply:
     """The folder in which one request waits for its answer. Use it in a `with` block around the send."""
 
     def __init__(self, box: str, request: str) -> None:
         """Raises OSError where the box is not there or not ours."""
-        self._box, self._request = box, request
+        self._box, self.request = box, request
         self._lock = Lock(_lock_path(box, request))
         self._folder = -1
 
     def __enter__(self) -> Self:
         self._lock.take(1)  # first the lock: a folder without one is abandoned
-        path = f"{self._box}/replies/{self._request}"
+        path = f"{self._box}/replies/{self.request}"
         try:
-            adopt(_lock_path(self._box, self._request), self._box)
+            adopt(_lock_path(self._box, self.request), self._box)
             os.mkdir(path, 0o700)
             os.chmod(path, 0o3733)
             adopt(path, self._box)
@@ -48,11 +51,11 @@ class Reply:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            abandon(self._box, self._request)
+            abandon(self._box, self.request)
         finally:
             self._leave()
 
-    def answers(self, max_size: int) -> Iterator[tuple[str, bytes]]:
+    def answers(self, max_size: int) -> Iterator[Answer]:
         """The name and the bytes of each answer that has come. What is not whole is left: see abandon()."""
         for name in sorted(filter(is_mail, listing(self._folder))):
             try:
@@ -64,7 +67,7 @@ class Reply:
                 parts = names.parse(name)
                 regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size <= max_size
                 if regular and (parts is None or parts.size in (None, facts.st_size)):
-                    yield name, read(file, facts.st_size)
+                    yield name, read(file, facts.st_size), facts
             finally:
                 os.close(file)
 
@@ -77,7 +80,7 @@ class Reply:
             os.close(self._folder)
             self._folder = -1
         with contextlib.suppress(OSError):
-            os.unlink(_lock_path(self._box, self._request))
+            os.unlink(_lock_path(self._box, self.request))
         self._lock.release()
 
 

@@ -1,15 +1,16 @@
 """Start: whole processes of the command, beside `python -c pass` of the same environment.
 
-    send            one short message, flushed (the box is on a tmpfs: a flush costs nothing there)
-    list            a box in which three messages wait: texts, or other JSON, which needs orjson; and an empty one
+    send            one short message, flushed (the box is on a tmpfs: a flush costs nothing there): text, or other JSON
+    list            a box in which three messages wait: texts, or other JSON; a box of a hundred; and an empty one
     wait            the same, where there is mail and where there is none (--timeout 0)
-    import orjson   what reading other JSON than texts takes at the least
+    import orjson   what many messages take at the least: a few are read and written without it
 
 Everything is compiled before. The commands take turns with `python -c pass`; a figure is the median of all, a ratio
 that of two medians of one repetition; what is shown is the median of the repetitions, their lowest and their highest.
 """
 
 import compileall
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import filemailbox
 from filemailbox import Mailbox
@@ -28,6 +29,13 @@ from .table import Figure, Report, Table
 
 _WANTED: Final = 3.5  # times `python -c pass`
 _MAILBOX: Final = str(Path(sys.executable).parent / "mailbox")
+_JOB: Final = {"job": 7, "share": 0.25, "files": ["a.c", "b.c"], "done": None}
+_BODIES: Final[dict[str, list[Any]]] = {
+    "bob": [],
+    "texts": ["one", "two", "three"],
+    "json": [1, _JOB, [3]],
+    "many": [_JOB] * 100,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +63,17 @@ def measure(*, quick: bool = False, plan: Plan | None = None) -> Report:
 def _commands(root: str) -> dict[str, list[str]]:
     """Each by its name; the boxes that they need are made."""
     with closing(Mailbox.init("alice", root)) as alice:
-        for name, bodies in (("bob", []), ("texts", ["one", "two", "three"]), ("json", [1, {"two": 2}, [3]])):
+        for name, bodies in _BODIES.items():
             Mailbox.init(name, root).close()
             for body in bodies:
                 alice.send(name, body, type="number")
     return {
         "pass": [sys.executable, "-c", "pass"],
         "send": [_MAILBOX, "send", "alice", "the build is green", "--as", "alice", "--type", "news"],
+        "send, other JSON": [_MAILBOX, "send", "alice", json.dumps(_JOB), "--json", "--as", "alice", "--type", "job"],
         "list": [_MAILBOX, "list", "--as", "texts"],
         "list, other JSON": [_MAILBOX, "list", "--as", "json"],
+        "list, a hundred": [_MAILBOX, "list", "--as", "many"],
         "list, empty": [_MAILBOX, "list", "--as", "bob"],
         "wait": [_MAILBOX, "wait", "--as", "texts", "--timeout", "0"],
         "wait, other JSON": [_MAILBOX, "wait", "--as", "json", "--timeout", "0"],

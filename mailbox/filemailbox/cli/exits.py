@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+TRUST: Final = 4  # key, signature, pin
 DATA: Final = 65  # EX_DATAERR: malformed or too large
 NO_BOX: Final = 67  # EX_NOUSER
 NO_ROOT: Final = 69  # EX_UNAVAILABLE
@@ -21,6 +22,8 @@ TIMEOUT: Final = 124  # timeout(1): nothing came
 INTERRUPTED: Final = 130
 
 _CODES: Final = (
+    (errors.Untrusted, TRUST),
+    (errors.Unproven, TRUST),
     (errors.InvalidBody, DATA),
     (errors.Malformed, DATA),
     (errors.Invalid, USAGE),
