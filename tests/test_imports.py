@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "mailbox" / "filemailbox"
 FLOORS = [
     {"errors", "log", "pattern", "codec"},
     {"names"},
-    {"message", "bodies", "order", "files", "locks", "inotify", "mounts"},
+    {"message", "bodies", "policy", "order", "files", "locks", "inotify", "mounts"},
     {"doorbell", "root", "rules", "seal"},
     {"ledger", "replies", "wake", "keys"},
     {"deliver", "spool", "trust", "status", "notify", "handlers"},

@@ -9,6 +9,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     names       addresses; message names that sort by time
     message     the envelope and Message: encode, decode: pure
     bodies      typed bodies                                            (the only user of msgspec)
+    policy      who may write to whom, for the relay: pure
     order       in which order waiting mail is taken: pure
     files       hostile files, read strictly
     locks       locks that die with their holder                        (the only user of filelock)
