@@ -1,8 +1,8 @@
 """JSON, as bytes: orjson, imported when it is needed. That takes longer than Python's own start.
 
-`dumps` and `loads` are orjson's own from then on. Only the first few messages of a process, and of those only what is
-an object of nothing but strings, are written and read without it: with the C functions that Python's own `json` writes
-and reads a string with. Whatever is not plainly that is left to orjson, and a test compares the two.
+`dumps` and `loads` are orjson's own from then on. The first few messages of a process, as long as they are small and
+plain, are written and read without it: with the C functions behind Python's own `json`, whose import takes long, too.
+What these might make something else of than orjson is left to orjson, and so is what it refuses. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ INDENT: Final = 1 << 0
 UTC_Z: Final = 1 << 7
 """orjson's OPT_UTC_Z."""
 
-_FEW: Final = 8
+NOT_PLAIN: Final = (ValueError, TypeError, StopIteration, RuntimeError, ImportError, AttributeError, SystemError)
+"""What read() and write() raise where they leave it to orjson. SystemError: so the scanner of Python 3.11 refuses what
+is no JSON where nobody has imported `json`."""
+
+_FEW: Final = 256  # times: all together they take less than a tenth of the import
+_SMALL: Final = 1 << 16  # bytes in one
+_PARTS: Final = 200  # values in one, or those that hold others: orjson writes 254 levels, and reads 1024
 _spared = 0
 
 
 def dumps(value: Any, default: Callable[[Any], Any] | None = None, option: int = 0) -> bytes:
     """*value* as JSON. *default* makes something that JSON has of what it has not. Raises TypeError."""
     global _spared
-    if option == LINE and _spared < _FEW and type(value) is dict:
-        line = only_strings(value)
-        if line is not None:
-            _spared += 1
-            return line
+    if _spared < _FEW and not option & INDENT:
+        _spared += 1
+        try:
+            return write(value) + (b"\n" if option & LINE else b"")
+        except NOT_PLAIN:
+            pass
     _import()
     return dumps(value, default, option)
 
@@ -40,53 +47,79 @@ def dumps(value: Any, default: Callable[[Any], Any] | None = None, option: int =
 def loads(data: bytes | str) -> Any:
     """What the JSON in *data* stands for. Raises ValueError."""
     global _spared
-    if _spared < _FEW and type(data) is bytes:
-        strings = read_strings(data)
-        if strings is not None:
-            _spared += 1
-            return strings
+    if _spared < _FEW:
+        _spared += 1
+        try:
+            return read(data.encode() if isinstance(data, str) else data)
+        except NOT_PLAIN:
+            pass
     _import()
     return loads(data)
 
 
-def only_strings(value: dict[str, Any]) -> bytes | None:
-    """A line of JSON for an object of strings; None where that is not what it is."""
-    try:
-        from _json import encode_basestring as quote
-    except ImportError:  # another Python than CPython
-        return None
-    try:
-        return f"{{{','.join([f'{quote(name)}:{quote(text)}' for name, text in value.items()])}}}\n".encode()
-    except (TypeError, UnicodeEncodeError):  # more than strings; or half a surrogate pair, which orjson refuses
-        return None
+def write(value: Any) -> bytes:
+    """Plain JSON, without orjson."""
+    from _json import encode_basestring as quote
+
+    parts = iter(range(_PARTS))
+
+    def text(value: Any) -> str:
+        next(parts)
+        kind = type(value)
+        if kind is str:
+            return quote(value)
+        if kind is dict:
+            if any(type(name) is not str for name in value):
+                raise TypeError
+            return f"{{{','.join([f'{quote(name)}:{text(each)}' for name, each in value.items()])}}}"
+        if kind is list:
+            return f"[{','.join([text(each) for each in value])}]"
+        if value is None or kind is bool:
+            return "null" if value is None else "true" if value else "false"
+        number = repr(value)
+        if (kind is int and len(number) <= 18) or (kind is float and not number.strip("-.0123456789")):
+            return number
+        raise TypeError
+
+    return text(value).encode()
 
 
-def read_strings(data: bytes) -> dict[str, str] | None:
-    """What a line of JSON stands for that is an object of strings, without blanks; None where it is not plainly so."""
-    try:
-        from _json import scanstring
-    except ImportError:
-        return None
-    strings: dict[str, str] = {}
-    try:
-        text = data.decode()
-        at, end = 1, len(text) - text.endswith("\n") - 1
-        if text[0] != "{" or text[end] != "}" or "\\u" in text:  # \u: half a surrogate pair is orjson's to refuse
-            return None
-        while True:
-            if text[at] != '"':
-                return None
-            name, at = scanstring(text, at + 1, True)
-            if text[at : at + 2] != ':"':
-                return None
-            strings[name], at = scanstring(text, at + 2, True)
-            if at == end:
-                return strings
-            if text[at] != ",":
-                return None
-            at += 1
-    except (ValueError, IndexError):
-        return None
+def read(data: bytes) -> Any:
+    """Plain JSON, without orjson."""
+    from _json import make_scanner
+
+    half_a_pair = b"\\ud" in data or b"\\uD" in data
+    if half_a_pair or len(data) > _SMALL or data.count(b"[") + data.count(b"{") > _PARTS:
+        raise ValueError
+    text = data.decode()
+    value, end = make_scanner(_Scanner)(text, 0)  # type: ignore[arg-type]  # it only reads the attributes
+    if text[end:] not in ("", "\n"):
+        raise ValueError
+    return value
+
+
+class _Scanner:
+    """What Python's scanner asks of a json.JSONDecoder."""
+
+    strict = True
+    object_hook = object_pairs_hook = array_hook = None
+
+    @staticmethod
+    def parse_int(digits: str) -> int:
+        if len(digits) > 18:
+            raise ValueError
+        return int(digits)
+
+    @staticmethod
+    def parse_float(digits: str) -> float:
+        number = float(digits)
+        if number - number != 0:
+            raise ValueError
+        return number
+
+    @staticmethod
+    def parse_constant(_: str) -> None:
+        raise ValueError
 
 
 def _import() -> None:
