@@ -104,14 +104,14 @@ class Mailbox:
         Raises NoRoot, InvalidAddress, Invalid. The box itself need not exist to send from it.
         """
         self.root = roots.find(_path_of(root))
-        self.name = names.address(name if name is not None else _own_name())
+        self.name = names.address(name if name is not None else own_name())
         self.durable, self.max_size = durable, max_size
         self._rules = Rules(
             max_size, max_attempts, backoff, seconds(retention), rescan, os.fspath(ledger) if ledger else None
         )
         self._lease = seconds(lease)
         self._require = require or os.environ.get("MAILBOX_REQUIRE") or "none"
-        self._folders = _keys_of(keys), _registry_of(registry)
+        self._folders = key_folders(keys, registry)
         self._how = self._require if self._require in PROVEN else None
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
@@ -586,25 +586,22 @@ def _left(deadline: float | None) -> float:
     return float("inf") if deadline is None else deadline - time.monotonic()
 
 
-def _own_name() -> str:
+def own_name() -> str:
     name = os.environ.get("MAILBOX_AGENT")
     if not name:
         raise Invalid("whose mail? Give a name (on the command line: --as NAME), or set MAILBOX_AGENT")
     return name
 
 
-def _keys_of(path: str | os.PathLike[str] | None) -> str | None:
-    if path is not None:
-        return os.fspath(path)
-    named = os.environ.get("MAILBOX_KEYS")
-    if named:
-        return named
-    usual = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "mailbox")
-    return usual if os.path.isdir(usual) else None
-
-
-def _registry_of(path: str | os.PathLike[str] | None) -> str | None:
-    return os.fspath(path) if path is not None else os.environ.get("MAILBOX_REGISTRY") or None
+def key_folders(
+    keys: str | os.PathLike[str] | None, registry: str | os.PathLike[str] | None
+) -> tuple[str | None, str | None]:
+    """Where our own keys and the operator's lie, as far as anybody said, or is usual."""
+    folder = os.fspath(keys) if keys is not None else os.environ.get("MAILBOX_KEYS") or None
+    if folder is None:
+        usual = os.path.expanduser("~/.config/mailbox")
+        folder = usual if os.path.isdir(usual) else None
+    return folder, os.fspath(registry) if registry is not None else os.environ.get("MAILBOX_REGISTRY") or None
 
 
 def _path_of(path: str | os.PathLike[str] | None) -> str:

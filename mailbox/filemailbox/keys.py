@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 from . import codec, names, seal
 from .errors import ChangedKey, NoKey, UnsafeKey, quoted
 from .names import Address
-from .root import Root
+from .root import MARKER, Root
 
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LONGEST: Final = 1 << 16
@@ -113,6 +113,7 @@ class Identity:
         """
         made = cls(agent, os.urandom(seal.KEY), (os.urandom(seal.KEY),))
         _refuse_inside(path, root)
+        os.makedirs(os.path.dirname(path) or ".", 0o700, exist_ok=True)
         try:
             made._write(path, os.O_EXCL)
         except FileExistsError:
@@ -141,7 +142,7 @@ class Identity:
 class Keyring:
     """The keys that one agent's mailbox goes by: its own, and those of others that are pinned or registered."""
 
-    def __init__(self, agent: Address, root: Root, folder: str | None, registry: str | None) -> None:
+    def __init__(self, agent: Address, root: Root | None, folder: str | None, registry: str | None) -> None:
         self.agent, self.root, self.folder, self.registry = agent, root, folder, registry
         self._own: Identity | None = None
         self._own_as: tuple[int, ...] | None = None  # what the file was when it was read
@@ -191,7 +192,7 @@ class Keyring:
         if found is None and name == self.agent and self.has_own:
             found = self.own().public
         if found is None:
-            raise NoKey(f"no key of {quoted(name)} is pinned: `mailbox keys pin FILE` does that")
+            raise NoKey(f"no key of {quoted(name)} is pinned: `mailbox keys pin NAME FILE` does that")
         return found
 
     def identity(self, name: str) -> bytes | None:
@@ -222,6 +223,9 @@ class Keyring:
     def pin(self, public: Public) -> bool:
         """Trust these keys. Returns False where that is so already. Raises ChangedKey where others are pinned."""
         name = public.agent
+        path = self._pin(name)
+        _refuse_inside(path, self.root)
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         known = self.pinned(name)
         if known == public:
             return False
@@ -230,9 +234,6 @@ class Keyring:
                 f"other keys of {quoted(name)} are pinned ({known.fingerprint}): if the change is real, "
                 f"`mailbox keys unpin {name}` comes first; the operator changes those of the registry"
             )
-        path = self._pin(name)
-        _refuse_inside(path, self.root)
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         _write(path, public.line(), 0o600, os.O_EXCL)
         return True
 
@@ -312,7 +313,7 @@ def _private(path: str, root: Root | None) -> bytes:
         os.close(file)
 
 
-def _vouched(path: str, root: Root) -> bytes:
+def _vouched(path: str, root: Root | None) -> bytes:
     """The content of a public file that nobody else can change. Raises UnsafeKey, FileNotFoundError."""
     _refuse_inside(path, root)
     file = os.open(path, _READ)
@@ -333,20 +334,19 @@ def _vouched(path: str, root: Root) -> bytes:
 
 
 def _refuse_inside(path: str, root: Root | None) -> None:
-    """Keys do not lie on the mail volume, under whatever name it is mounted."""
-    if root is None:
-        return
+    """Keys do not lie on a mail volume, under whatever name it is mounted; not on *root*, nor on any other."""
     volume = set()
-    for folder in (root.path, *(root.box(name) for name in root.boxes())):
-        with contextlib.suppress(OSError):
-            facts = os.stat(folder)
-            volume.add((facts.st_dev, facts.st_ino))
+    if root is not None:
+        for folder in (root.path, *(root.box(name) for name in root.boxes())):
+            with contextlib.suppress(OSError):
+                facts = os.stat(folder)
+                volume.add((facts.st_dev, facts.st_ino))
     above = os.path.dirname(os.path.realpath(path))
     while True:
         with contextlib.suppress(OSError):
             facts = os.stat(above)
-            if (facts.st_dev, facts.st_ino) in volume:
-                raise UnsafeKey(f"{quoted(path)} lies on the mail volume {quoted(root.path)}, where keys prove nothing")
+            if (facts.st_dev, facts.st_ino) in volume or os.path.exists(f"{above}/{MARKER}"):
+                raise UnsafeKey(f"{quoted(path)} lies on the mail volume: keys are kept where no other agent can reach")
         if above == os.path.dirname(above):
             return
         above = os.path.dirname(above)

@@ -231,7 +231,7 @@ def _check_form(members: Mapping[str, Any]) -> None:
 def _pinned(sender: str, skid: str, identity: Callable[[str], bytes | None]) -> bytes:
     public = identity(sender) if names.is_address(sender) else None
     if public is None:
-        raise Unproven(f"no key of {quoted(sender)} is pinned: `mailbox keys pin FILE` does that")
+        raise Unproven(f"no key of {quoted(sender)} is pinned: `mailbox keys pin NAME FILE` does that")
     if kid(public) != skid:
         raise Unproven(f"it is signed with another key than the one that is pinned for {quoted(sender)}")
     return public

@@ -5,13 +5,24 @@ import os
 from .. import names
 from ..box import DEFAULT_ROOT
 from ..names import Address
-from .options import Annotated, Arg, Opt
+from ..trust import LEVELS
+from .options import Annotated, Arg, Opt, one_of
 
 Root = Annotated[str | None, Opt("--root", metavar="DIR", help="The mail volume. [$MAILBOX_ROOT, else /mail]")]
 As = Annotated[str | None, Opt("--as", metavar="NAME", read=names.address, help="Whose mail. [$MAILBOX_AGENT]")]
 Json = Annotated[bool, Opt("--json", help="One line of JSON for each message.")]
 Id = Annotated[str, Arg("ID", "Any part of an id that fits one message alone.")]
 Ids = Annotated[list[str], Arg("ID...", "Any part of an id that fits one message alone.")]
+Require = Annotated[
+    str | None,
+    Opt(
+        "--require",
+        metavar="PROOF",
+        read=one_of(*LEVELS),
+        values=LEVELS,
+        help="The least proof of a sender: none, uid, relay, signed, sealed. [$MAILBOX_REQUIRE, else none]",
+    ),
+]
 Names = Annotated[list[Address], Arg("NAME...", "The names of the boxes.", read=names.address)]
 
 

@@ -14,6 +14,8 @@ ABOUT: Final = """Mail between programs and agents: one folder per inbox, one JS
 Looking (list, read, wait) and taking (receive, watch) are different verbs: looking never changes anything."""
 
 ENVIRONMENT: Final = """MAILBOX_ROOT is the mail volume (else /mail), MAILBOX_AGENT whose mail it is.
+MAILBOX_KEYS is the private folder of keys and pins, MAILBOX_REGISTRY the operator's public keys, MAILBOX_REQUIRE the
+least proof of a sender that is taken: none, uid, relay, signed or sealed.
 
 Standard output is data, standard error is for people: tables and relative times on a terminal, tabs or JSON Lines and
 exact times in a pipe. NO_COLOR is honoured."""
@@ -22,6 +24,7 @@ EXITS: Final = (
     (0, "done, or stopped gracefully"),
     (1, "failed"),
     (2, "usage"),
+    (4, "a key, a signature, a pin: not proven"),
     (65, "malformed or too large"),
     (67, "no such box"),
     (69, "no root there"),

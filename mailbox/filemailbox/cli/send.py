@@ -23,6 +23,8 @@ Headers = Annotated[
     list[tuple[str, str]],
     Opt("--header", "-H", metavar="NAME=VALUE", read=pair, help="A string for programs; can be given again."),
 ]
+Seal = Annotated[bool, Opt("--seal", help="Only TO can read it, and knows who sent it.")]
+Sign = Annotated[bool, Opt("--sign", help="All can read it, and TO knows who sent it.")]
 NoSync = Annotated[bool, Opt("--no-sync", help="Do not wait for the disk: a power cut may lose it.")]
 
 
@@ -40,6 +42,8 @@ def send_(
     after: Annotated[float | None, Opt("--after", metavar="SPAN", read=span, help="Deliver it then, not now.")] = None,
     key: Key = None,
     header: Headers = (),  # type: ignore[assignment]
+    seal: Seal = False,
+    sign: Sign = False,
     no_sync: NoSync = False,
     sender: As = None,
     root: Root = None,
@@ -51,6 +55,7 @@ def send_(
       make 2>&1 | mailbox send bob --type log --subject "build of main"
       mailbox send bob --json '{"path": "x.c"}' --type job --ttl 10m
       find . -name '*.c' | mailbox send bob --lines --type path
+      mailbox send bob --seal < secret
     """
     box = Mailbox(sender, path_of(root), durable=not no_sync)
     options: dict[str, Any] = {
@@ -62,6 +67,8 @@ def send_(
         "after": after,
         "key": key,
         "headers": dict(header) or None,
+        "seal": seal or None,
+        "sign": sign or None,
     }
     if lines:
         _send_lines(box, to, json, body, options)
@@ -84,6 +91,8 @@ def request_(
     ttl: Ttl = None,
     key: Key = None,
     header: Headers = (),  # type: ignore[assignment]
+    seal: Seal = False,
+    sign: Sign = False,
     no_sync: NoSync = False,
     sender: As = None,
     root: Root = None,
@@ -110,6 +119,8 @@ def request_(
             ttl=timeout if ttl is None else ttl,
             key=key,
             headers=dict(header) or None,
+            seal=seal or None,
+            sign=sign or None,
         )
         messages.show(answer, json=full, body=True)
 

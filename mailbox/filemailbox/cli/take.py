@@ -3,7 +3,7 @@
 from ..box import Mailbox
 from . import body as bodies
 from .body import Body, IsJson
-from .identity import As, Id, Ids, Json, Root, path_of
+from .identity import As, Id, Ids, Json, Require, Root, path_of
 from .options import Annotated, Opt, count, span
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ def receive_(
     lease: Annotated[
         float | None, Opt("--lease", metavar="SPAN", read=span, help="With --manual: how long it is ours. [10m]")
     ] = None,
+    require: Require = None,
     body: Annotated[bool, Opt("--body", help="Only the body.")] = False,
     json: Json = False,
     sender: As = None,
@@ -49,7 +50,7 @@ def receive_(
     if lease == 0:
         raise Invalid("a lease of 0 ends before it begins: expected a span such as 10m")
     json = json or not (body or show.person())
-    with Mailbox(sender, path_of(root), lease=(lease or 600.0) if manual else None) as box:
+    with Mailbox(sender, path_of(root), lease=(lease or 600.0) if manual else None, require=require) as box:
         for number in range(n):
             message = box.receive(timeout=(wait or 0) if number == 0 else 0)
             if message is None:

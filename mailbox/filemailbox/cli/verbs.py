@@ -26,6 +26,11 @@ VERBS: Final = {
     "dead show": "dead",
     "dead requeue": "dead",
     "dead purge": "dead",
+    "keys generate": "keys",
+    "keys show": "keys",
+    "keys pin": "keys",
+    "keys unpin": "keys",
+    "keys list": "keys",
     "agents": "agents",
     "status": "agents",
     "doctor": "care",
@@ -33,7 +38,10 @@ VERBS: Final = {
     "completion": "completion",
 }
 
-GROUPS: Final = {"dead": "Dead letters: what could not be handled, the reason beside each."}
+GROUPS: Final = {
+    "dead": "Dead letters: what could not be handled, the reason beside each.",
+    "keys": "Keys and pins: who we are, and by which key we know the others.",
+}
 
 
 def split(words: Sequence[str]) -> tuple[str, Sequence[str]] | None:

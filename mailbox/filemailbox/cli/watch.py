@@ -10,7 +10,7 @@ from ..box import Mailbox
 from ..errors import Invalid
 from ..rules import RESCAN
 from . import message as messages
-from .identity import As, Json, Root, path_of
+from .identity import As, Json, Require, Root, path_of
 from .options import Annotated, Arg, Opt, count, one_of, span
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def watch_(
     rescan: Annotated[
         float, Opt("--rescan", metavar="SPAN", read=span, help="How often to look when nothing announces mail. [250ms]")
     ] = RESCAN,
+    require: Require = None,
     log: Annotated[
         str,
         Opt(
@@ -82,7 +83,7 @@ def watch_(
     from ..notify import Notify
 
     manager, printing = Notify(), not argv
-    box = Mailbox(sender, path_of(root), max_attempts=retries + 1, rescan=rescan)
+    box = Mailbox(sender, path_of(root), max_attempts=retries + 1, rescan=rescan, require=require)
     with box.listening() as listener, signals(listener.stop):
         patient = not (drain or once)
         runner = Command(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)

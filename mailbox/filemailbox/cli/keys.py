@@ -1,0 +1,172 @@
+"""Keys and pins: generate, show, pin, unpin, list."""
+
+import os
+import sys
+
+from .. import names
+from .. import root as roots
+from ..box import key_folders, own_name
+from ..errors import Invalid, NoKey, NoRoot, UnsafeKey
+from ..names import Address
+from . import show
+from .identity import As, Root, path_of
+from .options import Annotated, Arg, Opt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..keys import Keyring
+
+Keys = Annotated[
+    str | None,
+    Opt("--keys", metavar="DIR", help="The private folder of keys and pins. [$MAILBOX_KEYS, else ~/.config/mailbox]"),
+]
+Registry = Annotated[
+    str | None,
+    Opt("--registry", metavar="DIR", help="The operator's public keys, mounted read-only. [$MAILBOX_REGISTRY]"),
+]
+
+
+def keys_generate_(
+    *,
+    rotate: Annotated[
+        bool, Opt("--rotate", help="Add a new box key to the keys there are; mail to old ones opens.")
+    ] = False,
+    sender: As = None,
+    keys: Keys = None,
+    root: Root = None,
+) -> None:
+    """Make the keys of an agent: NAME.key in the private folder. Prints the public ones.
+
+    The folder must not lie on the mail volume. With --rotate the identity stays: the others get the new public keys.
+
+    Examples:
+      mailbox keys generate --as alice --keys ~/.config/mailbox > alice.pub
+      mailbox keys generate --as alice --rotate > alice.pub
+    """
+    from ..keys import Identity
+
+    ring = _ring(sender, keys, None, root, makes=True)
+    if rotate:
+        made = ring.own().rotate(ring.path)
+        show.tell(f"{ring.path}: a new box key; mail that was sealed to the {len(made.boxes) - 1} before still opens")
+    else:
+        made = Identity.generate(ring.path, ring.agent, ring.root)
+        show.tell(f"{ring.path}: made; keep it to yourself, and out of images and backups that others read")
+    show.write(made.public.line())
+
+
+def keys_show_(
+    name: Annotated[str | None, Arg("[NAME]", "Whose; our own by default.", read=names.address)] = None,
+    *,
+    sender: As = None,
+    keys: Keys = None,
+    registry: Registry = None,
+    root: Root = None,
+) -> None:
+    """Print public keys, as a line for `mailbox keys pin` or the registry; our own by default.
+
+    Examples:
+      mailbox keys show --as alice > registry/alice.pub
+      mailbox keys show bob --as alice
+    """
+    ring = _ring(sender, keys, registry, root)
+    public = ring.own().public if name is None else ring.public(name)
+    show.tell(f"{public.agent}: {_groups(public.fingerprint)}, box keys: {len(public.boxes)}")
+    show.write(public.line())
+
+
+def keys_pin_(
+    name: Annotated[Address, Arg("NAME", "Whose keys they are.", read=names.address)],
+    file: Annotated[
+        str | None, Arg("[FILE]", "What that agent's `keys show` printed; none, or -, reads standard input.")
+    ] = None,
+    *,
+    sender: As = None,
+    keys: Keys = None,
+    registry: Registry = None,
+    root: Root = None,
+) -> None:
+    """Trust the public keys of another agent. From then on, mail from that name that is not signed is refused.
+
+    Take them where nobody else can write: a key from the mail volume proves nothing. Compare the fingerprint. Keys
+    that are pinned already are never replaced: `mailbox keys unpin` comes first.
+
+    Examples:
+      mailbox keys pin alice alice.pub --as bob
+      ssh host mailbox keys show --as alice | mailbox keys pin alice --as bob
+    """
+    from ..keys import Public
+
+    ring = _ring(sender, keys, registry, root, makes=True)
+    public = Public.read(*_given(file))
+    if public.agent != name:
+        raise UnsafeKey(f'these are the keys of "{public.agent}", not of "{name}"')
+    fresh = ring.pin(public)
+    show.tell(f"{name}: {'pinned' if fresh else 'known already'}: {_groups(public.fingerprint)}")
+
+
+def keys_unpin_(
+    name: Annotated[Address, Arg("NAME", "Whose keys.", read=names.address)],
+    *,
+    sender: As = None,
+    keys: Keys = None,
+    root: Root = None,
+) -> None:
+    """Trust pinned keys no more. Those in the registry are the operator's to change.
+
+    Examples:
+      mailbox keys unpin alice --as bob
+    """
+    _ring(sender, keys, None, root).unpin(name)
+    show.tell(f"{name}: no longer pinned")
+
+
+def keys_list_(*, sender: As = None, keys: Keys = None, registry: Registry = None, root: Root = None) -> None:
+    """List the keys that we have and know: whose, the fingerprint, how many box keys, from where.
+
+    Examples:
+      mailbox keys list --as bob
+    """
+    ring = _ring(sender, keys, registry, root)
+    rows = []
+    if ring.has_own:
+        own = ring.own().public
+        rows.append((own.agent, _shown(own.fingerprint), str(len(own.boxes)), f"ours, {ring.path}"))
+    for public, where in ring.known():
+        rows.append((public.agent, _shown(public.fingerprint), str(len(public.boxes)), where))
+    show.table(("NAME", "FINGERPRINT", "BOX KEYS", "FROM"), [tuple(map(show.line, row)) for row in rows])
+
+
+def _ring(
+    sender: str | None, keys: str | None, registry: str | None, root: str | None, *, makes: bool = False
+) -> "Keyring":
+    from ..keys import Keyring
+
+    folder, known = key_folders(keys, registry)
+    if folder is None:
+        folder = os.path.expanduser("~/.config/mailbox")
+    if not makes and not os.path.isdir(folder) and known is None:
+        raise NoKey(f"there is no folder of keys {folder}: `mailbox keys generate` makes it, --keys names another")
+    try:
+        volume = roots.find(path_of(root))
+    except NoRoot:
+        volume = None  # keys are made before there is any mail
+    return Keyring(names.address(sender or own_name()), volume, folder, known)
+
+
+def _given(file: str | None) -> tuple[bytes, str]:
+    if file is None or file == "-":
+        if sys.stdin is None:
+            raise Invalid("there are no keys: standard input is closed, and no FILE was given")
+        return sys.stdin.buffer.read(1 << 16), "standard input"
+    with open(file, "rb") as opened:
+        return opened.read(1 << 16), file
+
+
+def _shown(fingerprint: str) -> str:
+    return _groups(fingerprint) if show.person() else fingerprint
+
+
+def _groups(fingerprint: str) -> str:
+    """For people who compare."""
+    return " ".join(fingerprint[i : i + 4] for i in range(0, len(fingerprint), 4))
