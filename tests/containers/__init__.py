@@ -1,0 +1,1 @@
+"""What is tried between real containers: scripts/test-containers brings the engine."""
