@@ -24,6 +24,11 @@ from filemailbox.cli.run import main
 PATIENCE = 20.0  # seconds after which what we wait for will not come any more
 SOURCE = str(Path(filemailbox.__file__).parents[1])
 
+# Nobody's own keys, names and volumes take part.
+for variable in ("ROOT", "AGENT", "KEYS", "REGISTRY", "REQUIRE"):
+    os.environ.pop(f"MAILBOX_{variable}", None)
+os.environ["HOME"] = "/nonexistent"
+
 # No timing is asserted, and nothing is left behind.
 settings.register_profile("ours", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ours")

@@ -13,7 +13,7 @@ from .doorbell import Ringer
 from .errors import Invalid, InvalidBody, quoted
 from .message import MAX_SIZE, Message, encode, later, seconds
 from .rules import BACKOFF, MAX_ATTEMPTS, RESCAN, Rules
-from .trust import PROVEN, SEALED, SIGNED
+from .trust import NONE, PROVEN, SEALED, SIGNED, level
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Mailbox:
             max_size, max_attempts, backoff, seconds(retention), rescan, os.fspath(ledger) if ledger else None
         )
         self._lease = seconds(lease)
-        self._require = require or os.environ.get("MAILBOX_REQUIRE") or "none"
         self._folders = key_folders(keys, registry)
+        self._require = level(require or os.environ.get("MAILBOX_REQUIRE") or NONE, any(self._folders))
         self._how = self._require if self._require in PROVEN else None
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)

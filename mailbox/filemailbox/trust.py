@@ -40,13 +40,23 @@ PROVEN: Final = frozenset((SIGNED, SEALED))
 _FRESH: Final = 1.0  # seconds for which the owners of the boxes are believed to be the same
 
 
+def level(require: str, keys: bool) -> str:
+    """*require*, checked. Raises Invalid where it is no proof that we know, or where without *keys* none would do."""
+    if require not in LEVELS:
+        raise Invalid(f"require= is {quoted(require)}, expected one of {', '.join(LEVELS)}")
+    if require in PROVEN and not keys:
+        raise Invalid(
+            f"require= is {quoted(require)}, and no keys are known: all mail would be refused. "
+            "Name them: keys= or MAILBOX_KEYS, registry= or MAILBOX_REGISTRY"
+        )
+    return require
+
+
 class Judge:
     """Tells for one box what its mail is, and what proves its sender."""
 
     def __init__(self, root: Root, address: Address, keyring: Keyring | None = None, require: str = NONE) -> None:
-        """*require* is the least that is taken: a weaker proof makes a dead letter. Raises Invalid."""
-        if require not in LEVELS:
-            raise Invalid(f"require= is {quoted(require)}, expected one of {', '.join(LEVELS)}")
+        """*require* is the least that is taken: a weaker proof makes a dead letter."""
         self._root, self._address, self._keyring = root, address, keyring
         self._require = require
         self._least = LEVELS.index(require)

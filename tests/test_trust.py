@@ -1,0 +1,410 @@
+"""What proves who sent a message, and what becomes of mail that proves less than it claims."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filemailbox import Invalid, Mailbox, Message, UnsafeKey, names
+from filemailbox import root as roots
+from filemailbox.keys import Identity
+
+ALICE, BOB, MALLORY = 2001, 2002, 2003
+
+
+def take(box: Mailbox) -> Message[Any]:
+    message = box.receive()
+    assert message is not None
+    return message
+
+
+def problems(box: Mailbox) -> list[str]:
+    return [message.problem or "" for message in box.peek("dead")]
+
+
+# A fact of the kernel
+
+
+@pytest.fixture
+def volume(as_root: None, shared: Path) -> Path:
+    """A root with a uid each."""
+    root = roots.init(shared / "mail")
+    for name, uid in (("alice", ALICE), ("bob", BOB), ("mallory", MALLORY)):
+        roots.create(root, names.address(name), (uid, uid))
+    return shared / "mail"
+
+
+@pytest.fixture
+def bob(volume: Path) -> Iterator[Mailbox]:
+    with Mailbox("bob", volume, durable=False) as box:
+        yield box
+
+
+def drop(volume: Path, members: dict[str, Any], uid: int, gid: int = BOB, box: str = "bob") -> Path:
+    """A file in a box, as one of that uid would have put it there: setgid gives it the group of the box."""
+    draft = volume / box / "tmp" / "draft"
+    draft.write_text(json.dumps({"from": "alice", "to": "bob", "body": 1} | members))
+    os.chown(draft, uid, gid)
+    draft.chmod(0o640)
+    place = volume / box / "new" / f"{names.new_id()}.json"
+    draft.rename(place)
+    return place
+
+
+@pytest.mark.parametrize("members", [{}, {"to": None}], ids=["addressed", "to nobody"])
+def test_the_owner_of_the_sender_s_box_is_the_sender(volume: Path, bob: Mailbox, members: dict[str, Any]) -> None:
+    """A fact of the kernel: it is `uid`, taken or only looked at."""
+    drop(volume, members, ALICE)
+    (seen,) = bob.peek()
+
+    assert (seen.trust, take(bob).trust) == ("uid", "uid")
+
+
+@pytest.mark.parametrize(
+    ("members", "uid", "gid"),
+    [
+        ({}, MALLORY, BOB),
+        ({"from": "mallory"}, ALICE, BOB),
+        ({"from": "nobody"}, ALICE, BOB),
+        ({"from": None}, ALICE, BOB),
+        ({}, 0, BOB),
+        ({}, ALICE, MALLORY),
+        ({"to": "mallory"}, ALICE, BOB),
+        ({"to": "bob "}, ALICE, BOB),
+    ],
+    ids=[
+        "of another uid",
+        "in another name",
+        "of nobody here",
+        "of nobody",
+        "of root",
+        "of another group: it lay elsewhere",
+        "to another",
+        "to no address",
+    ],
+)
+def test_what_is_not_all_fact_is_no_proof(
+    volume: Path, bob: Mailbox, members: dict[str, Any], uid: int, gid: int
+) -> None:
+    """Then the message says so itself."""
+    drop(volume, members, uid, gid)
+
+    assert take(bob).trust == "none"
+
+
+def test_mail_that_an_attacker_got_and_handed_on_is_no_proof(volume: Path, bob: Mailbox) -> None:
+    """Alice wrote it, to mallory, who moves it into bob's box: its group tells, and its `to`."""
+    lay = drop(volume, {"to": "mallory"}, ALICE, MALLORY, "mallory")
+    lay.rename(volume / "bob/new" / lay.name)
+    other = drop(volume, {"to": None}, ALICE, MALLORY, "mallory")
+    other.rename(volume / "bob/new" / other.name)
+
+    assert [take(bob).trust, take(bob).trust] == ["none", "none"]
+
+
+def test_mail_to_nobody_proves_nothing_where_boxes_share_a_group(volume: Path, bob: Mailbox) -> None:
+    """It could have lain in the other box."""
+    for path in (volume / "mallory", volume / "bob"):
+        os.chown(path, -1, 3000)
+        os.chown(path / "new", -1, 3000)
+        (path / "new").chmod(0o3733)
+    drop(volume, {"to": None}, ALICE, 3000)
+    drop(volume, {"to": "bob"}, ALICE, 3000)
+
+    assert [take(bob).trust, take(bob).trust] == ["none", "uid"]
+
+
+def test_a_uid_of_two_agents_proves_neither(volume: Path, bob: Mailbox) -> None:
+    """Either can have written it."""
+    roots.create(roots.find(volume), names.address("carol"), (ALICE, ALICE))
+    drop(volume, {}, ALICE)
+
+    assert take(bob).trust == "none"
+
+
+@pytest.mark.parametrize("change", ["anybody can write the root", "an agent owns the root"])
+def test_a_root_that_agents_can_change_proves_nothing(volume: Path, bob: Mailbox, change: str) -> None:
+    """They could put a box of theirs in another one's place."""
+    if change.startswith("anybody"):
+        volume.chmod(0o777)
+    else:
+        os.chown(volume, MALLORY, MALLORY)
+    drop(volume, {}, ALICE)
+
+    assert take(bob).trust == "none"
+
+
+def test_a_box_that_is_only_a_link_has_no_owner(volume: Path, bob: Mailbox) -> None:
+    """Whoever can make one would be whom it leads to."""
+    (volume / "carol").symlink_to(volume / "alice")
+    drop(volume, {"from": "carol"}, ALICE)
+    drop(volume, {"from": "alice"}, ALICE)
+
+    assert [take(bob).trust, take(bob).trust] == ["none", "uid"]
+
+
+def test_the_kernel_s_word_survives_a_retry(volume: Path, bob: Mailbox) -> None:
+    """The file stays the same one."""
+    drop(volume, {}, ALICE)
+    take(bob).retry(0)
+
+    assert take(bob).trust == "uid"
+
+
+# Keys
+
+
+@pytest.fixture
+def keys(root: Path, tmp_path: Path) -> Callable[[str], Identity]:
+    """keys(NAME): the keys of an agent, pinned by bob."""
+
+    def make(name: str) -> Identity:
+        own = Identity.generate(f"{tmp_path}/{name}/{name}.key", names.address(name))
+        with Mailbox("bob", root, keys=tmp_path / "bob") as bob:
+            bob.keyring.pin(own.public)
+        return own
+
+    Identity.generate(f"{tmp_path}/bob/bob.key", names.address("bob"))
+    return make
+
+
+@pytest.fixture
+def alice(root: Path, tmp_path: Path, keys: Callable[[str], Identity]) -> Iterator[Mailbox]:
+    keys("alice")
+    with Mailbox("alice", root, durable=False, keys=tmp_path / "alice") as box:
+        box.keyring.pin(Identity.load(f"{tmp_path}/bob/bob.key").public)
+        yield box
+
+
+@pytest.fixture
+def robert(root: Path, tmp_path: Path, alice: Mailbox) -> Iterator[Mailbox]:
+    """Bob, who has a key and knows that of alice."""
+    with Mailbox("bob", root, durable=False, keys=tmp_path / "bob") as box:
+        yield box
+
+
+def new(root: Path, box: str = "bob") -> Path:
+    (file,) = (root / box / "new").glob("*.json")
+    return file
+
+
+def test_unsigned_mail_of_a_pinned_name_is_refused(root: Path, alice: Mailbox, robert: Mailbox) -> None:
+    """Anybody can have written it; and mail of those without a pin is as before."""
+    alice.send("bob", "pay me")
+    Mailbox("carol", root).send("bob", "hello")
+
+    assert take(robert).sender == "carol"
+    assert robert.receive() is None
+    assert problems(robert) == ['it is not signed, and a key of "alice" is pinned: anybody can have written it']
+
+
+def test_a_signature_that_was_cut_off_is_no_way_down(root: Path, alice: Mailbox, robert: Mailbox) -> None:
+    """Without it the message is unsigned mail of a pinned name."""
+    alice.send("bob", "pay me", sign=True)
+    file = new(root)
+    members = json.loads(file.read_text())
+    del members["sig"]
+    file.unlink()
+    (root / "bob/new/x.json").write_text(json.dumps(members))
+
+    assert robert.receive() is None
+    assert "it is not signed" in problems(robert)[0]
+
+
+@pytest.mark.parametrize("how", ["seal", "sign"])
+@pytest.mark.parametrize("renamed", [False, True], ids=["its own name", "another name"])
+def test_a_replay_is_acked_and_not_handled(
+    root: Path, alice: Mailbox, robert: Mailbox, how: str, renamed: bool
+) -> None:
+    """The ledger knows it by the id inside, whatever the file is called."""
+    alice.send("bob", "pay me", **{how: True})  # type: ignore[arg-type]
+    file = new(root)
+    kept = shutil.copy(file, root / "kept")
+    take(robert).ack()
+    shutil.move(kept, root / "bob/new" / ("again.json" if renamed else file.name))
+
+    assert robert.wait(0) is False
+    assert robert.receive() is None
+    assert list(robert.peek("new", "later", "cur", "dead")) == []
+
+
+def test_a_copy_before_the_first_was_handled_is_handled_once(root: Path, alice: Mailbox, robert: Mailbox) -> None:
+    """One after the other, that is: two in hand at one moment may both run."""
+    alice.send("bob", "pay me", sign=True)
+    shutil.copy(new(root), root / "bob/new/copy.json")
+    with take(robert):
+        pass
+
+    assert robert.receive() is None
+    assert list(robert.peek("new", "later", "cur", "dead")) == []
+
+
+def test_a_key_counts_instead_of_the_id(alice: Mailbox, robert: Mailbox) -> None:
+    """Sent again under the same key, sealed mail is handled once."""
+    for _ in range(2):
+        alice.send("bob", "pay me", seal=True, key="invoice-7")
+    take(robert).ack()
+
+    assert robert.receive() is None
+
+
+def test_the_same_key_of_the_unproven_is_another(root: Path, alice: Mailbox, robert: Mailbox) -> None:
+    """A stranger cannot use up the keys of the proven."""
+    Mailbox("mallory", root).send("bob", "x", key="invoice-7")
+    take(robert).ack()
+    alice.send("bob", "pay me", sign=True, key="invoice-7")
+
+    assert take(robert).body == "pay me"
+
+
+@pytest.mark.parametrize("how", ["seal", "sign"])
+def test_mail_to_somebody_else_is_refused(
+    root: Path, alice: Mailbox, robert: Mailbox, keys: Callable[[str], Identity], how: str
+) -> None:
+    """Who got it can put it into another box: it is addressed, and proven, to one."""
+    Mailbox.init("carol", root).close()
+    alice.keyring.pin(keys("carol").public)
+    alice.send("carol", "you are fired", **{how: True})  # type: ignore[arg-type]
+    new(root, "carol").rename(root / "bob/new/x.json")
+
+    assert robert.receive() is None
+    assert 'it is for "carol", and this is the box "bob"' in problems(robert)[0]
+
+
+def test_sealed_mail_without_a_key_waits_for_one_among_the_dead(root: Path, alice: Mailbox, tmp_path: Path) -> None:
+    """Nothing is lost: with the key, requeue delivers it."""
+    id = alice.send("bob", "secret", seal=True)
+    with Mailbox("bob", root) as blind:
+        (seen,) = blind.peek()
+        none = blind.receive()
+        (reason,) = problems(blind)
+    with Mailbox("bob", root, keys=tmp_path / "bob") as bob:
+        bob.requeue(id)
+        body = take(bob).body
+
+    assert (seen.body, seen.sender, seen.to, seen.trust) == (None, "alice", "bob", "none")
+    assert (none, body) == (None, "secret")
+    assert reason == 'it is sealed, and there is no key to open it: MAILBOX_KEYS names the folder with "bob.key"'
+
+
+def test_a_sealed_message_of_a_stranger_is_refused(root: Path, alice: Mailbox, robert: Mailbox) -> None:
+    """It opens, but nothing says who sealed it."""
+    robert.keyring.unpin(names.address("alice"))
+    alice.send("bob", "secret", seal=True)
+
+    assert robert.receive() is None
+    assert problems(robert) == ['no key of "alice" is pinned: `mailbox keys pin NAME FILE` does that']
+
+
+def test_trouble_with_our_own_keys_condemns_no_mail(root: Path, alice: Mailbox, robert: Mailbox) -> None:
+    """A pin that cannot be read is our fault: it is told, and the mail stays."""
+    alice.send("bob", "secret", seal=True)
+    pin = root.parent / "bob/pins/alice.pub"
+    content = pin.read_bytes()
+    pin.write_bytes(b"?")
+    with pytest.raises(UnsafeKey, match="holds no keys"):
+        robert.receive()
+    pin.write_bytes(content)
+
+    assert take(robert).body == "secret"
+
+
+def test_a_type_inside_a_seal_chooses_the_handler(alice: Mailbox, robert: Mailbox) -> None:
+    """And what no handler wants stays where it is."""
+    got = []
+    robert.on("job")(lambda message: got.append(message.body))
+    alice.send("bob", 1, seal=True, type="job")
+    alice.send("bob", 2, seal=True, type="other")
+    robert.run(drain=True)
+
+    assert got == [1]
+    assert [message.body for message in robert.peek()] == [2]
+
+
+def test_a_leased_message_is_settled_with_its_proof(alice: Mailbox, robert: Mailbox, root: Path) -> None:
+    """By another process: it is noted as handled all the same."""
+    id = alice.send("bob", "pay me", sign=True)
+    kept = shutil.copy(new(root), root / "kept")
+    keys = robert.keyring.folder
+    with Mailbox("bob", root, keys=keys, lease=60) as taker:
+        take(taker)
+    with Mailbox("bob", root, keys=keys) as settler, settler.held(id) as message:
+        message.ack()
+    shutil.move(kept, root / "bob/new/again.json")
+
+    assert message.trust == "signed"
+    assert robert.receive() is None
+
+
+@pytest.mark.parametrize("forged", ["unsigned", "another question", "replayed"])
+def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, forged: str) -> None:
+    """Where the key of the answerer is pinned, only his own word for this very question counts."""
+    if forged == "replayed":
+        robert.send("alice", "yes", sign=True, in_reply_to=names.new_id())
+    with alice._asking(names.new_id()) as asking:
+        folder = root / "alice/replies" / asking.request
+        if forged == "unsigned":
+            robert.send("alice", "yes", in_reply_to=asking.request)
+        else:
+            robert.send("alice", "yes", sign=True, in_reply_to=names.new_id())
+            new_one = next((root / "alice/new").glob("*.json"))
+            new_one.rename(folder / new_one.name)
+        found = alice._answer(asking, None)
+
+    assert found is None
+
+
+# What a box takes
+
+
+@pytest.mark.parametrize("require", ["none", "uid", "relay", "signed", "sealed"])
+def test_a_box_takes_what_it_requires_or_better(root: Path, alice: Mailbox, robert: Mailbox, require: str) -> None:
+    """The rest becomes dead letters, with the reason."""
+    Mailbox("carol", root).send("bob", "none")
+    alice.send("bob", "signed", sign=True)
+    alice.send("bob", "sealed", seal=True)
+    with Mailbox("bob", root, keys=robert.keyring.folder, require=require) as bob:
+        taken = []
+        while (message := bob.receive()) is not None:
+            taken.append(message.trust)
+            message.ack()
+        reasons = problems(bob)
+
+    assert taken == {"none": ["none", "signed", "sealed"], "sealed": ["sealed"]}.get(require, ["signed", "sealed"])
+    assert len(reasons) + len(taken) == 3
+    assert all(require in reason for reason in reasons)
+
+
+def test_an_unknown_proof_is_refused(root: Path) -> None:
+    """At once, not at the first message."""
+    with pytest.raises(Invalid, match='require= is "secret", expected one of none, uid, relay, signed, sealed'):
+        Mailbox("bob", root, require="secret")
+
+
+@pytest.mark.parametrize("require", ["signed", "sealed"])
+def test_a_proof_by_keys_needs_keys(root: Path, require: str) -> None:
+    """Else all mail would become dead letters."""
+    with pytest.raises(Invalid, match="no keys are known: all mail would be refused"):
+        Mailbox("bob", root, require=require)
+
+
+def test_a_full_ledger_is_told_and_stops_nothing(
+    alice: Mailbox, robert: Mailbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk never stops the settling; that a replay would pass is said."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    alice.send("bob", 1, sign=True)
+    message = take(robert)
+    monkeypatch.setattr("filemailbox.ledger.Ledger.record", full)
+    message.ack()
+
+    assert "sent again, it would be handled again" in caplog.text
+    assert robert.receive() is None
