@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "mailbox" / "filemailbox"
 FLOORS = [
     {"errors", "log", "pattern", "codec"},
     {"names"},
-    {"message", "bodies", "policy", "order", "files", "locks", "inotify", "mounts"},
-    {"doorbell", "root", "rules", "seal"},
+    {"message", "bodies", "policy", "order", "files", "chain", "locks", "inotify", "mounts"},
+    {"doorbell", "root", "rules", "seal", "audit"},
     {"ledger", "replies", "wake", "keys"},
     {"deliver", "spool", "trust", "status", "notify", "handlers"},
     {"consumer", "peek"},

@@ -21,6 +21,8 @@ Who is built on whom, from the ground up; each imports only what stands above it
     seal        seal, open, sign, verify: pure                          (the only user of nacl)
     keys        keys and pins
     trust       what proves the sender
+    chain       what an audit log looks like, and whether it is as it was written
+    audit       the audit log, written
     ledger      what was already handled
     replies     requests that block: a folder for the answer
     wake        doorbell + inotify (or watchfiles) + rescan → "look now" (the only user of watchfiles)

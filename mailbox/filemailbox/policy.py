@@ -24,7 +24,7 @@ be wrong. What is misspelt, names nobody, or can never apply, is an error: a pol
 import hashlib
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias
@@ -508,7 +508,7 @@ class _Reader:
         self.problems.append(f"{quoted(text)} {where} is no agent{_meant(str(text), agents)}")
         return None
 
-    def _known(self, table: dict[str, Any], known: set[str], where: str) -> None:
+    def _known(self, table: dict[str, Any], known: Set[str], where: str) -> None:
         for key in table:
             if key not in known:
                 self.problems.append(f"{quoted(key)} {where} is not known{_meant(key, known)}")
