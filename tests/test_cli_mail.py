@@ -330,7 +330,7 @@ def test_dead_letters_are_listed_with_the_reason(mailbox: Callable[..., Any], bo
     [id] = died(bob, {"path": "x"})
     cells = mailbox("dead", "list").lines[0].split("\t")
 
-    assert (cells[0], cells[1], cells[2], cells[4], cells[5]) == (id, "bob", "job", "1", "no such path")
+    assert (*cells[:4], *cells[5:]) == (id, "bob", "none", "job", "1", "no such path")
     assert mailbox("dead", "list", "--json").records[0]["problem"] == "no such path"
 
 

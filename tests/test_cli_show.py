@@ -117,6 +117,16 @@ def test_nothing_hostile_reaches_the_terminal(root: Path, bob: Mailbox, words: l
     assert "title" in said
 
 
+def test_a_long_body_is_cut_for_a_person_and_says_so(root: Path, bob: Mailbox) -> None:
+    """A megabyte would push away who sent it. What was asked for alone is shown whole."""
+    bob.send("bob", "x" * 50_000)
+    said, whole = (Terminal(root, "read", "Z", *words).text().replace("\r\n", "\n") for words in ([], ["--body"]))
+
+    assert "x" * 10_000 + "\n" in said
+    assert "40000 characters more: --body prints them all" in said
+    assert whole == "x" * 50_000 + "\n"
+
+
 def test_hostile_errors_are_shown_as_text(root: Path, bob: Mailbox) -> None:
     """What was typed comes back in the complaint."""
     said = Terminal(root, "read", HOSTILE).text() + Terminal(root, "send", HOSTILE, "x").text()

@@ -282,6 +282,37 @@ def test_other_worlds(as_root: None, tmp_path: Path, shared: Path) -> None:
     assert "2 uids for 3 boxes" in worlds[3]
 
 
+@pytest.mark.parametrize("change", ["anybody can write it", "it is an agent's"])
+def test_a_root_where_no_uid_proves_anything_is_told(as_root: None, shared: Path, change: str) -> None:
+    """Who can exchange boxes can be anybody; with one uid for all there is nothing to prove."""
+    root = roots.init(shared / "mail")
+    roots.create(root, names.address("alice"), (2001, 2001))
+    if change.startswith("anybody"):
+        Path(root.path).chmod(0o1777)
+    else:
+        os.chown(root.path, 2001, 2001)
+    alone = [each.what for each in found(shared / "mail") if "no sender is proven" in each.what]
+    roots.create(root, names.address("bob"), (2002, 2002))
+    told = [each.what for each in found(shared / "mail") if "no sender is proven" in each.what]
+
+    assert (len(alone), len(told)) == (0, 1)
+
+
+@pytest.mark.parametrize(("setting", "told"), [("0\n", 1), ("1\n", 0), (None, 0)], ids=["off", "on", "unknown"])
+def test_hard_links_that_are_not_protected_are_told(
+    as_root: None, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None, told: int
+) -> None:
+    """With them a message can be kept and delivered again."""
+    root = roots.init(shared / "mail")
+    for name, uid in (("alice", 2001), ("bob", 2002)):
+        roots.create(root, names.address(name), (uid, uid))
+    monkeypatch.setattr(doctor, "_HARDLINKS", str(tmp_path / "setting"))
+    if setting is not None:
+        (tmp_path / "setting").write_text(setting)
+
+    assert sum("fs.protected_hardlinks is 0" in each.what for each in found(shared / "mail")) == told
+
+
 def test_a_uid_without_its_group_is_told(as_root: None, shared: Path, start: Callable[..., Any]) -> None:
     """`user: "2001"` runs as 2001:0, and can read nothing of what others drop."""
     root = roots.init(shared / "mail")

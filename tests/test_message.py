@@ -465,7 +465,7 @@ def test_a_message_shows_itself_safely() -> None:
     """repr() goes into logs: nothing in it moves a cursor."""
     message: Message[Any] = Message(ID, decode(b'{"from":"\\u001b[2J","body":1}'), b"", "")
 
-    assert repr(message) == rf'<Message {ID} from "\x1b[2J" type "" cur>'
+    assert repr(message) == rf'<Message {ID} from "\x1b[2J" (none) type "" cur>'
 
 
 @pytest.mark.parametrize(

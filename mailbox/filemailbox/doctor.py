@@ -27,6 +27,7 @@ from .sweep import leftovers
 Level = Literal["wrong", "warning", "note"]
 
 _ROOM: Final = 0.05  # of a volume: below that it is worth a warning
+_HARDLINKS: Final = "/proc/sys/fs/protected_hardlinks"
 _MISSED: Final = 5  # messages found only by looking, none announced: notifications are dead
 
 
@@ -51,6 +52,7 @@ def examine(root: Root, only: list[Address] | None = None, tell: Callable[[str],
     yield world(root, boxes)
     yield from _strangers(root)
     yield from _shared_groups(root, boxes)
+    yield from _proofs(root, boxes)
     for name in only if only is not None else boxes:
         tell(f"looking at {name}")
         yield from box(root, name)
@@ -225,6 +227,34 @@ def _shared_groups(root: Root, boxes: list[Address]) -> Iterator[Finding]:
                 f"the boxes {', '.join(sorted(owners.values()))} belong to different uids and share the group {gid}: "
                 "each of them can read the messages of the others",
                 "give each a group of its own: `init --owner UID:GID`",
+            )
+
+
+def _proofs(root: Root, boxes: list[Address]) -> Iterator[Finding]:
+    """Where a uid does not prove a sender although boxes have different ones: see trust.py."""
+    owners = set()
+    for name in boxes:
+        with contextlib.suppress(OSError):
+            owners.add(os.stat(root.box(name)).st_uid)
+    if len(owners) < 2:
+        return
+    facts = os.stat(root.path)
+    if facts.st_mode & 0o022 or (facts.st_uid != 0 and facts.st_uid in owners):
+        yield Finding(
+            "warning",
+            "root",
+            f"{root.path} (uid {facts.st_uid}, mode {stat.S_IMODE(facts.st_mode):04o}) can be changed by agents: a box "
+            "may be put in another one's place, so no sender is proven by its uid (`trust: uid`)",
+            f"chown 0 {root.path}; chmod 0755 {root.path}",
+        )
+    with contextlib.suppress(OSError), open(_HARDLINKS) as setting:
+        if setting.read().strip() == "0":
+            yield Finding(
+                "warning",
+                "root",
+                "fs.protected_hardlinks is 0: who knows the name of a waiting message can keep it under another name, "
+                "and deliver it again when it was handled",
+                "sysctl fs.protected_hardlinks=1 on the host; or sign: replays of signed mail are refused",
             )
 
 

@@ -210,7 +210,8 @@ class Message(Generic[T]):
         __class_getitem__ = classmethod(type(list[int]))
 
     def __repr__(self) -> str:
-        return f"<Message {self.id} from {quoted(self.sender or '?')} type {quoted(self.type or '')} {self.state}>"
+        sender, kind = quoted(self.sender or "?"), quoted(self.type or "")
+        return f"<Message {self.id} from {sender} ({self.trust}) type {kind} {self.state}>"
 
     @property
     def sender(self) -> str | None:

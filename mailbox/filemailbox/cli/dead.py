@@ -28,7 +28,7 @@ def dead_list_(*, json: Json = False, sender: As = None, root: Root = None) -> N
         for message in messages:
             show.write(show.record(message))
         return
-    show.table(("ID", "FROM", "TYPE", "SENT", "ATTEMPT", "WHY"), map(_row, messages))
+    show.table(("ID", "FROM", "TRUST", "TYPE", "SENT", "ATTEMPT", "WHY"), map(_row, messages))
 
 
 def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = None) -> None:
@@ -119,6 +119,7 @@ def _row(message: Any) -> tuple[str, ...]:
     facts = (
         show.line(id, 20 if person else 0),
         show.line(message.sender or "", 16 if person else 0),
+        message.trust,
         show.line(message.type or "", 12 if person else 0),
     )
     why = message.problem or "nobody wrote down why"

@@ -9,9 +9,11 @@ from . import show as looks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Final
 
     from ..message import Message
+
+_LONG: Final = 10_000  # characters of a body that a person is shown, unless it is all that was asked for
 
 
 def show(message: Message[Any], *, json: bool, body: bool, **more: Any) -> None:
@@ -22,7 +24,11 @@ def show(message: Message[Any], *, json: bool, body: bool, **more: Any) -> None:
     if not body:
         for text in _facts(message):
             print(looks.dim(text))
-    print(looks.body(message.body) if looks.person() else _plain(message.body))
+    text = looks.body(message.body) if looks.person() else _plain(message.body)
+    rest = len(text) - _LONG if looks.person() and not body else 0
+    print(text[:_LONG] if rest > 0 else text)
+    if rest > 0:
+        print(looks.dim(f"… {rest} characters more: --body prints them all"))
     sys.stdout.flush()
 
 
