@@ -204,7 +204,7 @@ def _pae(*parts: bytes) -> bytes:
 
 
 def _padded(size: int) -> int:
-    """The size that it is padded to: what is sealed shows its length only roughly, by an eighth at the most."""
+    """The size that it is padded to: what is sealed shows its length only roughly. It costs less than a quarter."""
     bucket = _BUCKET
     while 8 * bucket < size:
         bucket *= 2
