@@ -76,7 +76,7 @@ def test_a_mailbox_without_a_name_is_refused(root: Path, monkeypatch: pytest.Mon
         Mailbox(root=root)
 
 
-@pytest.mark.parametrize("name", ["", "Bob", "a/b", "..", ".bob", "all", "a" * 65, "bob\n"])
+@pytest.mark.parametrize("name", ["", "Bob", "a/b", "..", ".bob", "team:", "team:a/b", "a" * 65, "bob\n"])
 def test_what_cannot_be_an_address_is_refused(root: Path, alice: Mailbox, name: str) -> None:
     """As one's own name and as a recipient, before any path is made of it."""
     with pytest.raises(InvalidAddress):

@@ -14,7 +14,7 @@ FLOORS = [
     {"names"},
     {"message", "bodies", "policy", "order", "files", "chain", "locks", "inotify", "mounts"},
     {"doorbell", "root", "rules", "seal", "audit"},
-    {"ledger", "replies", "wake", "keys"},
+    {"ledger", "replies", "wake", "keys", "groups"},
     {"deliver", "spool", "trust", "status", "notify", "handlers"},
     {"consumer", "peek"},
     {"listener", "leases", "ready"},

@@ -26,6 +26,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     ledger      what was already handled
     replies     requests that block: a folder for the answer
     wake        doorbell + inotify (or watchfiles) + rescan → "look now" (the only user of watchfiles)
+    groups      mail for several: who they are
     deliver     into a box: write, rename, flush
     spool       out of a box: claim, settle, recover
     peek        looking without touching
@@ -64,9 +65,11 @@ from .errors import (
     Malformed,
     Mismatch,
     NoBox,
+    NoGroup,
     NoKey,
     NoMessage,
     NoRoot,
+    NotAll,
     NotHeld,
     NotThere,
     Reject,
@@ -97,9 +100,11 @@ __all__ = [
     "Message",
     "Mismatch",
     "NoBox",
+    "NoGroup",
     "NoKey",
     "NoMessage",
     "NoRoot",
+    "NotAll",
     "NotHeld",
     "NotThere",
     "Reject",

@@ -10,7 +10,7 @@ from . import names
 from . import root as roots
 from .deliver import deliver, deliver_many
 from .doorbell import Ringer
-from .errors import Invalid, InvalidBody, quoted
+from .errors import Invalid, InvalidBody, MailboxError, NotAll, quoted
 from .message import MAX_SIZE, Message, encode, later, seconds
 from .rules import BACKOFF, MAX_ATTEMPTS, RESCAN, Rules
 from .trust import NONE, PROVEN, SEALED, SIGNED, level
@@ -183,6 +183,9 @@ class Mailbox:
     def send(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
         """Put a message into the box *to*. Returns its id; once it does, the message survives kill -9 and a power cut.
 
+        Where there is no box *to*, and a relay carries our mail, it goes to our outbox. *to* may also be `all`, or
+        `team:GROUP`: then it goes to each of them, under one id, and NotAll is raised where it did not go to everyone.
+
         body         any JSON, a dataclass, a pydantic model …
         type         what kind of message it is; receivers choose handlers by it
         subject      a line for people
@@ -201,12 +204,46 @@ class Mailbox:
         or theirs: nothing was delivered. Raises Unflushed
         where it was, and the disk did not confirm it: send it again with `id=error.id`.
         """
-        address = self._addresses.get(to) or self._address(to)
+        address = self._addresses.get(to)
+        if address is None:
+            if names.is_group(to):
+                return self._send_to_all(to, body, options)
+            address = self._address(to)
         id, how = (names.new_id(), self._how) if _SPECIAL.isdisjoint(options) else _resolve(options, self._how)
         data = self._encode(id, address, body, options, how)
-        deliver(self.root, address, id, data, durable=self.durable, answers=options.get("in_reply_to"))
+        answers = options.get("in_reply_to")
+        deliver(self.root, address, id, data, durable=self.durable, answers=answers, sender=self.name)
         self._ringer.ring(address)
         return id
+
+    def send_each(self, to: str, body: Any = None, **options: Unpack[Options]) -> dict[str, str | MailboxError]:
+        """send() to a group, one result for each recipient: the id, which is the same for all, or what went wrong.
+
+        Where a relay must say who belongs to the group, the one result is that of *to* itself.
+        """
+        from . import groups
+
+        id, how = _resolve(options, self._how)
+        results: dict[str, str | MailboxError] = {}
+        for name in groups.members(self.root, to, self.name) if names.is_group(to) else [to]:
+            try:
+                data = self._encode(id, name, body, options, how)
+                answers = options.get("in_reply_to")
+                deliver(self.root, name, id, data, durable=self.durable, answers=answers, sender=self.name)
+                results[name] = id
+            except MailboxError as error:
+                results[name] = error
+            self._ringer.ring(name)
+        return results
+
+    def _send_to_all(self, to: str, body: Any, options: Options) -> str:
+        results = self.send_each(to, body, **options)  # ** copies them: they are used up there
+        failed = {name: result for name, result in results.items() if isinstance(result, MailboxError)}
+        if failed:
+            if len(failed) == len(results) == 1:
+                raise next(iter(failed.values()))
+            raise NotAll(to, [name for name in results if name not in failed], failed)
+        return next(str(id) for id in results.values())
 
     def send_many(self, to: str, bodies: Iterable[Any], **options: Unpack[Options]) -> list[str]:
         """Put a message for each of *bodies* into the box *to*, and flush them together. Returns their ids, in order.
@@ -214,18 +251,29 @@ class Mailbox:
         *options* are those of send(), the same for all. *bodies* may be a generator. When one of them fails, those
         before it are delivered, and the exception says which: its attribute `sent` holds their ids.
         """
-        address = self._address(to)
         if options.get("id") is not None:
             raise Invalid("send_many() makes its own ids: send one message again with send(id=…)")
+        if names.is_group(to):
+            return self._send_many_to_all(to, bodies, options)
+        address = self._address(to)
         _, how = _resolve(options, self._how)
         ids = ((names.new_id(), body) for body in bodies)
         messages = ((id, self._encode(id, address, body, options, how)) for id, body in ids)
         try:
-            return deliver_many(self.root, address, messages, durable=self.durable)
+            return deliver_many(self.root, address, messages, durable=self.durable, sender=self.name)
         finally:
             self._ringer.ring(address)
 
-    def _encode(self, id: str, to: Address, body: Any, options: Mapping[str, Any], how: str | None) -> bytes:
+    def _send_many_to_all(self, to: str, bodies: Iterable[Any], options: Options) -> list[str]:
+        sent: list[str] = []
+        try:
+            sent.extend(self._send_to_all(to, body, options) for body in bodies)
+        except BaseException as error:
+            error.sent = sent  # type: ignore[attr-defined]  # as deliver_many() does
+            raise
+        return sent
+
+    def _encode(self, id: str, to: str, body: Any, options: Mapping[str, Any], how: str | None) -> bytes:
         data = encode(id, self.name, to, body, options, 1 if how else None)
         if how:
             data = self.keyring.seal(to, id, data) if how == SEALED else self.keyring.sign(data)

@@ -2,6 +2,7 @@
 
     tmp/    being written     nobody reads it
     new/    delivered         waiting for a consumer
+    outbox/ left to a relay   in the sender's own box, where the recipient has none here
 
 A sender of another uid may neither list nor open these folders, only create and rename in them. So it uses paths, and
 a box that was replaced is found again by itself. A crash leaves a draft in `tmp/`, which the box sweeps.
@@ -27,8 +28,17 @@ _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLO
 _CROWD: Final = 8  # messages from which on one flush of the file system is cheaper than one for each
 
 
-def deliver(root: Root, to: Address, id: str, data: bytes, *, durable: bool = True, answers: str | None = None) -> None:
-    """Put a message into the box *to*, whole or not at all.
+def deliver(
+    root: Root,
+    to: str,
+    id: str,
+    data: bytes,
+    *,
+    durable: bool = True,
+    answers: str | None = None,
+    sender: Address | None = None,
+) -> None:
+    """Put a message into the box *to*, whole or not at all; where there is none, into the outbox of *sender*, if any.
 
     Once this returns, a *durable* message survives kill -9 and a power cut. *answers* is the request that it answers:
     where somebody waits for that in a folder of its own, it goes there. Delivering an id again replaces what waits
@@ -37,7 +47,7 @@ def deliver(root: Root, to: Address, id: str, data: bytes, *, durable: bool = Tr
     Raises NoBox, NoRoot, DiskFull, Forbidden and their kin, where nothing was delivered; Unflushed where it was and the
     disk did not say so.
     """
-    file = _move_in(root, to, id, data, answers)
+    file = _move_in(root, to, id, data, answers, sender)
     try:
         if durable:
             _flush(file, id)
@@ -45,8 +55,15 @@ def deliver(root: Root, to: Address, id: str, data: bytes, *, durable: bool = Tr
         os.close(file)
 
 
-def deliver_many(root: Root, to: Address, messages: Iterable[tuple[str, bytes]], *, durable: bool = True) -> list[str]:
-    """Put many messages into the box *to* and flush them together. Returns their ids, in order.
+def deliver_many(
+    root: Root,
+    to: str,
+    messages: Iterable[tuple[str, bytes]],
+    *,
+    durable: bool = True,
+    sender: Address | None = None,
+) -> list[str]:
+    """Put many messages into the box *to* and flush them together, as deliver() does. Returns their ids, in order.
 
     Up to seven are flushed one by one, more by one syncfs(2). A failure on the way leaves those before it delivered and
     flushed: its exception carries their ids as `sent`. So does Unflushed, where the disk did not confirm all of them.
@@ -56,7 +73,7 @@ def deliver_many(root: Root, to: Address, messages: Iterable[tuple[str, bytes]],
     try:
         try:
             for id, data in messages:
-                files.append(_move_in(root, to, id, data, None))
+                files.append(_move_in(root, to, id, data, None, sender))
                 sent.append(id)
                 if not durable or len(files) == _CROWD:
                     os.close(files.pop())  # syncfs needs only one of them
@@ -73,17 +90,19 @@ def deliver_many(root: Root, to: Address, messages: Iterable[tuple[str, bytes]],
     return sent
 
 
-def _move_in(root: Root, to: Address, id: str, data: bytes, answers: str | None) -> int:
+def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sender: Address | None) -> int:
     """Write, rename: from then on it is delivered. Returns the open file, for the flush."""
-    box = f"{root.path}/{to}"
+    box, folder = f"{root.path}/{to}", "new"
     name = f"{id},S={len(data)}.json"
-    draft = f"{box}/tmp/{name}"
     try:
         try:
-            file = os.open(draft, _NEW, 0o640)
-        except FileExistsError:  # left behind by a try that was killed: nobody else makes this id
-            draft += f".{os.urandom(6).hex()}"
-            file = os.open(draft, _NEW, 0o640)
+            file, draft = _draft(box, name)
+        except (FileNotFoundError, NotADirectoryError):
+            outbox = sender is not None and os.path.isdir(f"{root.path}/{sender}/outbox")
+            if not outbox or os.path.isdir(box):
+                raise
+            box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
+            file, draft = _draft(box, name)
     except OSError as error:
         raise _refused(root, to, id, error) from error
     try:
@@ -92,7 +111,7 @@ def _move_in(root: Root, to: Address, id: str, data: bytes, answers: str | None)
             written += os.write(file, data[written:])
         os.fchmod(file, 0o640)  # a strict umask would keep it from its recipient
         if answers is None or not _answer(draft, box, name, answers):
-            os.rename(draft, f"{box}/new/{name}")  # this is the delivery
+            os.rename(draft, f"{box}/{folder}/{name}")  # this is the delivery
     except BaseException as error:
         os.close(file)
         with contextlib.suppress(OSError):
@@ -101,6 +120,16 @@ def _move_in(root: Root, to: Address, id: str, data: bytes, answers: str | None)
             raise _refused(root, to, id, error) from error
         raise
     return file
+
+
+def _draft(box: str, name: str) -> tuple[int, str]:
+    """A new file in `tmp/`, open, and its path."""
+    draft = f"{box}/tmp/{name}"
+    try:
+        return os.open(draft, _NEW, 0o640), draft
+    except FileExistsError:  # left behind by a try that was killed: nobody else makes this id
+        draft += f".{os.urandom(6).hex()}"
+        return os.open(draft, _NEW, 0o640), draft
 
 
 def _answer(draft: str, box: str, name: str, answers: str) -> bool:
@@ -117,7 +146,7 @@ def _answer(draft: str, box: str, name: str, answers: str) -> bool:
     return True
 
 
-def _refused(root: Root, to: Address, id: str, error: OSError) -> Exception:
+def _refused(root: Root, to: str, id: str, error: OSError) -> Exception:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return root.missing(to)
     return storage(error, f"delivering to the box {quoted(to)}", id)

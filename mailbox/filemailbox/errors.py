@@ -15,8 +15,10 @@
     ├── NotThere (LookupError)
     │   ├── NoRoot                  no mail volume at that path
     │   ├── NoBox                   no box of that name: `known` lists those there are
+    │   ├── NoGroup                 nobody is meant by `all` or `team:GROUP`
     │   └── NoMessage               no message, or more than one, with that id
     ├── NotHeld                     settling a message that was looked at, not taken
+    ├── NotAll                      mail to a group did not go to all of them: `failed` says why, `reached` whom it did
     ├── BoxInUse                    `remove` met mail or a listener
     └── Storage (OSError)           the disk or the kernel said no; `errno` is kept
         ├── DiskFull                no space, or over quota: nothing was delivered
@@ -135,12 +137,30 @@ class NoBox(NotThere):
         )
 
 
+class NoGroup(NotThere):
+    """Nobody is meant by the name of a group."""
+
+    def __init__(self, name: str, root: str, why: str) -> None:
+        self.name, self.root = name, root
+        super().__init__(f"{quoted(name)} is nobody in {quoted(root)}: {why}")
+
+
 class NoMessage(NotThere):
     """No message of that id, or several that begin or end alike."""
 
 
 class NotHeld(MailboxError):
     """Settling a message that was looked at, not taken."""
+
+
+class NotAll(MailboxError):
+    """Mail to a group did not go to everyone in it."""
+
+    def __init__(self, to: str, reached: list[str], failed: dict[str, MailboxError]) -> None:
+        self.to, self.reached, self.failed = to, reached, failed
+        whom = f"it went to {', '.join(reached)}" if reached else "it went to nobody"
+        why = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        super().__init__(f"the message to {quoted(to)} did not go to everyone ({whom}): {why}")
 
 
 class BoxInUse(MailboxError):

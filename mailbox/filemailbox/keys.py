@@ -155,7 +155,7 @@ class Keyring:
             raise NoKey(f"no folder of keys is named: MAILBOX_KEYS names it, and {self.agent}.key lies there")
         return f"{self.folder}/{self.agent}.key"
 
-    def seal(self, to: Address, id: str, line: bytes) -> bytes:
+    def seal(self, to: str, id: str, line: bytes) -> bytes:
         """The message *line*, sealed for *to*. Raises NoKey where a key is missing, ours or theirs."""
         own, box = self.own(), self.public(to).boxes[0]
         hints = {"v": seal.VERSION, "id": id, "from": self.agent, "to": to, "sent": names.sent(id)}

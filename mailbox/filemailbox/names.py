@@ -35,6 +35,9 @@ else:  # typing takes longer to import than a message to send
 STAMP: Final = len("20261124T014530.123456789Z")
 ID: Final = STAMP + len("-3f9c0a12b4d5")
 
+ALL: Final = "all"
+TEAM: Final = "team:"
+
 _FIRST: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 _ADDRESS: Final = _FIRST + "._-"
 CLOCK = r"(?:19[7-9]\d|[2-9]\d{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])[0-5]\d[0-5]\d\.\d{9}Z"
@@ -56,7 +59,17 @@ def address(text: object) -> Address:
 
 def is_address(text: str) -> bool:
     """Whether a box can have this name."""
-    return 0 < len(text) <= 64 and text[0] in _FIRST and not text.strip(_ADDRESS) and text != "all"
+    return 0 < len(text) <= 64 and text[0] in _FIRST and not text.strip(_ADDRESS) and text != ALL
+
+
+def recipient(text: str) -> str:
+    """*text* as that to which mail can be sent: an address, `all`, or `team:GROUP`. Raises InvalidAddress."""
+    return text if is_group(text) else address(text)
+
+
+def is_group(text: str) -> bool:
+    """Whether it stands for several: `all`, or `team:` and the name of a group."""
+    return text == ALL or (text.startswith(TEAM) and is_address(text[len(TEAM) :]))
 
 
 class Name:

@@ -31,15 +31,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 from . import names
 from .errors import Invalid, quoted
-from .names import Address
+from .names import ALL, TEAM, Address
 
 Form: TypeAlias = Literal["plain", "signed", "sealed"]
 
 FORMS: Final[tuple[Form, ...]] = ("plain", "signed", "sealed")
 """How mail can be written, each better than the one before: what is sealed is signed as well."""
-
-TEAM: Final = "team:"
-ALL: Final = "all"
 
 _SPANS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZES: Final = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}

@@ -12,6 +12,7 @@
         done/    0700           handled mail, only where retention is on
         ledger/  0700           keys already handled
         run/     0755           doorbells
+        outbox/  0700           only where a relay carries mail: what is for addresses that have no box here
 
 3733 is a drop box: others may create a file, but not list, read, replace or delete one. It needs messages of mode
 0640 and a group that is the recipient's own, for setgid gives that group to the file; a group that senders share would
@@ -31,7 +32,7 @@ from .names import Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
 FORMAT: Final = 1
 MARKER: Final = ".mailbox"
@@ -47,7 +48,8 @@ FOLDERS: Final = {
     "ledger": 0o700,
     "run": 0o755,
 }
-_MAIL: Final = ("new", "replies", "cur", "later", "dead")
+OUTBOX: Final = "outbox"
+_MAIL: Final = ("new", "replies", "cur", "later", "dead", OUTBOX)
 
 
 class Root:
@@ -115,6 +117,26 @@ def find(path: str | os.PathLike[str]) -> Root:
     return Root(where)
 
 
+def members(root: Root) -> dict[str, Any]:
+    """What the marker of the root says beside its format: `groups`, and `relay`, the uid of the relay."""
+    try:
+        with open(f"{root.path}/{MARKER}", "rb") as marker:
+            said = codec.loads(marker.read(65536))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def tell(root: Root, member: str, value: Any) -> None:
+    """Let the marker of the root say so, too. Raises Storage."""
+    said = {"format": FORMAT, **members(root)}
+    if said.get(member) != value:
+        try:
+            _write(root.path, MARKER, codec.dumps({**said, member: value}, None, codec.LINE).decode())
+        except OSError as error:
+            raise storage(error, f"writing {quoted(f'{root.path}/{MARKER}')}") from error
+
+
 def init(path: str | os.PathLike[str]) -> Root:
     """The root at *path*, made where there was none. The folder above it must exist."""
     where = os.path.abspath(path)
@@ -122,7 +144,7 @@ def init(path: str | os.PathLike[str]) -> Root:
         with contextlib.suppress(FileExistsError):
             os.mkdir(where)
         if not os.path.exists(f"{where}/{MARKER}"):
-            _write_once(where, MARKER, _MARK.decode())
+            _write(where, MARKER, _MARK.decode())
     except FileNotFoundError as error:
         raise NoRoot(where, f"there is no folder {quoted(os.path.dirname(where))} to make it in") from error
     except OSError as error:
@@ -130,9 +152,10 @@ def init(path: str | os.PathLike[str]) -> Root:
     return find(where)
 
 
-def create(root: Root, name: Address, owner: tuple[int, int] | None = None) -> bool:
+def create(root: Root, name: Address, owner: tuple[int, int] | None = None, outbox: bool = False) -> bool:
     """Make the box *name*, for *owner* (uid, gid; default: who runs this). Returns False where it was there already.
 
+    With *outbox* it has one, from which a relay carries mail to addresses that have no box here.
     It is built as `.NAME` and renamed when complete: a crash leaves nothing that looks like a box. A box that is there
     gets the folders it lacks. Only root can give a box away. Raises Storage where the modes did not take.
     """
@@ -140,11 +163,11 @@ def create(root: Root, name: Address, owner: tuple[int, int] | None = None) -> b
     old = os.path.isdir(there)
     try:
         if old:
-            _furnish(there, owner or _owner(there), mend=False)
+            _furnish(there, owner or _owner(there), mend=False, outbox=outbox)
         else:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(building)
-            _furnish(building, owner or (os.geteuid(), os.getegid()), mend=True)
+            _furnish(building, owner or (os.geteuid(), os.getegid()), mend=True, outbox=outbox)
             os.rename(building, there)
     except OSError as error:
         if not old and os.path.isdir(f"{there}/new"):
@@ -226,9 +249,9 @@ def own(path: str, mode: int, owner: tuple[int, int]) -> None:
         )
 
 
-def _furnish(box: str, owner: tuple[int, int], *, mend: bool) -> None:
+def _furnish(box: str, owner: tuple[int, int], *, mend: bool, outbox: bool = False) -> None:
     """Make the folders that *box* lacks. With *mend* those that are there may have been left half made."""
-    for folder, mode in FOLDERS.items():
+    for folder, mode in {**FOLDERS, OUTBOX: 0o700}.items() if outbox else FOLDERS.items():
         path = f"{box}/{folder}"
         try:
             os.mkdir(path, 0o700)
@@ -255,7 +278,7 @@ def _owner(path: str) -> tuple[int, int]:
     return facts.st_uid, facts.st_gid
 
 
-def _write_once(folder: str, name: str, text: str) -> None:
+def _write(folder: str, name: str, text: str) -> None:
     draft = f"{folder}/{name}.{os.urandom(6).hex()}"
     with open(draft, "x") as file:
         os.fchmod(file.fileno(), 0o644)

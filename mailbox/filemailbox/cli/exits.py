@@ -28,6 +28,7 @@ _CODES: Final = (
     (errors.Malformed, DATA),
     (errors.Invalid, USAGE),
     (errors.NoBox, NO_BOX),
+    (errors.NoGroup, NO_BOX),
     (errors.NoRoot, NO_ROOT),
     (errors.DiskFull, FULL),
     (errors.Forbidden, PERMISSION),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 To = Annotated[str, Arg("TO", "The box it goes to.", read=names.address)]
+Whom = Annotated[str, Arg("TO", "The box it goes to; or `all`, or `team:GROUP`.", read=names.recipient)]
 Type = Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")]
 Subject = Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")]
 Thread = Annotated[str | None, Opt("--thread", metavar="THREAD", help="The conversation it belongs to.")]
@@ -29,7 +30,7 @@ NoSync = Annotated[bool, Opt("--no-sync", help="Do not wait for the disk: a powe
 
 
 def send_(
-    to: To,
+    to: Whom,
     body: Body = None,
     *,
     json: IsJson = False,
@@ -47,8 +48,11 @@ def send_(
     no_sync: NoSync = False,
     sender: As = None,
     root: Root = None,
-) -> None:
+) -> int:
     """Send a message. Prints its id; then it survives kill -9 and a power cut.
+
+    A message to a group goes to each of its members but oneself, under one id. Then a line is printed for each: the id
+    and the name.
 
     Examples:
       mailbox send bob "the build is green"
@@ -56,6 +60,7 @@ def send_(
       mailbox send bob --json '{"path": "x.c"}' --type job --ttl 10m
       find . -name '*.c' | mailbox send bob --lines --type path
       mailbox send bob --seal < secret
+      mailbox send team:reviewers "please look at main"
     """
     box = Mailbox(sender, path_of(root), durable=not no_sync)
     options: dict[str, Any] = {
@@ -72,8 +77,11 @@ def send_(
     }
     if lines:
         _send_lines(box, to, json, body, options)
+    elif names.is_group(to):
+        return _send_each(box, to, bodies.given(body, json), options)
     else:
         print(box.send(to, bodies.given(body, json), **options))
+    return 0
 
 
 def request_(
@@ -123,6 +131,20 @@ def request_(
             sign=sign or None,
         )
         messages.show(answer, json=full, body=True)
+
+
+def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") -> int:
+    """A line for each recipient; the code of the first failure."""
+    from . import exits, show
+
+    code = 0
+    for name, result in box.send_each(to, body, **options).items():
+        if isinstance(result, str):
+            print(f"{result}\t{name}")
+        else:
+            show.complain(f"{name}: {result}")
+            code = code or exits.code(result) or exits.FAILED
+    return code
 
 
 def _send_lines(box: Mailbox, to: str, json: bool, body: str | None, options: "dict[str, Any]") -> None:
