@@ -22,7 +22,7 @@ FLOORS = [
     {"box"},
     {"roster"},
     {"sweep"},
-    {"doctor"},
+    {"doctor", "bench"},
     {"pytest_plugin"},
     {"cli"},
     {"__main__"},

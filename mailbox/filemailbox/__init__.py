@@ -43,6 +43,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     roster      who is there, who listens, how far behind
     sweep       what is left over in a box
     doctor      what is wrong with a root and its boxes
+    bench       how fast a volume is, and what works there
     cli         the command `mailbox`, a folder                         (the only user of typer)
 
     pytest_plugin   the fixture `mailboxes`, for the tests of others

@@ -35,6 +35,7 @@ VERBS: Final = {
     "status": "agents",
     "doctor": "care",
     "gc": "care",
+    "bench": "bench",
     "completion": "completion",
 }
 
