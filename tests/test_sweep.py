@@ -204,7 +204,7 @@ def test_two_files_of_one_foreign_name_both_stay(root: Path, monkeypatch: pytest
     """What a sender puts under a name into the new folder while one of that name is moved over."""
     import filemailbox.sweep as sweep
 
-    rename, box = sweep._rename, root / "bob"
+    rename, box = sweep.rename, root / "bob"
     (box / "new" / "x.json").write_text('{"n": 1}')
 
     def between(source: str, target: str, flags: int) -> None:
@@ -212,7 +212,7 @@ def test_two_files_of_one_foreign_name_both_stay(root: Path, monkeypatch: pytest
         if flags == 2:
             (box / "new" / "x.json").write_text('{"n": 2}')
 
-    monkeypatch.setattr(sweep, "_rename", between)
+    monkeypatch.setattr(sweep, "rename", between)
     shrink(str(box))
 
     assert sorted(path.read_text() for path in (box / "new").iterdir()) == ['{"n": 1}', '{"n": 2}']

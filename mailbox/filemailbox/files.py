@@ -6,6 +6,7 @@ or for the holder of a lease. Everything else is asked of that descriptor, and n
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from typing import Final
 
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+NOREPLACE: Final = 1
+"""For rename(): fail (FileExistsError) where something lies under the new name."""
+
+EXCHANGE: Final = 2
+"""For rename(): both change places, in one step."""
+
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,8 +42,22 @@ def kind(mode: int) -> str:
     """What a thing of this mode is called in a sentence."""
     kinds = {
         stat.S_IFDIR: "a folder",
+        stat.S_IFREG: "a file",
         stat.S_IFIFO: "a FIFO",
         stat.S_IFSOCK: "a socket",
         stat.S_IFLNK: "a symbolic link",
     }
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def rename(source: str, target: str, flags: int, folder: int | None = None) -> None:
+    """renameat2(2), which Python does not have. *source* is a path, or a name in *folder*. Raises OSError."""
+    import ctypes  # costs more to import than all else here, and is rarely needed
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, "this C library has no renameat2")
+    here = -100  # AT_FDCWD
+    if call(here if folder is None else folder, os.fsencode(source), here, os.fsencode(target), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), source)

@@ -386,12 +386,14 @@ class Message(Generic[T]):
 
 
 def parse_time(text: str) -> datetime:
-    """RFC 3339 as an aware datetime. Raises ValueError; a time without a zone is refused."""
+    """RFC 3339 as an aware datetime. Raises ValueError, OverflowError; a time without a zone is refused."""
     if _TIME.fullmatch(text) is None:  # fromisoformat takes more, and each Python takes something else
         raise ValueError(text)
-    from datetime import datetime  # imported where it is needed: most messages ask for no time
+    from datetime import UTC, datetime  # imported where it is needed: most messages ask for no time
 
-    return datetime.fromisoformat(text.upper())
+    when = datetime.fromisoformat(text.upper())
+    when.astimezone(UTC)  # on the first and on the last day there are times that UTC has not: OverflowError
+    return when
 
 
 def format_time(when: datetime) -> str:

@@ -9,7 +9,7 @@ import stat
 from . import names
 from .errors import Malformed, NoMessage, Unproven, Untrusted, quoted, storage
 from .files import FOLDER, READ, kind, listing, read
-from .message import Message, decode, format_time, moment, written
+from .message import Message, decode, format_time, moment, parse_time, written
 from .order import is_mail
 from .trust import NONE
 
@@ -105,6 +105,8 @@ def seen(folder: int, state: str, text: str, max_size: int, judge: Judge) -> Mes
             facts = os.fstat(file)
             if not stat.S_ISREG(facts.st_mode):
                 problem = f"it is {kind(facts.st_mode)}, not a file"
+            elif facts.st_nlink != 1:
+                problem = f"it has {facts.st_nlink} links: somebody else can still change it"
             elif facts.st_size > max_size:
                 problem = f"it has {facts.st_size} bytes, and {max_size} is the limit"
             elif parts is not None and parts.size not in (None, facts.st_size):
@@ -121,7 +123,11 @@ def seen(folder: int, state: str, text: str, max_size: int, judge: Judge) -> Mes
         finally:
             os.close(file)
     if parts is None or parts.stem is not None:
-        members.setdefault("sent", written(facts) if facts else _now())
+        when = written(facts) if facts else _now()
+        if parts is not None:
+            members.setdefault("sent", when)
+        elif not _is_time(members.get("sent")):  # an id would stand for it, and a foreign name is none
+            members["sent"] = when
     attempt = parts.attempt if parts and state != "new" else 1
     message = Seen(parts.id if parts else text, members, data, name, attempt, trust)
     message.state = state
@@ -160,6 +166,14 @@ def _note(dead: int, text: str, size: int) -> str | None:
         return None
     finally:
         os.close(file)
+
+
+def _is_time(text: object) -> bool:
+    try:
+        parse_time(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _now() -> str:

@@ -12,16 +12,19 @@ import os
 import stat
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from . import names
-from .files import FOLDER, READ, listing, read
+from .files import FOLDER, NOREPLACE, READ, listing, read, rename
 from .locks import Lock
 from .order import is_mail
 from .root import adopt
 
 Answer: TypeAlias = tuple[str, bytes, os.stat_result]
 """A file that came for a request: its name; its bytes, read once; what the kernel says of it."""
+
+_TRIES: Final = 100  # times that a folder is emptied: somebody may fill it for ever
+_SHARE: Final = 256  # folders that are looked at in one sweep: anybody can make a million
 
 
 class Reply:
@@ -94,9 +97,7 @@ def sweep(box: str, folder: int) -> None:
 
     Best effort: anybody can put things there, and what cannot be taken away now is tried again at the next round.
     """
-    for request in listing(folder):
-        if not names.is_id(request):
-            continue
+    for request in _some(list(filter(names.is_id, listing(folder)))):
         with contextlib.suppress(OSError):
             lock = Lock(_lock_path(box, request))
             if not lock.take():
@@ -109,11 +110,18 @@ def sweep(box: str, folder: int) -> None:
                 lock.release()
 
 
+def _some(requests: list[str]) -> list[str]:
+    """As many as one sweep may take, from anywhere: each has its turn."""
+    if len(requests) <= _SHARE:
+        return requests
+    first = int.from_bytes(os.urandom(4)) % len(requests)
+    return (requests[first:] + requests[:first])[:_SHARE]
+
+
 def abandon(box: str, request: str) -> None:
     """Take the folder of a request away. Answers that lie in it go to `new/`: nobody has taken them yet."""
     path = f"{box}/replies/{request}"
-    moved = True
-    while moved:  # answers may still be coming
+    for _ in range(_TRIES):  # answers may still be coming
         try:
             return os.rmdir(path)
         except FileNotFoundError:
@@ -123,7 +131,8 @@ def abandon(box: str, request: str) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        moved = _empty(path, f"{box}/new")
+        if not _empty(path, f"{box}/new"):
+            return None
     return None
 
 
@@ -134,11 +143,23 @@ def _empty(path: str, new: str) -> bool:
     try:
         for name in listing(folder):
             with contextlib.suppress(OSError):  # a folder that an answerer has planted cannot be moved
-                os.rename(name, f"{new}/{name}", src_dir_fd=folder)
+                _move(name, folder, f"{new}/{name}")
                 moved = True
     finally:
         os.close(folder)
     return moved
+
+
+def _move(name: str, folder: int, target: str) -> None:
+    """Rename, but never over mail that waits: raises FileExistsError, and it is moved by a later sweep."""
+    try:
+        rename(name, target, NOREPLACE, folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        if os.path.lexists(target):  # file systems that cannot do both in one step
+            raise FileExistsError(errno.EEXIST, "there is one of that name", target) from None
+        os.rename(name, target, src_dir_fd=folder)
 
 
 def _lock_path(box: str, request: str) -> str:

@@ -22,11 +22,13 @@ let them read each other's mail. So not the customary 3730 or 0660. Where all ag
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
 from . import codec, names
 from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, quoted, storage
+from .files import kind
 from .locks import is_held
 from .names import Address
 
@@ -101,8 +103,11 @@ def find(path: str | os.PathLike[str]) -> Root:
     """The root at *path*. Raises NoRoot where there is none, or one of a format that we do not know."""
     where = os.path.abspath(path)
     try:
-        with open(f"{where}/{MARKER}", "rb") as marker:
-            text = marker.read(4096)
+        marker = os.open(f"{where}/{MARKER}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            text = os.read(marker, 4096)
+        finally:
+            os.close(marker)
         said = {"format": FORMAT} if text == _MARK else codec.loads(text)  # what we write is known without reading
     except FileNotFoundError:
         why = f"it holds no {MARKER} file" if os.path.isdir(where) else "there is no such folder"
@@ -161,6 +166,7 @@ def create(root: Root, name: Address, owner: tuple[int, int] | None = None, outb
     """
     there, building = root.box(name), f"{root.path}/.{name}"
     old = os.path.isdir(there)
+    _refuse_stranger(there if old else building, owner or (os.geteuid(), os.getegid()), given=owner is not None)
     try:
         if old:
             _furnish(there, owner or _owner(there), mend=False, outbox=outbox)
@@ -223,6 +229,7 @@ def mend(root: Root, name: Address) -> None:
     """Make the folders that a box lacks, and give all of them the modes and the owner they must have."""
     there = root.box(name)
     try:
+        _refuse_stranger(there, _owner(there), given=False)
         _furnish(there, _owner(there), mend=True)
     except OSError as error:
         if isinstance(error, Storage):
@@ -232,20 +239,45 @@ def mend(root: Root, name: Address) -> None:
 
 def own(path: str, mode: int, owner: tuple[int, int]) -> None:
     """Give *path* this mode and this owner. Raises Forbidden where they do not take."""
-    # chmod before chown: with the capability CHOWN alone the other order loses the setgid bit without a word.
-    facts = os.lstat(path)
-    if facts.st_uid == os.geteuid():
-        if facts.st_gid != owner[1] and owner[0] == facts.st_uid:
-            os.chown(path, -1, owner[1])  # a setgid parent gave it another group than ours
-        os.chmod(path, mode)
-    if (os.lstat(path).st_uid, os.lstat(path).st_gid) != owner:
-        os.chown(path, *owner)
-    facts = os.lstat(path)
+    # By descriptor, and never through a link: root must not give away what the owner of a box has put in the way.
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        facts = os.fstat(file)
+        if not stat.S_ISDIR(facts.st_mode) and not (stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1):
+            raise Forbidden(f"{quoted(path)} is {kind(facts.st_mode)}, not a folder: somebody has put it there")
+        there = f"/proc/self/fd/{file}"
+        # chmod before chown: with the capability CHOWN alone the other order loses the setgid bit without a word.
+        if facts.st_uid == os.geteuid():
+            if facts.st_gid != owner[1] and owner[0] == facts.st_uid:
+                os.chown(there, -1, owner[1])  # a setgid parent gave it another group than ours
+            os.chmod(there, mode)
+        facts = os.fstat(file)
+        if (facts.st_uid, facts.st_gid) != owner:
+            os.chown(there, *owner)
+        facts = os.fstat(file)
+    finally:
+        os.close(file)
     if stat.S_IMODE(facts.st_mode) != mode or (facts.st_uid, facts.st_gid) != owner:
         raise Forbidden(
             f"{quoted(path)} has the mode {stat.S_IMODE(facts.st_mode):04o} and the owner "
             f"{facts.st_uid}:{facts.st_gid}, wanted {mode:04o} and {owner[0]}:{owner[1]}: this file system or user "
             "cannot set them"
+        )
+
+
+def _refuse_stranger(path: str, owner: tuple[int, int], *, given: bool) -> None:
+    """What somebody else has put there is no box to complete, nor to give away: he may hold its folders open."""
+    try:
+        facts = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(facts.st_mode):
+        raise Forbidden(f"{quoted(path)} is {kind(facts.st_mode)}, not a folder: take it away first", errno.EEXIST)
+    if facts.st_uid not in (owner[0], os.geteuid()) and (given or os.path.basename(path).startswith(".")):
+        raise Forbidden(
+            f"{quoted(path)} is there and belongs to the uid {facts.st_uid}, not to {owner[0]}: somebody else has made "
+            "it. Take it away first",
+            errno.EEXIST,
         )
 
 

@@ -39,6 +39,7 @@ STILL: Final = 5.0
 ABANDONED: Final = 36 * 3600
 """Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
 
+_MANY: Final = 1000  # names of odd files that are remembered, more or less
 _PLAIN = re.compile(rf"{names.CLOCK}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", re.ASCII).fullmatch
 _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 
@@ -160,6 +161,10 @@ class Taker:
             return False
         if self._passed:
             waiting = self._unpassed(waiting)
+        if len(self._unfinished) + len(self._told) > 2 * len(waiting) + _MANY:  # what we remember of what has gone
+            here = set(waiting)
+            self._unfinished = {name: seen for name, seen in self._unfinished.items() if name in here}
+            self._told &= here
         batch, self._held_back = self._order.sift(waiting, clock, self._changed)
         batch.reverse()
         self._batch = batch  # only now: other threads pop from it
@@ -211,6 +216,9 @@ class Taker:
             os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
             data = os.read(file, size + 1)
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._unmoved(text, error)
             return None
         finally:
             os.close(file)
@@ -279,8 +287,9 @@ class Taker:
             return None
         try:
             facts = os.fstat(file)
-            data = read(file, min(facts.st_size, self._max_size))
-            if self._pass_by(text, data):
+            whole = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
+            data = read(file, min(facts.st_size, self._max_size)) if whole else b""
+            if whole and self._pass_by(text, data):
                 return None
             os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
         except FileNotFoundError:
@@ -289,6 +298,10 @@ class Taker:
             os.close(file)
         if facts.st_size > self._max_size:
             self._bury(parts[1], f"it has {facts.st_size} bytes, and {self._max_size} is the limit", "")
+            return None
+        if not whole:  # put in its place before it was claimed first
+            odd = f"{facts.st_nlink} links" if stat.S_ISREG(facts.st_mode) else f"become {kind(facts.st_mode)}"
+            self._bury(parts[1], f"it has {odd}: somebody else has changed it", "")
             return None
         if name.size != facts.st_size or len(data) != facts.st_size:
             self._bury(parts[1], f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole", "")
@@ -316,7 +329,10 @@ class Taker:
         elif error.errno in (errno.ENXIO, errno.ENODEV):
             self._dispose(text, "it is a socket or a device, not a file", None)
         elif error.errno in (errno.EACCES, errno.EPERM):
-            self._unreadable(text)
+            try:
+                self._unreadable(text)
+            except OSError as trouble:
+                self._unmoved(text, trouble)
         elif error.errno != errno.EAGAIN:  # EAGAIN: its owner has a lease on it; the next listing finds it again
             raise error
 
@@ -329,6 +345,20 @@ class Taker:
             self._bury_new(text, "its mode keeps it from its recipient: it must be 0640 or 0644", facts)
         else:
             self._dispose(text, f"it is {kind(facts.st_mode)}, not a file", facts)
+
+    def _unmoved(self, text: str, error: OSError) -> None:
+        """Leave a file alone that cannot be moved, though the folder is ours: a mount point, or chattr +i."""
+        if error.errno == errno.EACCES and stat.S_ISDIR(os.stat(text, dir_fd=self._new, follow_symlinks=False).st_mode):
+            return  # it was a file when we looked, and is no longer: the next look finds a folder
+        if error.errno not in (errno.EPERM, errno.EBUSY) or os.geteuid() not in (0, os.fstat(self._new).st_uid):
+            raise error
+        self._leave(text, "it cannot be moved", error)
+
+    def _leave(self, text: str, what: str, error: OSError) -> None:
+        """It stays where it is, and is no mail. Said once."""
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s in the new/ of %s is left alone: %s (%s)", quoted(text), self.address, what, error.strerror)
 
     # Settling
 
@@ -490,15 +520,7 @@ class Taker:
         except FileNotFoundError:
             return
         except OSError as error:
-            if text not in self._told:
-                self._told.add(text)
-                log.warning(
-                    "%s in the new/ of %s is left alone: %s, and it cannot be removed (%s)",
-                    quoted(text),
-                    self.address,
-                    what,
-                    error.strerror,
-                )
+            self._leave(text, f"{what}, and it cannot be removed", error)
             return
         note = str(Name(names.new_id(), stem=names.stem(text)))
         self._explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}")
@@ -543,19 +565,29 @@ class Taker:
     def _open(self, identity: tuple[tuple[int, int], ...]) -> None:
         try:
             for folder in ("new", "replies", "later", "dead", "done", "cur"):
-                self._folders[folder] = os.open(f"{self._box}/{folder}", FOLDER)
+                self._folders[folder] = self._folder_at(f"{self._box}/{folder}")
             self._new = self._folders["new"]
             self._find_folder()
         except OSError as error:
             self.close()
+            if isinstance(error, Storage):
+                raise
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise self.root.missing(self.address) from error
             raise storage(error, f"opening the box {quoted(self.address)}") from error
         self._identity = identity
 
+    @staticmethod
+    def _folder_at(path: str) -> int:
+        try:
+            return os.open(path, FOLDER)
+        except NotADirectoryError as error:
+            what = kind(os.lstat(path).st_mode)
+            raise Storage(f"{quoted(path)} is {what}, not a folder: somebody has put it there", error.errno) from error
+
     def _exchange_new(self, identity: tuple[tuple[int, int], ...]) -> None:
         """`new/` alone is another folder, as gc makes it when it has grown too large: what we hold stays ours."""
-        fresh = os.open(f"{self._box}/new", FOLDER)
+        fresh = self._folder_at(f"{self._box}/new")
         os.dup2(fresh, self._new, inheritable=False)  # in one step: other threads are using it
         os.close(fresh)
         self._identity = identity

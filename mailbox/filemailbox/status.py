@@ -5,7 +5,9 @@ but asked from the kernel: the lock of that folder is held. What it wrote last t
 """
 
 import contextlib
+import errno
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +16,12 @@ from typing import Any, Final
 import orjson
 
 from . import names
+from .files import READ, read
 from .locks import is_held
 from .order import is_mail
 
 _OFTEN: Final = 0.25  # seconds between two writes
+_LARGEST: Final = 65536  # bytes that are read
 _BLOCK: Final = 512  # bytes: a write overwrites the last one whole
 
 
@@ -63,7 +67,14 @@ class Status:
 
     def _open(self, consumer: str) -> None:
         self._path = f"{self._box}/run/status-{consumer}.json"
-        self._file = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        how = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        file = os.open(self._path, how, 0o644)
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            os.close(file)
+            raise OSError(errno.EEXIST, "something else lies there")
+        os.ftruncate(file, 0)
+        self._file = file
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +149,12 @@ def _held(folder: str) -> str | None:
 
 def _read(path: str) -> dict[str, Any] | None:
     try:
-        with open(path, "rb") as file:
-            facts = orjson.loads(file.read(65536))
+        file = os.open(path, READ)
+        try:
+            data = read(file, _LARGEST) if stat.S_ISREG(os.fstat(file).st_mode) else b""
+        finally:
+            os.close(file)
+        facts = orjson.loads(data)
         names.nanoseconds(facts["since"])
         names.nanoseconds(facts["looked"])
     except (OSError, ValueError, TypeError, LookupError):

@@ -17,7 +17,7 @@ from typing import Final
 from . import names
 from .doorbell import hears
 from .errors import quoted, storage
-from .files import FOLDER
+from .files import EXCHANGE, FOLDER, NOREPLACE, rename
 from .locks import Lock, is_held
 from .mounts import mount_of
 from .names import Address
@@ -29,9 +29,6 @@ from .spool import ABANDONED, Taker
 _BLOATED: Final = 1 << 20  # bytes of a folder from which on shrinking is worth it
 _ENTRY: Final = 256  # bytes of a folder that an entry is granted
 _IN_FLIGHT: Final = 0.1  # seconds that a rename of a sender may take from the name of the folder to the folder
-_EXCHANGE: Final = 2  # RENAME_EXCHANGE
-_NOREPLACE: Final = 1  # RENAME_NOREPLACE
-_HERE: Final = -100  # AT_FDCWD
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +159,7 @@ def shrink(box: str) -> None:
     os.mkdir(fresh, 0o700)
     try:
         own(fresh, stat.S_IMODE(facts.st_mode), (facts.st_uid, facts.st_gid))
-        _rename(fresh, new, _EXCHANGE)
+        rename(fresh, new, EXCHANGE)
     except OSError:
         os.rmdir(fresh)
         raise
@@ -182,21 +179,9 @@ def _move_all(old: str, new: str) -> None:
         target = f"{new}/{name}"
         with contextlib.suppress(FileNotFoundError):  # a consumer claimed it
             try:
-                _rename(f"{old}/{name}", target, _NOREPLACE)
+                rename(f"{old}/{name}", target, NOREPLACE)
             except FileExistsError:  # two files of one foreign name
                 os.rename(f"{old}/{name}", f"{new}/{os.urandom(6).hex()}-{name}"[-255:])
-
-
-def _rename(source: str, target: str, flags: int) -> None:
-    """renameat2(2), which Python does not have."""
-    import ctypes
-
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None:
-        raise OSError(errno.ENOSYS, "this C library has no renameat2")
-    if call(_HERE, os.fsencode(source), _HERE, os.fsencode(target), flags) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), source)
 
 
 def _recover(root: Root, address: Address) -> None:

@@ -25,6 +25,8 @@ def show(message: Message[Any], *, json: bool, body: bool, **more: Any) -> None:
         for text in _facts(message):
             print(looks.dim(text))
     text = looks.body(message.body) if looks.person() else _plain(message.body)
+    if not looks.person() and not body:  # what goes through a pipe may be looked at in the end; --body is data
+        text = looks.safe(text)
     rest = len(text) - _LONG if looks.person() and not body else 0
     print(text[:_LONG] if rest > 0 else text)
     if rest > 0:

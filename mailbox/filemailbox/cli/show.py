@@ -90,7 +90,8 @@ def record(message: Message[Any], **more: Any) -> bytes:
     """A message as one line of JSON: its envelope, and what this box knows of it."""
     members = {member: value for member, value in message.members.items() if member != "body"}
     members.setdefault("sent", message.sent)
-    members |= {"id": message.id, "trust": message.trust, "state": message.state, "attempt": message.attempt}
+    id = message.id.encode("utf-8", "backslashreplace").decode()  # the name of a foreign file: any bytes
+    members |= {"id": id, "trust": message.trust, "state": message.state, "attempt": message.attempt}
     members |= {"due": message.due} if message.due is not None else {}
     members |= {"problem": message.problem} if message.problem is not None else {}
     return json({**members, **more, "body": message.body})
