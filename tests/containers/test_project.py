@@ -23,8 +23,8 @@ def test_who_types_up_sees_a_conversation(project: Project, tell: Tell) -> None:
     project("bob").prints("carol asks (uid) and these?")
     project("alice").prints("bob answers: 5 (sealed)")
     project("alice").prints("carol tells me: it is ")
-    project("carol").prints('"body":"thank you"')
-    project("carol").prints('"body":"2"')
+    project("carol").prints("alice answers: thank you")
+    project("carol").prints("bob answers: 2")
 
     log = project("alice").engine.docker("logs", "--timestamps", project("alice").id).out
     answered = next(line for line in log.splitlines() if "bob answers" in line).split()[0]
@@ -124,11 +124,12 @@ def test_a_stop_of_everything_is_graceful(project: Project) -> None:
     """Who listens ends with 0, in time: nobody has to be killed."""
     engine = project("bob").engine
     project("alice").prints("bob answers: 5 (sealed)")
+    project("carol").prints("bob answers: 2")
     engine.compose("stop")
-    ends = {name: project(name).facts(".State.ExitCode") for name in ("alice", "bob")}
+    ends = {name: project(name).facts(".State.ExitCode") for name in AGENTS}
     engine.compose("start")
 
-    assert ends == {"alice": 0, "bob": 0}
+    assert set(ends.values()) == {0}, ends
 
 
 def test_on_memory_the_volume_is_bounded(engine: Engine) -> None:
