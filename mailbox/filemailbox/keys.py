@@ -19,7 +19,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeGuard
 
 from . import codec, names, seal
 from .errors import ChangedKey, NoKey, UnsafeKey, quoted
@@ -28,6 +28,11 @@ from .root import MARKER, Root
 
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LONGEST: Final = 1 << 16
+
+# What is wrong with a file of keys. What stands there instead is not shown: it may be a part of a secret one.
+_NO_KEYS: Final = "holds no keys: expected one line of JSON, as `mailbox keys` writes it"
+_NO_KEY: Final = f"holds what is no key: expected {seal.KEY} bytes in base64"
+_NO_AGENT: Final = 'does not say whose keys it holds: its "agent" is not the name of a box'
 
 
 class Public:
@@ -62,15 +67,27 @@ class Public:
     @classmethod
     def read(cls, data: bytes, where: str) -> Public:
         """The inverse of line(). Raises UnsafeKey, which names *where* it was read."""
-        members = _members(data, where)
-        if "seed" in members:
-            raise UnsafeKey(f"{quoted(where)} holds a private key: give what `mailbox keys show` prints")
-        identity = _key(members.get("sign"), where)
-        texts = members.get("box")
-        boxes = tuple(_key(text, where) for text in texts) if isinstance(texts, list) else ()
-        if not seal.is_identity(identity) or not boxes or not all(map(seal.is_box, boxes)):
-            raise UnsafeKey(f"{quoted(where)} holds a key that protects nothing: it must be made anew")
-        return cls(_agent(members, where), identity, boxes)
+        found = cls._read(data)
+        del data  # no traceback shows it: it may be a private key, given by mistake
+        if isinstance(found, str):
+            raise UnsafeKey(f"{quoted(where)} {found}")
+        return found
+
+    @classmethod
+    def _read(cls, data: bytes) -> Public | str:
+        """The keys, or what is wrong with them."""
+        members = _members(data)
+        if members is None:
+            return _NO_KEYS
+        if not members.keys().isdisjoint(("seed", "boxes")):
+            return "holds a private key: give what `mailbox keys show` prints"
+        identity, boxes, agent = _key(members.get("sign")), _keys(members.get("box")), members.get("agent")
+        if identity is None or None in boxes:
+            return _NO_KEY
+        sound = [box for box in boxes if box is not None and seal.is_box(box)]
+        if not seal.is_identity(identity) or not sound or len(sound) < len(boxes):
+            return "holds a key that protects nothing: it must be made anew"
+        return cls(Address(agent), identity, tuple(sound)) if _is_agent(agent) else _NO_AGENT
 
 
 class Identity:
@@ -80,9 +97,9 @@ class Identity:
 
     def __init__(self, agent: Address, seed: bytes, secrets: tuple[bytes, ...]) -> None:
         identity, self.sign = seal.signing(seed)
-        keys = [seal.Box(seal.public_box(secret), secret) for secret in secrets]
+        keys = [seal.Box(seal.public_box(secret), seal.Secret(secret)) for secret in secrets]
         self.agent = agent
-        self._seed = seed
+        self._seed = seal.Secret(seed)
         self.boxes = {seal.kid(key.public): key for key in keys}
         self.public = Public(agent, identity, tuple(key.public for key in keys))
 
@@ -95,15 +112,26 @@ class Identity:
     @classmethod
     def load(cls, path: str, root: Root | None = None) -> Identity:
         """The keys in the file *path*. Raises NoKey where there is none, UnsafeKey where others can read it."""
-        data = _private(path, root)
-        members = _members(data, path)
+        found = cls._read(_private(path, root))
+        if isinstance(found, str):
+            raise UnsafeKey(f"{quoted(path)} {found}")
+        return found
+
+    @classmethod
+    def _read(cls, data: bytes) -> Identity | str:
+        """The keys, or what is wrong with them. Nothing is raised here: tracebacks can show what a frame holds."""
+        members = _members(data)
+        if members is None:
+            return _NO_KEYS
         if "sign" in members:
-            raise UnsafeKey(f"{quoted(path)} holds public keys, expected private ones")
-        texts = members.get("boxes")
-        secrets = tuple(_key(text, path) for text in texts) if isinstance(texts, list) else ()
-        if not secrets:
-            raise UnsafeKey(f"{quoted(path)} holds no box key: `mailbox keys generate --rotate` makes one")
-        return cls(_agent(members, path), _key(members.get("seed"), path), secrets)
+            return "holds public keys, expected private ones"
+        seed, boxes, agent = _key(members.get("seed")), _keys(members.get("boxes")), members.get("agent")
+        secrets = tuple(seal.Secret(box) for box in boxes if box is not None)
+        if not boxes:
+            return "holds no box key: `mailbox keys generate --rotate` makes one"
+        if seed is None or len(secrets) < len(boxes):
+            return _NO_KEY
+        return cls(Address(agent), seal.Secret(seed), secrets) if _is_agent(agent) else _NO_AGENT
 
     @classmethod
     def generate(cls, path: str, agent: Address, root: Root | None = None) -> Identity:
@@ -111,7 +139,7 @@ class Identity:
 
         Raises UnsafeKey where the file exists, or would lie on the mail volume.
         """
-        made = cls(agent, os.urandom(seal.KEY), (os.urandom(seal.KEY),))
+        made = cls(agent, _fresh(), (_fresh(),))
         _refuse_inside(path, root)
         os.makedirs(os.path.dirname(path) or ".", 0o700, exist_ok=True)
         try:
@@ -125,7 +153,7 @@ class Identity:
 
     def rotate(self, path: str) -> Identity:
         """The same identity with a further box key, which comes first; the file *path* is replaced, in one rename."""
-        secrets = (os.urandom(seal.KEY), *(key.secret for key in self.boxes.values()))
+        secrets = (_fresh(), *(key.secret for key in self.boxes.values()))
         made = Identity(self.agent, self._seed, secrets)
         draft = f"{path}.{os.urandom(6).hex()}"
         made._write(draft, os.O_EXCL)
@@ -134,9 +162,13 @@ class Identity:
         return made
 
     def _write(self, path: str, how: int) -> None:
-        secrets = [_text(key.secret) for key in self.boxes.values()]
-        line = codec.dumps({"v": 1, "agent": self.agent, "seed": _text(self._seed), "boxes": secrets}, None, codec.LINE)
-        _write(path, line, 0o600, how)
+        _write(path, self._line(), 0o600, how)
+
+    def _line(self) -> seal.Secret:
+        """The content of a `.key` file."""
+        boxes = [_text(key.secret) for key in self.boxes.values()]
+        members = {"v": 1, "agent": self.agent, "seed": _text(self._seed), "boxes": boxes}
+        return seal.Secret(codec.dumps(members, None, codec.LINE))
 
 
 class Keyring:
@@ -374,32 +406,32 @@ def _flush_folder(path: str) -> None:
         os.close(folder)
 
 
-def _members(data: bytes, where: str) -> dict[str, Any]:
+def _members(data: bytes) -> dict[str, Any] | None:
     try:
         members = codec.loads(data)
     except ValueError:
-        members = None
-    if not isinstance(members, dict) or type(members.get("v")) is not int or members["v"] != 1:
-        raise UnsafeKey(f"{quoted(where)} holds no keys: expected one line of JSON, as `mailbox keys` writes it")
-    return members
+        return None
+    return members if isinstance(members, dict) and type(members.get("v")) is int and members["v"] == 1 else None
 
 
-def _agent(members: dict[str, Any], where: str) -> Address:
-    agent = members.get("agent")
-    if not isinstance(agent, str) or not names.is_address(agent):
-        raise UnsafeKey(f'{quoted(where)} does not say whose keys it holds: its "agent" is {quoted(agent)}')
-    return Address(agent)
+def _is_agent(agent: object) -> TypeGuard[str]:
+    return isinstance(agent, str) and names.is_address(agent)
 
 
-def _key(text: object, where: str) -> bytes:
-    # What is no key is not shown: it may be a part of a secret one.
+def _keys(texts: object) -> list[bytes | None]:
+    return [_key(text) for text in texts] if isinstance(texts, list) else []
+
+
+def _key(text: object) -> bytes | None:
     try:
         key = binascii.a2b_base64(text, strict_mode=True) if isinstance(text, str) else b""
     except ValueError:
-        key = b""
-    if len(key) != seal.KEY:
-        raise UnsafeKey(f"{quoted(where)} holds what is no key: expected {seal.KEY} bytes in base64")
-    return key
+        return None
+    return key if len(key) == seal.KEY else None
+
+
+def _fresh() -> seal.Secret:
+    return seal.Secret(os.urandom(seal.KEY))
 
 
 def _text(key: bytes) -> str:

@@ -25,7 +25,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from nacl import bindings
 from nacl.exceptions import CryptoError
@@ -48,11 +48,26 @@ _TAIL = re.compile(rb',"sig":"mbs1:([0-9a-f]{32}):([A-Za-z0-9+/]{86}==)"\}\n')
 _TAIL_SIZE: Final = len(',"sig":"mbs1::"}\n') + 32 + 88
 
 
+class Secret(bytes):
+    """Bytes that are in no log, no repr and no traceback, not even in one that shows what each frame holds."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret bytes>"
+
+    __str__ = __repr__
+
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        raise TypeError("private keys are not pickled: give the other process the path of its own")
+
+
 class Box(NamedTuple):
     """A key that mail can be sealed to, and its secret half."""
 
     public: bytes
     secret: bytes
+
+    def __repr__(self) -> str:
+        return f"<Box {kid(self.public)}>"
 
 
 Sign = Callable[[bytes], bytes]
@@ -165,7 +180,8 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def signing(seed: bytes) -> tuple[bytes, Sign]:
     """The public half of the identity with this *seed*, and what signs for it: 64 bytes for any bytes."""
     public, secret = bindings.crypto_sign_seed_keypair(seed)
-    return public, lambda data: bindings.crypto_sign(data, secret)[:_SIG]
+    hidden = Secret(secret)
+    return public, lambda data: bindings.crypto_sign(data, hidden)[:_SIG]
 
 
 def verify(public: bytes, data: bytes, signature: bytes) -> bool:
