@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import box, table, wake
+from benchmarks import box, peers, rivals, table, wake
 
 BENCH = Path(__file__).parent.parent / "scripts" / "bench"
 TINY = box.Plan(n=3, n_flushed=2, slices=2, repetitions=2, backlogs=(10, 400), looks=1, disks=("tmpfs",))
@@ -24,7 +24,7 @@ def test_a_run_gives_every_figure_beside_its_reference(report: table.Report) -> 
     found = json.loads(table.as_json(report))
     figures = {(each["title"], figure["what"]): figure for each in found["tables"] for figure in each["figures"]}
 
-    assert {"python", "kernel", "cpus", "seconds", "tables", "notes"} == set(found)
+    assert {"python", "kernel", "cpus", "seconds", "tables", "grids", "notes"} == set(found)
     assert all(each["unit"] for each in found["tables"])
     assert {what for title, what in figures if title == "tmpfs, not flushed"} == {"put", "drain", "cycle"}
     for figure in figures.values():
@@ -51,6 +51,30 @@ def test_every_system_is_woken_and_every_listener_sits_idle() -> None:
     assert [figure["what"] for figure in found["figures"]] == listeners
     assert (idle["unit"], found["unit"]) == ("% of a core", "ms")
     assert all(figure["ours"] > 0 for figure in (*idle["figures"], *found["figures"]))
+
+
+def test_peers_stand_beside_us_in_every_column() -> None:
+    """Speed, a backlog, and exact counts after kill -9: of which ours are none."""
+    maildir = "Maildir (standard library)"
+    plan = peers.Plan(n=5, n_flushed=3, slices=2, backlog=20, stress=30)
+    report = peers.measure(plan=plan, names=(rivals.OURS, maildir))
+    tmpfs = [each for each in report.tables if each.title.startswith("tmpfs")]
+    [grid] = report.grids
+
+    assert [each.title.split(": ")[1] for each in tmpfs][:3] == ["put", "drain", "cycle"]
+    assert len(tmpfs) == 5
+    assert {figure.what for each in report.tables for figure in each.figures} == {maildir}
+    assert all(figure.ours > 0 < (figure.reference or 0) for each in report.tables for figure in each.figures)
+    assert [row[0] for row in grid.rows] == [rivals.OURS, maildir]
+    assert grid.rows[0][1:4] == ("0", "0", "0")  # lost, twice, out of order: without kills
+
+
+def test_what_was_lost_or_came_twice_is_counted(tmp_path: Path) -> None:
+    """The count itself: a checker that finds nothing where there is something proves nothing."""
+    (tmp_path / "writer-0").write_text("try 0\nsent 0\ntry 1\nsent 1\ntry 2\nsent 2\ntry 3\nsent 3\ntry 4\nsen")
+    (tmp_path / "reader-0").write_text("begin\n0 2\n0 1\nbegin\n0 1\n0 ")
+
+    assert peers._counted(str(tmp_path)) == ("2", "1", "1")
 
 
 def test_a_backlog_is_listed_once(report: table.Report) -> None:

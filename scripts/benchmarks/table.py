@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Final, Literal, TypeAlias
@@ -45,11 +46,21 @@ class Table:
     figures: list[Figure]
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Things counted: words and whole numbers, in columns."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
 @dataclass(slots=True)
 class Report:
     """All that one run has found out."""
 
     tables: list[Table] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was left out, and why; how to read it
 
 
@@ -66,7 +77,8 @@ def as_json(report: Report) -> str:
     for table in report.tables:
         figures = [asdict(figure) | {"mark": figure.mark or None} for figure in table.figures]
         tables.append({"title": table.title, "unit": table.unit, "reference": table.reference, "figures": figures})
-    return json.dumps({**_facts(), "tables": tables, "notes": report.notes}, indent=2)
+    grids = [asdict(grid) for grid in report.grids]
+    return json.dumps({**_facts(), "tables": tables, "grids": grids, "notes": report.notes}, indent=2)
 
 
 def as_text(report: Report) -> str:
@@ -74,6 +86,9 @@ def as_text(report: Report) -> str:
     facts = _facts()
     parts = [f"Python {facts['python']}, Linux {facts['kernel']}, {facts['cpus']} CPUs; {facts['seconds']} s"]
     parts += [_aligned(table) for table in report.tables]
+    parts += [
+        "\n".join([grid.title, *_columns([grid.head, *grid.rows], range(len(grid.head)))]) for grid in report.grids
+    ]
     parts += ["\n".join(report.notes)] if report.notes else []
     return "\n\n".join(parts)
 
@@ -92,12 +107,15 @@ def _aligned(table: Table) -> str:
     header = ("", ours, reference, "ratio", "(lowest-highest)", "wanted", "", "n")
     rows = [header, *map(_row, table.figures)]
     used = [i for i in range(len(header)) if any(row[i] for row in rows[1:])]
+    return "\n".join([table.title, *_columns(rows, used)])
+
+
+def _columns(rows: Sequence[tuple[str, ...]], used: Iterable[int]) -> Iterator[str]:
+    """Rows as aligned lines; what the first row has no word for is text, the rest are numbers."""
     widths = {i: max(len(row[i]) for row in rows) for i in used}
-    lines = [table.title]
     for row in rows:
-        cells = (row[i].ljust(widths[i]) if header[i] == "" else row[i].rjust(widths[i]) for i in used)
-        lines.append(f"  {'  '.join(cells)}".rstrip())
-    return "\n".join(lines)
+        cells = (row[i].ljust(width) if rows[0][i] == "" else row[i].rjust(width) for i, width in widths.items())
+        yield f"  {'  '.join(cells)}".rstrip()
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
