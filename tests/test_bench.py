@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import box, peers, rivals, table, wake
+from benchmarks import box, peers, rivals, seal, table, wake
 
 BENCH = Path(__file__).parent.parent / "scripts" / "bench"
 TINY = box.Plan(n=3, n_flushed=2, slices=2, repetitions=2, backlogs=(10, 400), looks=1, disks=("tmpfs",))
@@ -75,6 +75,18 @@ def test_what_was_lost_or_came_twice_is_counted(tmp_path: Path) -> None:
     (tmp_path / "reader-0").write_text("begin\n0 2\n0 1\nbegin\n0 1\n0 ")
 
     assert peers._counted(str(tmp_path)) == ("2", "1", "1")
+
+
+def test_sealing_is_shown_beside_the_bare_calls() -> None:
+    """Each operation with what libsodium alone takes for it; only sealing has a bound."""
+    [each] = json.loads(table.as_json(seal.measure(plan=seal.Plan(rounds=3, repetitions=2))))["tables"]
+
+    assert [figure["what"] for figure in each["figures"]][:4] == ["seal", "open", "sign", "verify"]
+    assert [figure["wanted"] for figure in each["figures"]] == [2.0] + [None] * 5
+    for figure in each["figures"]:
+        assert figure["n"] == 6
+        assert figure["ours"] > 0 < figure["reference"]
+        assert figure["spread"][0] <= figure["ratio"] <= figure["spread"][1]
 
 
 def test_a_backlog_is_listed_once(report: table.Report) -> None:
