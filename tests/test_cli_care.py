@@ -166,3 +166,16 @@ def test_gc_goes_on_with_the_next_box(mailbox: Callable[..., Any], root: Path) -
     assert said.code != 0
     assert said.err.startswith("mailbox: ")
     assert said.out.startswith("bob\t")
+
+
+def test_gc_of_all_boxes_sweeps_the_root_as_well(mailbox: Callable[..., Any], root: Path) -> None:
+    """Named boxes alone are swept where some are named."""
+    mark = root / ".mailbox.0123456789ab"
+    mark.touch()
+    os.utime(mark, (1, 1))
+    one = mailbox("gc", "bob")
+    all_ = mailbox("gc")
+
+    assert (one.code, one.out) == (0, "")
+    assert (all_.code, all_.out) == (0, f".\tthe mark of a root, half written\t{mark}\n")
+    assert not mark.exists()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, NoBox, names
-from filemailbox.sweep import leftovers, shrink
+from filemailbox import BoxInUse, Mailbox, NoBox, names
+from filemailbox import root as roots
+from filemailbox.sweep import leftovers, of_root, shrink
 
 LONG_AGO = time.time() - 40 * 3600
 
@@ -222,3 +223,78 @@ def test_no_box_is_an_error(bob: Mailbox) -> None:
     """Before anything is looked at."""
     with pytest.raises(NoBox):
         list(leftovers(bob.root, names.address("carol")))
+
+
+@pytest.mark.parametrize("who", ["a consumer that begins", "one that is at work", "gc"])
+def test_mail_in_an_exchange_that_was_cut_off_comes_back(root: Path, bob: Mailbox, who: str) -> None:
+    """gc was killed when it had put a fresh new/ in place, and what lay in the old one was not moved over yet."""
+    if who == "one that is at work":
+        assert bob.receive() is None
+    ids = [bob.send("bob", number) for number in range(2)]
+    (root / "bob/new/job.json").write_text('{"n": 1}')
+    box = root / "bob"
+    (box / "fresh").mkdir()
+    (box / "new").rename(box / ".new-0123456789ab")
+    (box / "fresh").rename(box / "new")
+    (box / "new/job.json").write_text('{"n": 2}')
+    if who != "one that is at work":  # sent again: the same, in both
+        bob.send("bob", 1, id=ids[1])
+    if who == "gc":
+        with pytest.raises(BoxInUse):
+            roots.remove(bob.root, names.address("bob"))
+        swept(bob)
+    messages = [bob.receive(timeout=20) for _ in range(4)]
+
+    assert [message.id for message in messages if message][:2] == ids
+    assert [message.body for message in messages if message] == [0, 1, {"n": 1}, {"n": 2}]
+    assert [path.name for path in box.iterdir() if path.name.startswith(".")] == [".new-0123456789ab"]
+
+    os.utime(box / ".new-0123456789ab", (LONG_AGO, LONG_AGO))
+
+    assert "a folder that was new/" in swept(bob)
+    assert [path.name for path in box.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_was_half_made_goes_after_36_hours(root: Path, bob: Mailbox) -> None:
+    """A consumer's folder that never became visible, or was on its way out; a page of the ledger; no young ones."""
+    cur, ledger = root / "bob" / "cur", root / "bob" / "ledger"
+    for name in (".0123456789ab", ".0123456789ac", ".0123456789ad,U=20261124T014530.123456789Z"):
+        (cur / name).mkdir()
+        (cur / name / ".lock").touch()
+        if name != ".0123456789ac":
+            os.utime(cur / name, (LONG_AGO, LONG_AGO))
+    (ledger / "none-alice.jsonl.new").touch()
+    os.utime(ledger / "none-alice.jsonl.new", (LONG_AGO, LONG_AGO))
+
+    assert swept(bob) == ["the folder of a consumer, half made"] * 2 + ["a page of the ledger, half written"]
+    assert [name for name in consumers(root) if name.startswith(".")] == [".0123456789ac"]
+
+
+def test_the_root_is_swept_of_what_was_cut_off(root: Path, bob: Mailbox) -> None:
+    """A mark half written, a box half removed; a box that was kept with its mail stays."""
+    bob.send("bob", 1)
+    roots.remove(bob.root, names.address("bob"), force=True)
+    roots.create(bob.root, names.address("bob"))
+    bob.send("bob", 2)
+    kept = root / ".removed"
+    (kept / "alice-x" / "cur").mkdir(parents=True)
+    mark = root / ".mailbox.0123456789ab"
+    mark.touch()
+    os.utime(mark, (LONG_AGO, LONG_AGO))
+    found = []
+    for left in of_root(bob.root):
+        left.clear()
+        found.append(left.what)
+
+    assert found == ["the mark of a root, half written", "a removed box without mail"]
+    assert len(list(kept.iterdir())) == 1
+    assert sorted(path.name for path in root.iterdir()) == [".mailbox", ".removed", "alice", "bob"]
+
+
+def test_an_empty_folder_of_removed_boxes_goes(root: Path, bob: Mailbox) -> None:
+    """The removal was killed before its last step, or right after its first."""
+    (root / ".removed").mkdir()
+    for left in of_root(bob.root):
+        left.clear()
+
+    assert not (root / ".removed").exists()

@@ -24,6 +24,9 @@ from .root import Root, adopt
 LIMIT: Final = 10_000
 """How many keys are remembered for one sender, at least."""
 
+DRAFT: Final = ".new"
+"""What the name of a page ends with that is being written."""
+
 STRANGERS: Final = "_"
 """The sender under which all those are kept whose name is no agent's here: they share one bounded file."""
 
@@ -116,7 +119,7 @@ class Ledger:
         floor = max([page.floor, *(sent for _, sent in gone)])
         path = f"{self._folder}/{_file(trust, sender)}"
         lines = [{"floor": floor}, *({"key": key, "sent": sent} for key, sent in kept)]
-        with open(f"{path}.{os.urandom(6).hex()}", "xb") as draft:
+        with open(path + DRAFT, "wb") as draft:  # under the lock: one that a crash has left is written over
             os.fchmod(draft.fileno(), 0o600)
             draft.write(b"".join(orjson.dumps(line) + b"\n" for line in lines))
             draft.flush()

@@ -51,6 +51,9 @@ FOLDERS: Final = {
     "run": 0o755,
 }
 OUTBOX: Final = "outbox"
+REPLACED: Final = ".new-"
+"""How the name of a folder in a box begins that is about to be `new/`, or was."""
+
 _MAIL: Final = ("new", "replies", "cur", "later", "dead", OUTBOX)
 
 
@@ -74,6 +77,11 @@ class Root:
     def box(self, to: Address) -> str:
         """The path of a box, which may not exist."""
         return f"{self.path}/{to}"
+
+    @property
+    def attic(self) -> str:
+        """The path of the folder of removed boxes, which may not exist."""
+        return f"{self.path}/.removed"
 
     def boxes(self) -> list[Address]:
         """The addresses that have a box here, sorted."""
@@ -195,26 +203,30 @@ def remove(root: Root, name: Address, force: bool = False) -> str | None:
         raise root.missing(name)
     if not force:
         _refuse_busy(there, name)
-    attic = f"{root.path}/.removed"
-    gone = f"{attic}/{name}-{names.new_id()}"
+    gone = f"{root.attic}/{name}-{names.new_id()}"
     try:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(attic, 0o700)
+            os.mkdir(root.attic, 0o700)
         os.rename(there, gone)
     except OSError as error:
         raise storage(error, f"removing the box {quoted(name)}") from error
-    held = _count_mail(gone)
+    held = count_mail(gone)
     if held and not force:  # it came in between
         os.rename(gone, there)
         raise _busy(name, held)
     if held:
         return gone
+    discard(root, gone)
+    return None
+
+
+def discard(root: Root, gone: str) -> None:
+    """Delete the removed box *gone*, in which there is no mail, and the folder of removed boxes with the last one."""
     import shutil
 
     shutil.rmtree(gone, ignore_errors=True)
     with contextlib.suppress(OSError):
-        os.rmdir(attic)
-    return None
+        os.rmdir(root.attic)
 
 
 def adopt(path: str, box: str) -> None:
@@ -319,7 +331,7 @@ def _write(folder: str, name: str, text: str) -> None:
 
 
 def _refuse_busy(box: str, name: Address) -> None:
-    if mail := _count_mail(box):
+    if mail := count_mail(box):
         raise _busy(name, mail)
     if any(is_held(f"{box}/cur/{name}/.lock") for name in os.listdir(f"{box}/cur") if not name.startswith(".")):
         raise BoxInUse(f"somebody listens to the box {quoted(name)}: stop that first, or force it")
@@ -332,9 +344,10 @@ def _busy(name: Address, mail: int) -> BoxInUse:
     )
 
 
-def _count_mail(box: str) -> int:
+def count_mail(box: str) -> int:
+    """How many messages there are in the box at this path, dead letters included and handled mail not."""
     count = 0
-    for folder in _MAIL:
+    for folder in (*_MAIL, *(name for name in os.listdir(box) if name.startswith(REPLACED))):
         for _, _, files in os.walk(f"{box}/{folder}", onerror=_not_seen):
             count += sum(name.endswith(".json") for name in files)
     return count

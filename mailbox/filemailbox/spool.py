@@ -25,12 +25,12 @@ from typing import Final, TypeAlias
 
 from . import log, names, replies
 from .errors import Malformed, NotHeld, Storage, quoted, storage
-from .files import FOLDER, READ, kind, listing, read
+from .files import FOLDER, NOREPLACE, READ, kind, listing, read, rename
 from .locks import Lock
 from .message import decode
 from .names import Address, Name
 from .order import Order, is_mail
-from .root import Root, adopt
+from .root import REPLACED, Root, adopt
 from .rules import Rules
 
 STILL: Final = 5.0
@@ -535,6 +535,7 @@ class Taker:
         self._take_over()
         self._list_later()
         if started >= self._sweep_at:
+            self._rescue()
             self._sweep_drafts()
             self._sweep_done()
             self._sweep_at = started + 3600
@@ -591,6 +592,7 @@ class Taker:
         os.dup2(fresh, self._new, inheritable=False)  # in one step: other threads are using it
         os.close(fresh)
         self._identity = identity
+        self._sweep_at = 0.0  # whoever exchanged it may have been killed on the way
 
     def disown(self) -> None:
         """In the child of a fork: the folder, its lock and what lies there are the parent's."""
@@ -692,6 +694,13 @@ class Taker:
         self._later = [(names.nanoseconds(parts[0]), text) for text in waiting if (parts := names.untimed(text))]
         heapq.heapify(self._later)
 
+    def _rescue(self) -> None:
+        """Take back what lies in a `new/` that was exchanged, and never emptied: gc was killed on the way."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._box):
+                if name.startswith(REPLACED):
+                    move_all(f"{self._box}/{name}", f"{self._box}/new")
+
     def _sweep_drafts(self) -> None:
         """Give up drafts whose writer has long gone."""
         with contextlib.suppress(OSError), os.scandir(f"{self._box}/tmp") as drafts:
@@ -711,6 +720,19 @@ class Taker:
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(text, dir_fd=self._folders["done"])
+
+
+def move_all(old: str, new: str) -> None:
+    """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
+    for name in os.listdir(old):
+        target = f"{new}/{name}"
+        with contextlib.suppress(FileNotFoundError):  # somebody was faster
+            try:
+                rename(f"{old}/{name}", target, NOREPLACE)
+            except FileExistsError:
+                if names.parse(name) is None:  # two files of one foreign name
+                    target = f"{new}/{os.urandom(6).hex()}-{name}"[-255:]
+                os.rename(f"{old}/{name}", target)  # one of ours is the same message, sent again
 
 
 def _problem(data: bytes) -> str | None:

@@ -17,14 +17,15 @@ from typing import Final
 from . import names
 from .doorbell import hears
 from .errors import quoted, storage
-from .files import EXCHANGE, FOLDER, NOREPLACE, rename
+from .files import EXCHANGE, FOLDER, rename
+from .ledger import DRAFT
 from .locks import Lock, is_held
 from .mounts import mount_of
 from .names import Address
 from .order import is_mail
-from .root import Root, own
+from .root import MARKER, REPLACED, Root, count_mail, discard, own
 from .rules import Rules
-from .spool import ABANDONED, Taker
+from .spool import ABANDONED, Taker, move_all
 
 _BLOATED: Final = 1 << 20  # bytes of a folder from which on shrinking is worth it
 _ENTRY: Final = 256  # bytes of a folder that an entry is granted
@@ -49,7 +50,9 @@ def leftovers(root: Root, address: Address, older_than: float | None = None) -> 
     if not os.path.isdir(box):
         raise root.missing(address)
     try:
+        yield from _replaced(box)
         yield from _drafts(box)
+        yield from _half_made(box)
         yield from _leases(root, address, box)
         yield from _requests(box)
         yield from _bells(box)
@@ -67,6 +70,48 @@ def _drafts(box: str) -> Iterator[Leftover]:
     for path, facts in _entries(f"{box}/tmp"):
         if time.time() - facts.st_mtime > ABANDONED:
             yield Leftover("a draft that nobody touched for 36 hours", path, partial(_unlink, path))
+
+
+def of_root(root: Root) -> Iterator[Leftover]:
+    """What is left over in the root, beside its boxes. Kept boxes that hold mail are no leftovers.
+
+    Nothing is touched before its `clear` is called. Raises Forbidden and its kin.
+    """
+    try:
+        for path, facts in _entries(root.path):
+            name = os.path.basename(path)
+            if name.startswith(f"{MARKER}.") and time.time() - facts.st_mtime > ABANDONED:
+                yield Leftover("the mark of a root, half written", path, partial(_unlink, path))
+        for path, _ in _entries(root.attic) if os.access(root.attic, os.R_OK | os.W_OK | os.X_OK) else ():
+            if not count_mail(path):
+                yield Leftover("a removed box without mail", path, partial(discard, root, path))
+        if os.access(root.attic, os.R_OK) and not os.listdir(root.attic):
+            yield Leftover("the folder of removed boxes, which is empty", root.attic, partial(os.rmdir, root.attic))
+    except OSError as error:
+        raise storage(error, f"sweeping the root {quoted(root.path)}") from error
+
+
+def _replaced(box: str) -> Iterator[Leftover]:
+    """Folders that were `new/`, or were about to be, when whoever exchanged them was killed."""
+    for path, facts in _entries(box):
+        if os.path.basename(path).startswith(REPLACED):
+            if mail := sum(map(is_mail, os.listdir(path))):
+                move = partial(move_all, path, f"{box}/new")
+                yield Leftover(f"{_messages(mail)} in a folder that was new/: to come back", path, move)
+            elif time.time() - facts.st_mtime > ABANDONED:
+                yield Leftover("a folder that was new/", path, partial(os.rmdir, path))
+
+
+def _half_made(box: str) -> Iterator[Leftover]:
+    """What was being made or taken away when its process was killed: nobody looks for it under such a name."""
+    for path, facts in (*_entries(f"{box}/cur"), *_entries(f"{box}/ledger")):
+        name = os.path.basename(path)
+        if time.time() - facts.st_mtime <= ABANDONED:
+            continue
+        if name.startswith(".") and names.deadline_of(name[1:]) is not None:
+            yield Leftover("the folder of a consumer, half made", path, partial(_remove_half_made, path))
+        elif name.endswith(DRAFT):
+            yield Leftover("a page of the ledger, half written", path, partial(_unlink, path))
 
 
 def _leases(root: Root, address: Address, box: str) -> Iterator[Leftover]:
@@ -154,7 +199,7 @@ def shrink(box: str) -> None:
     What was in the old one is moved over, also what senders who had its name already still put there. Raises OSError
     where the kernel cannot.
     """
-    new, fresh = f"{box}/new", f"{box}/.new-{os.urandom(6).hex()}"
+    new, fresh = f"{box}/new", f"{box}/{REPLACED}{os.urandom(6).hex()}"
     facts = os.stat(new)
     os.mkdir(fresh, 0o700)
     try:
@@ -163,25 +208,15 @@ def shrink(box: str) -> None:
     except OSError:
         os.rmdir(fresh)
         raise
-    _move_all(fresh, new)  # from here on it is the old one
+    move_all(fresh, new)  # from here on it is the old one
     time.sleep(_IN_FLIGHT)
     while True:
-        _move_all(fresh, new)
+        move_all(fresh, new)
         try:
             return os.rmdir(fresh)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-
-
-def _move_all(old: str, new: str) -> None:
-    for name in os.listdir(old):
-        target = f"{new}/{name}"
-        with contextlib.suppress(FileNotFoundError):  # a consumer claimed it
-            try:
-                rename(f"{old}/{name}", target, NOREPLACE)
-            except FileExistsError:  # two files of one foreign name
-                os.rename(f"{old}/{name}", f"{new}/{os.urandom(6).hex()}-{name}"[-255:])
 
 
 def _recover(root: Root, address: Address) -> None:
@@ -206,6 +241,11 @@ def _remove_consumer(path: str) -> None:
         os.rmdir(gone)
     finally:
         lock.release()
+
+
+def _remove_half_made(path: str) -> None:
+    _unlink(f"{path}/.lock")
+    os.rmdir(path)
 
 
 def _unlock(path: str) -> None:

@@ -68,15 +68,18 @@ def gc_(
     from functools import partial
 
     from ..errors import MailboxError
-    from ..sweep import leftovers
+    from ..sweep import leftovers, of_root
     from . import exits, show
 
     found, code = roots.find(path_of(root)), 0
+    sweeps = {str(box): leftovers(found, box, older_than) for box in list(name) or found.boxes()}
+    if not name:
+        sweeps["."] = of_root(found)
     with show.Progress("sweeping") as progress:
-        for box in list(name) or found.boxes():
+        for box, sweep in sweeps.items():
             progress.step(f"sweeping {box}")
             try:
-                for left in leftovers(found, box, older_than):
+                for left in sweep:
                     if not dry_run:
                         left.clear()
                     progress.step()
