@@ -8,8 +8,8 @@
 
 The bare calls, in the same order: crypto_sign, crypto_box_seal; crypto_box_seal_open, crypto_sign_open; crypto_sign;
 crypto_sign_open. The inner message has 1024 bytes. One process; ours and the bare ones take turns, call by call, and so
-does which comes first. A figure is the median of all calls; a ratio that of two medians of one repetition; what is shown is
-the median of the repetitions, their lowest and their highest.
+does which comes first. A figure is the median of all calls; a ratio that of two medians of one repetition; what is
+shown is the median of the repetitions, their lowest and their highest.
 """
 
 import os
