@@ -50,8 +50,10 @@ class Ground:
     """The names of what was planted."""
 
     def path(self, name: str | bytes) -> Path:
-        """The path of a thing to plant."""
+        """The path of a thing to plant. No two have one name."""
         text = self.prefix + os.fsdecode(name)
+        if text in self.planted:
+            text = f"{self.prefix}{len(self.planted)}-{os.fsdecode(name)}"
         self.planted.append(text)
         return self.folder / text
 
@@ -179,6 +181,7 @@ def mount_point(ground: Ground) -> None:
     ground.alive.callback(subprocess.run, ["umount", "--lazy", str(path)], check=True)
 
 
+_GET_FLAGS: Final = 0x80086601  # FS_IOC_GETFLAGS
 _SET_FLAGS: Final = 0x40086602  # FS_IOC_SETFLAGS
 IMMUTABLE: Final = 0x10
 APPEND_ONLY: Final = 0x20
@@ -188,12 +191,14 @@ def flagged(flag: int) -> Plant:
     """chattr +i, +a: not even root can move or delete it."""
 
     def plant(ground: Ground) -> None:
-        path = ground.ours(",S=12")
-        ground.write(path, b'{"flagged":1}'[:12])
+        path = ground.ours(",S=13")
+        ground.write(path, b'{"flagged":1}')
         file = os.open(path, os.O_RDONLY)
         ground.alive.callback(os.close, file)
-        fcntl.ioctl(file, _SET_FLAGS, array.array("i", [flag]))
-        ground.alive.callback(fcntl.ioctl, file, _SET_FLAGS, array.array("i", [0]))
+        flags = array.array("i", [0])
+        fcntl.ioctl(file, _GET_FLAGS, flags)
+        fcntl.ioctl(file, _SET_FLAGS, array.array("i", [flags[0] | flag]))
+        ground.alive.callback(fcntl.ioctl, file, _SET_FLAGS, flags)
 
     return plant
 
@@ -451,7 +456,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("S= too small", titled(",S=6"), "dead", "it has 7 bytes and its name says S=6: it is not whole"),
     Kind("S= too large", titled(",S=8"), "dead", "it has 7 bytes and its name says S=8: it is not whole"),
     Kind("S= of 18 digits", titled(",S=" + "9" * 18), "dead", "its name says S=9{18}"),
-    Kind("S= of 200 digits", titled(",S=" + "9" * 200), "mail"),
+    Kind("S= of 150 digits", titled(",S=" + "9" * 150), "mail"),
     Kind("S= twice", titled(",S=6,S=7"), "mail"),
     Kind("S= negative", titled(",S=-7"), "mail"),
     Kind("S= empty", titled(",S="), "mail"),

@@ -39,8 +39,11 @@ STILL: Final = 5.0
 ABANDONED: Final = 36 * 3600
 """Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
 
-_MANY: Final = 1000  # names of odd files that are remembered, more or less
+_MANY: Final = 1000  # odd files from which on they are looked at less often
+_SHARE: Final = 1.0  # seconds of a look that may go into taking odd files away: mail comes first
+_TICK: Final = 100_000_000  # nanoseconds: a file changed this lately may change again under the same ctime
 _PLAIN = re.compile(rf"{names.CLOCK}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", re.ASCII).fullmatch
+_STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
 _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -79,7 +82,9 @@ class Taker:
         self._batch: list[str] = []
         self._held_back = False
         self._later: list[tuple[int, str]] = []
-        self._unfinished: dict[str, tuple[int, float]] = {}
+        # name → its ctime, when we first saw that, whether we have looked since it could change unseen
+        self._unfinished: dict[str, tuple[int, float, bool]] = {}
+        self._odd_until = 0.0
         self._told: set[str] = set()
         self._passed: set[str] = set()
         self._round_at = 0.0
@@ -131,8 +136,13 @@ class Taker:
 
     def begin(self) -> None:
         """Open the box, find a folder in `cur/` for us, take over what the dead have left. Raises as claim() does."""
-        with self._guard:
-            self._go_round()
+        try:
+            with self._guard:
+                self._go_round()
+        except OSError as error:
+            if isinstance(error, Storage):
+                raise
+            raise storage(error, f"opening the box {quoted(self.address)}") from error
 
     @property
     def folder(self) -> str | None:
@@ -153,6 +163,7 @@ class Taker:
         """List `new/`; whether that is worth going on with. Once a call, twice where mail was held back."""
         if listed and not self._held_back:
             return False
+        self._odd_until = time.monotonic() + _SHARE
         clock = names.now()  # before the listing
         waiting = listing(self._new)
         if not waiting:
@@ -186,7 +197,16 @@ class Taker:
             facts = os.stat(name, dir_fd=self._folders["new"], follow_symlinks=False)
         except FileNotFoundError:
             return None
+        if len(self._unfinished) > _MANY and self._as_it_was(name, facts):
+            return None
         return names.stamp(facts.st_mtime_ns)
+
+    def _as_it_was(self, text: str, facts: os.stat_result) -> bool:
+        """Whether it was not whole when we looked last, has not changed since, and not been still for long enough."""
+        seen, changed = self._unfinished.get(text), facts.st_ctime_ns
+        if seen is None or seen[0] != changed or not seen[2]:
+            return False
+        return (time.time_ns() - changed) / 1e9 < STILL and time.monotonic() - seen[1] < STILL
 
     def _claim_new(self, text: str) -> Claim | None:
         """Claim one file from `new/`. The common case is straight down; all else is _claim_odd()."""
@@ -294,6 +314,11 @@ class Taker:
             os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno not in _STUCK:
+                raise
+            self._leave(text, "it cannot be moved", error, "later")
+            return None
         finally:
             os.close(file)
         if facts.st_size > self._max_size:
@@ -313,10 +338,12 @@ class Taker:
         changed, now = facts.st_ctime_ns, time.monotonic()
         if (time.time_ns() - changed) / 1e9 >= STILL:
             return True
-        seen = self._unfinished.get(text)
+        seen, sure = self._unfinished.get(text), time.time_ns() - changed > _TICK
         if seen is None or seen[0] != changed:
-            self._unfinished[text] = (changed, now)
+            self._unfinished[text] = (changed, now, sure)
             return False
+        if sure and not seen[2]:
+            self._unfinished[text] = (changed, seen[1], True)
         return now - seen[1] >= STILL
 
     def _unopened(self, text: str, error: OSError) -> None:
@@ -350,15 +377,17 @@ class Taker:
         """Leave a file alone that cannot be moved, though the folder is ours: a mount point, or chattr +i."""
         if error.errno == errno.EACCES and stat.S_ISDIR(os.stat(text, dir_fd=self._new, follow_symlinks=False).st_mode):
             return  # it was a file when we looked, and is no longer: the next look finds a folder
-        if error.errno not in (errno.EPERM, errno.EBUSY) or os.geteuid() not in (0, os.fstat(self._new).st_uid):
+        if error.errno not in _STUCK or os.geteuid() not in (0, os.fstat(self._new).st_uid):
             raise error
         self._leave(text, "it cannot be moved", error)
 
-    def _leave(self, text: str, what: str, error: OSError) -> None:
+    def _leave(self, text: str, what: str, error: OSError, where: str = "new") -> None:
         """It stays where it is, and is no mail. Said once."""
         if text not in self._told:
             self._told.add(text)
-            log.warning("%s in the new/ of %s is left alone: %s (%s)", quoted(text), self.address, what, error.strerror)
+            log.warning(
+                "%s in the %s/ of %s is left alone: %s (%s)", quoted(text), where, self.address, what, error.strerror
+            )
 
     # Settling
 
@@ -466,6 +495,8 @@ class Taker:
 
     def _bury_new(self, text: str, reason: str, facts: os.stat_result | None) -> None:
         """Bury what was never claimed. A foreign name gets an id, so that two files of one name never meet."""
+        if time.monotonic() > self._odd_until:
+            return  # the next look finds it again
         name = names.parse(text)
         size = facts.st_size if facts else None
         grave = self._grave(str(Name(name.id, size) if name else Name(names.new_id(), size, stem=names.stem(text))))
@@ -511,6 +542,8 @@ class Taker:
     def _dispose(self, text: str, what: str, facts: os.stat_result | None) -> None:
         """Take away what can never be mail and has nothing to keep; leave a note. What cannot go is left, said once."""
         new = self._folders["new"]
+        if time.monotonic() > self._odd_until:
+            return  # the next look finds it again
         try:
             target = f" to {quoted(os.readlink(text, dir_fd=new))}" if facts is None and "link" in what else ""
             if facts is not None and stat.S_ISDIR(facts.st_mode):
@@ -678,13 +711,20 @@ class Taker:
                 continue
             back = Name(name.id, name.size, name.attempt + counted, name.stem, name.requeued)
             due = names.timed(names.stamp(now), str(back))
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.rename(text, due, src_dir_fd=folder, dst_dir_fd=self._folders["later"])
-                heapq.heappush(self._later, (now, due))
-                if counted:
-                    log.warning(
-                        "%s was held by a consumer that is gone: it comes back as attempt %d", name.id, back.attempt
-                    )
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in _STUCK:
+                    raise
+                self._leave(text, "it cannot be moved", error, "cur")
+                continue
+            heapq.heappush(self._later, (now, due))
+            if counted:
+                log.warning(
+                    "%s was held by a consumer that is gone: it comes back as attempt %d", name.id, back.attempt
+                )
 
     def _list_later(self) -> None:
         waiting = listing(self._folders["later"])
@@ -702,13 +742,16 @@ class Taker:
                     move_all(f"{self._box}/{name}", f"{self._box}/new")
 
     def _sweep_drafts(self) -> None:
-        """Give up drafts whose writer has long gone."""
+        """Give up drafts whose writer has long gone, as many as a second allows."""
+        until = time.monotonic() + _SHARE
         with contextlib.suppress(OSError), os.scandir(f"{self._box}/tmp") as drafts:
             for draft in drafts:
                 with contextlib.suppress(OSError):
                     if time.time() - draft.stat(follow_symlinks=False).st_mtime > ABANDONED:
                         os.unlink(draft.path)
                         log.warning("the draft %s was given up: nobody touched it for 36 hours", quoted(draft.name))
+                if time.monotonic() > until:
+                    return
 
     def _sweep_done(self) -> None:
         """Delete handled mail that was kept long enough."""
