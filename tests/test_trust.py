@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Invalid, Mailbox, Message, UnsafeKey, names
+from filemailbox import Invalid, Mailbox, Message, UnsafeKey, names, seal
 from filemailbox import root as roots
 from filemailbox.keys import Identity
+from filemailbox.message import encode
 
 ALICE, BOB, MALLORY = 2001, 2002, 2003
 
@@ -231,6 +232,35 @@ def test_a_replay_is_acked_and_not_handled(
     assert robert.wait(0) is False
     assert robert.receive() is None
     assert list(robert.peek("new", "later", "cur", "dead")) == []
+
+
+def test_a_replay_is_known_when_the_sender_s_box_is_gone(root: Path, alice: Mailbox, robert: Mailbox) -> None:
+    """And when it comes again: what proves alice is her key, and not a folder."""
+    alice.send("bob", "pay me", sign=True)
+    kept = shutil.copy(new(root), root / "kept")
+    shutil.move(root / "alice", root / ".away")
+    take(robert).ack()
+    shutil.move(root / ".away", root / "alice")
+    shutil.copy(kept, root / "bob/new/once more.json")
+
+    assert robert.receive() is None
+    shutil.move(root / "alice", root / ".away")
+    shutil.copy(kept, root / "bob/new/and again.json")
+
+    assert robert.receive() is None
+    assert list(robert.peek("new", "later", "cur", "dead")) == []
+
+
+def test_the_proven_without_a_box_cannot_use_up_each_other_s_keys(
+    root: Path, robert: Mailbox, keys: Callable[[str], Identity]
+) -> None:
+    """Strangers share a page of the ledger; whoever has a pin has one alone."""
+    for name in ("carol", "dave"):
+        own = keys(name)
+        line = encode(names.new_id(), name, "bob", "pay me", {"key": "invoice-7"}, 1)
+        (root / "bob/new" / f"{name}.json").write_bytes(seal.signed(line, own.public.identity, own.sign))
+        with take(robert) as message:
+            assert (message.sender, message.trust) == (name, "signed")
 
 
 def test_a_copy_before_the_first_was_handled_is_handled_once(root: Path, alice: Mailbox, robert: Mailbox) -> None:

@@ -126,7 +126,7 @@ class Consumer:
 
     def _known(self, message: Message[Any], key: str, first: bool) -> bool:
         """Whether the ledger has its key already; then it is acked here and now."""
-        sender = page_of(self._root, message.sender)
+        sender = self._page(message)
         if self._handled(message, sender, key):
             log.info("%s from %s was handled already: %r is in the ledger", message.id, message.sender, key)
             self._taker.ack(message.name)
@@ -134,6 +134,9 @@ class Consumer:
         if first and _stamp(message) <= self._ledger.floor(message.trust, sender):
             raise Malformed("it is older than what the ledger remembers: whether its key was handled is not known")
         return False
+
+    def _page(self, message: Message[Any]) -> str:
+        return page_of(self._root, message.sender, message.trust in PROVEN)
 
     def _handled(self, message: Message[Any], sender: str, key: str) -> bool:
         try:
@@ -145,7 +148,7 @@ class Consumer:
         """Note in the ledger that it is handled, where it may not be handled twice."""
         if (key := once(message)) is not None:
             try:
-                self._ledger.record(message.trust, page_of(self._root, message.sender), key, _stamp(message))
+                self._ledger.record(message.trust, self._page(message), key, _stamp(message))
             except OSError as error:  # a full disk never stops the settling
                 log.error(
                     "%s could not be noted as handled: sent again, it would be handled again (%s)", message.id, error
@@ -165,8 +168,7 @@ class Consumer:
         id = parts.id if parts else names.new_id()  # a foreign name is none
         message: Message[Any] = Message(id, members, data, text, 1, trust, self)
         if trust in PROVEN and (
-            message.in_reply_to != request
-            or self._handled(message, page_of(self._root, message.sender), once(message) or id)
+            message.in_reply_to != request or self._handled(message, self._page(message), once(message) or id)
         ):
             return None  # proven, but the answer to something else
         if into is not None:

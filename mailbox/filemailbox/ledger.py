@@ -28,7 +28,7 @@ DRAFT: Final = ".new"
 """What the name of a page ends with that is being written."""
 
 STRANGERS: Final = "_"
-"""The sender under which all those are kept whose name is no agent's here: they share one bounded file."""
+"""The sender under which all those are kept whom no key proves and whose name is no agent's here: they share a file."""
 
 
 @dataclass(slots=True)
@@ -128,9 +128,9 @@ class Ledger:
         os.rename(draft.name, path)
 
 
-def page_of(root: Root, sender: str | None) -> str:
-    """Whose page it is: names that are no agent's here share one, lest they fill the disk."""
-    known = sender is not None and names.is_address(sender) and root.has(Address(sender))
+def page_of(root: Root, sender: str | None, proven: bool = False) -> str:
+    """Whose page it is: names that are no agent's here share one, lest they fill the disk; but not those with a pin."""
+    known = sender is not None and names.is_address(sender) and (proven or root.has(Address(sender)))
     return sender if known and sender is not None else STRANGERS
 
 

@@ -16,7 +16,7 @@ from .locks import is_held
 from .message import MAX_HOPS
 from .order import is_mail
 from .peek import seen
-from .trust import once
+from .trust import PROVEN, once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,4 +88,4 @@ def _wanted(message: Message[Any], root: Root, box: str, rules: Rules) -> bool:
     from .ledger import Ledger, page_of
 
     ledger = Ledger(rules.ledger or f"{box}/ledger", box)
-    return not ledger.handled(message.trust, page_of(root, message.sender), key)
+    return not ledger.handled(message.trust, page_of(root, message.sender, message.trust in PROVEN), key)
