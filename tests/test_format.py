@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from filemailbox import Mailbox, doorbell, ledger, message, names, rules, spool
+from filemailbox import Mailbox, doorbell, ledger, message, names, rules, seal, spool, trust
+from filemailbox.keys import Public
 from filemailbox.message import decode, encode
 from filemailbox.names import Name
 from filemailbox.root import FOLDERS, FORMAT, MARKER
 
 PAGE = (Path(__file__).parent.parent / "mailbox/FORMAT.md").read_text()
+VECTORS = Path(__file__).parent / "vectors"
 PROSE = " ".join(PAGE.split())
 ID = "20261124T014530.123456789Z-3f9c0a12b4d5"
 
@@ -59,6 +61,12 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (doorbell._STALE, "older than {:g} s and that nobody hears"),
         (doorbell._LONGEST, "at most {} bytes. A longer one"),
         (names._STEM, "keep the first {}."),
+        (seal._BUCKET, "fill up a *bucket*: {} bytes"),
+        (8 * seal._BUCKET // 1024, "from {} KiB on, that costs"),
+        (seal._HEAD, "8 buckets are less than {} + the length of inner"),
+        (seal._HEAD, "plain has {} bytes and the length that it says"),
+        (len(seal.kid(b"")), "is the first {} hex digits of the SHA-256"),
+        (trust._FRESH, "MAY remember the owners of the boxes for a second"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -106,7 +114,7 @@ def test_the_json_on_the_page_is_json() -> None:
     """Each line of each block."""
     lines = [line for text in re.findall(r"^```json\n(.*?)^```$", PAGE, re.M | re.S) for line in text.splitlines()]
 
-    assert [type(json.loads(line)) for line in lines] == [dict] * 3
+    assert [type(json.loads(line)) for line in lines] == [dict] * 4
 
 
 def test_the_names_on_the_page_are_names() -> None:
@@ -114,3 +122,52 @@ def test_the_names_on_the_page_are_names() -> None:
     name = names.parse(blocks("text", "Names")[0].splitlines()[0])
 
     assert name == Name(ID, 217)
+
+
+def test_the_table_of_trust_is_the_code_s() -> None:
+    """From the weakest to the strongest."""
+    section = PAGE.split("\n## Who sent it\n")[1].split("\n## ")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", section, re.M) == list(trust.LEVELS)
+
+
+def test_the_checks_of_sealed_and_signed_mail_are_those_of_the_vectors() -> None:
+    """Each step names the word of a vector, and there is a vector for each; the layout names what the code writes."""
+    section = PAGE.split("\n## Sealed and signed mail\n")[1].split("\n## ")[0]
+    steps = {
+        kind: {
+            word for words in re.findall(r"^\d+\. .*: (.+)\.$", part, re.M) for word in re.findall(r"`(\w+)`", words)
+        }
+        for kind, part in zip(
+            ("sealed", "signed"),
+            section.replace("\n   ", " ").split("**To open**")[1].split("**To verify**"),
+            strict=True,
+        )
+    }
+    files = {kind: json.loads((VECTORS / f"{kind}.json").read_text())[kind] for kind in steps}
+
+    assert steps == {
+        kind: {vector["refused"] for vector in vectors if "refused" in vector} for kind, vectors in files.items()
+    }
+    assert f"Sealed mail, `{seal.SEALED}`:" in section
+    assert f"Signed mail, `{seal.SIGNED}`," in section
+
+
+def test_the_public_keys_on_the_page_are_keys() -> None:
+    """The line is one that our own writer would have written, of the alice in the vectors."""
+    [line] = blocks("json", "Sealed and signed mail")
+    keys = json.loads((VECTORS / "sealed.json").read_text())["keys"]
+    public = Public.read(line.encode(), "FORMAT.md")
+
+    assert public.line() == line.encode()
+    assert public.fingerprint == keys["identities"]["alice"]["skid"]
+    assert seal.kid(public.boxes[0]) == keys["boxes"]["alice"]["kid"]
+
+
+def test_the_page_counts_the_vectors() -> None:
+    """And names each file."""
+    listed = re.findall(r"`(\w+\.json)`", PAGE.split("\n## Vectors\n")[1])
+
+    assert "holds six JSON files" in PAGE
+    assert set(listed) == {path.name for path in VECTORS.iterdir()}
+    assert len(set(listed)) == 6
