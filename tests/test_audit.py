@@ -15,9 +15,9 @@ from filemailbox import Storage, audit, chain, seal
 from filemailbox.audit import Audit
 from filemailbox.chain import Checkpoint, Signer, Tampered
 
-PUBLIC, _sign = seal.signing(bytes(range(32)))
+PUBLIC, _sign = seal.signing(seal.Secret(range(32)))
 SIGNER = Signer(PUBLIC, _sign)
-OTHER = Signer(*seal.signing(bytes(32)))
+OTHER = Signer(*seal.signing(seal.Secret(32)))
 SCRIPT = Path(__file__).parent.parent / "scripts" / "audit-verify"
 
 

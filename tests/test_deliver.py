@@ -106,7 +106,7 @@ def test_without_durable_nothing_is_flushed(root: Path, alice: Mailbox, monkeypa
     """durable=False trades the flush for speed, for one message and for many."""
     seen: list[str] = []
     record(("fsync", "sync"), monkeypatch, seen)
-    monkeypatch.setattr(deliver, "_syncfs", lambda file: seen.append("syncfs"))
+    monkeypatch.setattr(deliver, "syncfs", lambda file: seen.append("syncfs"))
     alice.send("bob")
     alice.send_many("bob", range(20))
 
@@ -251,7 +251,7 @@ def test_many_messages_are_renamed_first_and_flushed_together(
     """Below eight an fsync each, from then on one syncfs for all; one ring at the end."""
     seen: list[str] = []
     with Mailbox("alice", root) as alice:
-        monkeypatch.setattr(deliver, "_syncfs", noting("syncfs", deliver._syncfs, seen))
+        monkeypatch.setattr(deliver, "syncfs", noting("syncfs", deliver.syncfs, seen))
         monkeypatch.setattr(alice._ringer, "ring", lambda box: seen.append("ring"))
         record(("rename", "fsync"), monkeypatch, seen)
         ids = alice.send_many("bob", (n for n in range(count)))
@@ -263,7 +263,7 @@ def test_many_messages_are_renamed_first_and_flushed_together(
 def test_without_syncfs_all_file_systems_are_flushed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A C library without syncfs(2) has sync(2)."""
     seen: list[str] = []
-    monkeypatch.setattr(deliver, "_syncfs", lambda file: False)
+    monkeypatch.setattr(deliver, "syncfs", lambda file: False)
     record(("sync", "fsync"), monkeypatch, seen)
     with Mailbox("alice", root) as alice:
         alice.send_many("bob", range(9))
@@ -298,7 +298,7 @@ def test_many_messages_that_were_not_flushed_tell_which_were_delivered(
     def broken(file: int) -> bool:
         raise Unflushed("the disk did not confirm it", errno.EIO)
 
-    monkeypatch.setattr(deliver, "_syncfs", broken)
+    monkeypatch.setattr(deliver, "syncfs", broken)
     fail("fsync", errno.EIO, monkeypatch)
     with Mailbox("alice", root) as alice, pytest.raises(Unflushed) as caught:
         alice.send_many("bob", range(count))

@@ -42,6 +42,10 @@ Who is built on whom, from the ground up; each imports only what stands above it
     box         Mailbox, the face that users see
     roster      who is there, who listens, how far behind
     sweep       what is left over in a box
+    volumes     an agent's volume, of which nothing is trusted
+    carried     what a relay has carried
+    carry       the carrying step: stage, flush, deliver
+    relay       outboxes, a policy, an audit log
     doctor      what is wrong with a root and its boxes
     bench       how fast a volume is, and what works there
     cli         the command `mailbox`, a folder                         (the only user of typer)

@@ -19,6 +19,7 @@ from .chain import Checkpoint, Record, Signer, Tampered, Verify
 from .errors import Storage, quoted, storage
 from .files import FOLDER
 from .locks import Lock
+from .seal import Secret
 
 _OFTEN: Final = 1000  # records after which a checkpoint is flushed, too
 _LONG: Final = 60.0  # seconds after which it is
@@ -31,12 +32,14 @@ class Audit:
 
     def __init__(self, folder: str, signer: Signer, origin: str = "relay", segment: int = 16 << 20) -> None:
         self.folder, self._signer, self._segment = folder, signer, segment
-        self._secret = hashlib.sha256(signer.sign(b"mailbox audit digest")).digest()
+        self._secret = Secret(hashlib.sha256(signer.sign(b"mailbox audit digest")).digest())
         self._lock: Lock | None = None
         self._origin = origin
         self._seen: Checkpoint | None = None
         self._file = self._mark = -1
-        self._number = self._size = 0
+        self.number = 0
+        """Which segment is written to."""
+        self._size = 0
         self._full = False
         self._flushed, self._flush_at = 0, 0.0
         self.at = chain.genesis(origin)
@@ -84,7 +87,7 @@ class Audit:
 
     def check(self) -> None:
         """Raises Storage, and closes it, where the file that we write is not the one that others see."""
-        path = chain.path_of(self.folder, self._number)
+        path = chain.path_of(self.folder, self.number)
         if self._file < 0:
             raise Storage(f"the audit log in {quoted(self.folder)} is not open")
         try:
@@ -178,7 +181,7 @@ class Audit:
         """Open a segment, and put its end in order."""
         self._file = os.open(chain.path_of(self.folder, number), _HOW | os.O_RDWR | os.O_APPEND, 0o640)
         self._mark = os.open(chain.mark_of(self.folder, number), _HOW | os.O_WRONLY, 0o640)
-        self._number, self._size = number, whole
+        self.number, self._size = number, whole
         torn = os.fstat(self._file).st_size - whole
         if torn:
             os.ftruncate(self._file, whole)
@@ -195,7 +198,7 @@ class Audit:
         self._drop()
         draft = f"{self.folder}/.{number:08d}.checkpoint"  # never seen empty
         self._mark = os.open(draft, _HOW | os.O_WRONLY, 0o640)
-        self._number = number
+        self.number = number
         self._sign(flush=True)
         os.rename(draft, chain.mark_of(self.folder, number))
         self._file = os.open(chain.path_of(self.folder, number), _HOW | os.O_RDWR | os.O_APPEND, 0o640)
@@ -208,12 +211,12 @@ class Audit:
 
     def _rotate(self) -> None:
         if not self._full:  # else a rotation that failed goes on
-            self._write([{"event": "rotate", "next": self._number + 1}])
+            self._write([{"event": "rotate", "next": self.number + 1}])
             self._full = True
         self._sign(flush=True)
-        self._begin_segment(self._number + 1)
-        self._write([{"event": "segment", "number": self._number}])
-        log.info("the audit log goes on in %s", chain.path_of(self.folder, self._number))
+        self._begin_segment(self.number + 1)
+        self._write([{"event": "segment", "number": self.number}])
+        log.info("the audit log goes on in %s", chain.path_of(self.folder, self.number))
 
     def _write(self, records: Sequence[Record]) -> None:
         at, lines = self.at, []
@@ -240,7 +243,7 @@ class Audit:
 
     def _sign(self, flush: bool = False) -> None:
         """Keep the checkpoint up. Flushed only now and then: after a power cut it is an older one, never a newer."""
-        os.pwrite(self._mark, self.at.note(self._signer, self._number).ljust(chain.ROOM, b"\n"), 0)
+        os.pwrite(self._mark, self.at.note(self._signer, self.number).ljust(chain.ROOM, b"\n"), 0)
         if flush or self.at.n - self._flushed >= _OFTEN or time.monotonic() >= self._flush_at:
             os.fsync(self._mark)
             self._flushed, self._flush_at = self.at.n, time.monotonic() + _LONG

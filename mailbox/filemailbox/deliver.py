@@ -168,7 +168,7 @@ def _flush(file: int, id: str) -> None:
 
 
 def _flush_all(files: list[int], sent: list[str]) -> None:
-    if len(sent) < _CROWD or not _syncfs(files[-1]):
+    if len(sent) < _CROWD or not syncfs(files[-1]):
         if len(sent) >= _CROWD:
             os.sync()  # no syncfs in this C library
         failures = []
@@ -181,7 +181,8 @@ def _flush_all(files: list[int], sent: list[str]) -> None:
             raise failures[0]
 
 
-def _syncfs(file: int) -> bool:
+def syncfs(file: int) -> bool:
+    """Flush the file system that the open *file* is on; whether this C library can. Raises Unflushed."""
     import ctypes  # costs more to import than all else here, and only crowds need it
 
     call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)

@@ -6,6 +6,7 @@ runs while nothing comes, and there is no thread (`scripts/bench wake` measures 
 (another system than Linux), watchfiles does it: see wake.
 """
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -18,6 +19,7 @@ _ATTRIB: Final = 0x04  # what some virtual machines turn every change into
 _DELETE_SELF: Final = 0x400
 _MOVE_SELF: Final = 0x800
 _UNMOUNT: Final = 0x2000
+_OVERFLOW: Final = 0x4000
 _IGNORED: Final = 0x8000
 _ONLYDIR: Final = 0x1000000
 _WANTED: Final = _MOVED_TO | _CLOSE_WRITE | _CREATE | _ATTRIB | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
@@ -62,6 +64,45 @@ class Inotify:
         os.close(self._file)
 
     disown = close  # in the child of a fork: the parent goes on with its own
+
+
+class Folders:
+    """Watches on many folders with one descriptor: the kernel grants a user few of these."""
+
+    def __init__(self) -> None:
+        """Raises OSError, as Inotify does."""
+        self._file = _checked(_libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def fileno(self) -> int:
+        """For select and its kin."""
+        return self._file
+
+    def add(self, folder: int) -> int:
+        """Watch an open folder. Returns the number of the watch. Raises OSError."""
+        path = os.fsencode(f"/proc/self/fd/{folder}")
+        return _checked(_libc().inotify_add_watch(self._file, path, _WANTED))
+
+    def drop(self, watch: int) -> None:
+        """Watch it no more."""
+        _libc().inotify_rm_watch(self._file, watch)
+
+    def heard(self) -> set[int]:
+        """The watches that something has happened in since the last time; -1 is among them where some were missed."""
+        heard: set[int] = set()
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(8):  # a flood must not keep us here
+                events, at = os.read(self._file, 65536), 0
+                while at < len(events):
+                    watch, mask, _, length = _HEAD.unpack_from(events, at)
+                    heard.add(-1 if mask & _OVERFLOW else watch)
+                    at += _HEAD.size + length
+                if len(events) < 32768:
+                    break
+        return heard
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        os.close(self._file)
 
 
 def _libc() -> Any:

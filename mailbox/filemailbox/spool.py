@@ -446,11 +446,14 @@ class Taker:
             size = os.stat(text, dir_fd=dead, follow_symlinks=False).st_size  # a person may have mended it
             name = names.parse(text) or Name(names.new_id(), stem=names.stem(text))
             now = time.time_ns()
-            back = names.timed(names.stamp(now), str(Name(name.id, size, 1, name.stem, name.requeued + 1)))
-            os.rename(text, back, src_dir_fd=dead, dst_dir_fd=self._folders["later"])
+            if ",B=" in text and os.path.isdir(f"{self._box}/outbox"):  # a relay sent it back: it goes out again
+                os.rename(text, f"{self._box}/outbox/{Name(name.id, size, stem=name.stem)}", src_dir_fd=dead)
+            else:
+                back = names.timed(names.stamp(now), str(Name(name.id, size, 1, name.stem, name.requeued + 1)))
+                os.rename(text, back, src_dir_fd=dead, dst_dir_fd=self._folders["later"])
+                heapq.heappush(self._later, (now, back))
             with contextlib.suppress(OSError):
                 os.unlink(_why(text), dir_fd=dead)
-            heapq.heappush(self._later, (now, back))
             return name.id
 
     def purge(self, text: str) -> None:

@@ -1,0 +1,90 @@
+"""What a relay has carried: so that nothing is carried twice, also after a crash. It is read back from the audit log.
+
+A record that mail was accepted stands for its delivery. Whether it was delivered already is seen in the recipient's
+`tmp/`: as long as it is staged there it was not. Two generations are kept, each as long as a segment of the log: what
+is older has been removed from its outbox, and that was flushed.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple, TypeAlias
+
+from .chain import Record
+
+Key: TypeAlias = tuple[str, str, str]
+"""The sender, the id, and the recipient."""
+
+
+class Carried(NamedTuple):
+    """One message that was accepted for one recipient."""
+
+    digest: str
+    at: float  # seconds since 1970
+    file: str
+    answers: str | None
+
+
+class Memory:
+    """What was accepted, what is still to be delivered, and what has to wait since when."""
+
+    def __init__(self) -> None:
+        self._young: dict[Key, Carried] = {}
+        self._old: dict[Key, Carried] = {}
+        self.pending: dict[Key, Carried] = {}
+        """Accepted, and not known to be delivered."""
+        self.waiting: dict[Key, float] = {}
+        """Put off for the first time, in seconds since 1970."""
+        self.spent: list[tuple[str, float, int]] = []
+        """What a relay before us accepted, for the quotas: from whom, when, and how many bytes."""
+
+    def find(self, key: Key) -> Carried | None:
+        """What was carried under this key."""
+        return self._young.get(key) or self._old.get(key)
+
+    def accept(self, key: Key, carried: Carried) -> None:
+        """It was accepted, and is about to be delivered."""
+        self._young[key] = self.pending[key] = carried
+        self.waiting.pop(key, None)
+
+    def delivered(self, key: Key) -> None:
+        """It is where it belongs."""
+        self.pending.pop(key, None)
+
+    def put_off(self, key: Key, at: float) -> None:
+        """It has to wait, since now if not for longer."""
+        self.waiting.setdefault(key, at)
+
+    def give_up(self, key: Key) -> None:
+        """It went back to its sender, who may send it again."""
+        for kept in (self._young, self._old, self.pending, self.waiting):
+            kept.pop(key, None)
+
+    def age(self) -> None:
+        """A new segment begins: forget the older generation."""
+        self._old, self._young = self._young, {}
+
+    def remember(self, record: Record) -> None:
+        """What the audit log says of a relay before us."""
+        event = record.get("event")
+        if event in ("segment", "begin"):
+            self.age()
+            return
+        if event not in ("accept", "defer", "bounce"):
+            return
+        key = (str(record.get("from")), str(record.get("id")), str(record.get("to")))
+        at = datetime.fromisoformat(str(record["time"])).timestamp()
+        if event == "accept":
+            answers = record.get("in_reply_to")
+            self.spent.append((key[0], at, int(record.get("size", 0))))
+            self.accept(key, Carried(str(record.get("digest")), at, str(record.get("file")), answers))
+        elif event == "defer":
+            self.put_off(key, at)
+        else:
+            self.give_up(key)
+
+    def unsettled(self) -> Iterator[tuple[str, list[tuple[Key, Carried]]]]:
+        """What is pending, by recipient."""
+        by_recipient: dict[str, list[tuple[Key, Carried]]] = {}
+        for key, carried in self.pending.items():
+            by_recipient.setdefault(key[2], []).append((key, carried))
+        yield from by_recipient.items()

@@ -1,0 +1,744 @@
+"""The relay: mail between agents that share nothing, by a policy, with a record of every decision.
+
+Each agent has a volume of its own. The relay takes what lies in their outboxes, and is the only one that knows who may
+write to whom. The sender is the agent whose volume a message came from, whatever it says of itself.
+
+    look      list the outboxes in which something happened, and now and then all of them
+    decide    read a message, once; ask the policy
+    stage     into tmp/ of each recipient, flushed
+    record    in the audit log, flushed: without a record nothing is delivered
+    deliver   rename to new/, ring
+    settle    remove the original; or send it back, with the reason; or leave it for later
+
+Agents take turns, a few messages each, so that a flood from one is not the others' wait. What is wrong with a
+recipient's box puts off mail for that box, and no other. What goes wrong here is told and tried again: the relay ends
+only when it is told to.
+"""
+
+import contextlib
+import os
+import select
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from . import log, names
+from .audit import Audit
+from .carried import Carried, Key, Memory
+from .carry import Batch
+from .chain import Record, Tampered, Verify
+from .errors import MailboxError, Storage, quoted
+from .inotify import Folders
+from .message import parse_time
+from .names import Address
+from .policy import Agent, Bucket, Form, Policy, Question, Quota
+from .volumes import Junk, Letter, Outbox, Unfinished, is_our_trouble
+
+BATCH: Final = 128
+"""Messages that are flushed and recorded together; a few more where one goes to many."""
+
+_BACKOFF: Final = (1.0, 60.0)  # seconds until a recipient in trouble is tried again: at first, and at the most
+_OURSELVES: Final = (1.0, 30.0)  # the same, when the audit log is in trouble
+_SOON: Final = 1.0  # seconds until what is perhaps still being written is looked at again
+_STUCK: Final = 30.0  # seconds until what can neither be carried nor removed is looked at again
+_PATIENCE: Final = 1000  # messages of one sender that wait for one recipient: what is more goes back at once
+_SHARE: Final = 20  # a look at an outbox costs at most such a part of the time
+
+
+@dataclass(slots=True)
+class Trouble:
+    """Why a recipient gets no mail now."""
+
+    why: str
+    until: float
+    wait: float
+
+
+@dataclass(slots=True)
+class Parked:
+    """A message that is left in its outbox for a while."""
+
+    due: float
+    to: frozenset[str] = frozenset()  # whom it waits for
+    stuck: bool = False  # decided and recorded, but not to be removed
+
+
+class Station:
+    """One agent as a sender: its outbox, and how far we are with it."""
+
+    def __init__(self, agent: Agent, watches: Folders | None) -> None:
+        self.agent, self._watches = agent, watches
+        self.outbox = Outbox(agent)
+        self.queue: deque[str] = deque()
+        self.parked: dict[str, Parked] = {}
+        self._waiting: Counter[str] = Counter()  # how much is parked, by recipient
+        self.wanted = True  # to be looked at
+        self.look_at = 0.0  # not before
+        self.throttled = 0.0  # until then it has used up its rate
+        self.trouble: str | None = None
+        self.watch = -1
+        self.bucket = Bucket(agent.limits.rate, agent.limits.burst)
+        self.quota, self.quota_bytes = Quota(agent.limits.quota), Quota(agent.limits.quota_bytes)
+
+    def look(self, now: float) -> None:
+        """List the outbox. What is wrong with it is told once, until it is right again."""
+        self.wanted = False
+        try:
+            if self.outbox.open():
+                self._begin_watch()
+            listed = self.outbox.list(self.agent.limits.outbox)
+        except OSError as error:
+            self.outbox.close()
+            self.queue.clear()
+            self._tell(f"its outbox cannot be looked into: {_words(error)}")
+            return
+        self._tell(None)
+        for gone in self.parked.keys() - set(listed):
+            self.unpark(gone)
+        self.queue = deque(name for name in listed if name not in self.parked or self.parked[name].due <= now)
+        took = time.monotonic() - now
+        self.look_at = now + _SHARE * took if took > 0.001 else 0.0
+
+    def next_look(self) -> float:
+        """When it is to be looked at, if nothing happens in it."""
+        if self.queue:
+            return self.throttled
+        due = 0.0 if self.wanted else min((parked.due for parked in self.parked.values()), default=float("inf"))
+        return max(due, self.look_at)
+
+    def park(self, name: str, due: float, to: frozenset[str] = frozenset(), stuck: bool = False) -> None:
+        """Leave it until *due*."""
+        self.unpark(name)
+        self.parked[name] = Parked(due, to, stuck)
+        self._waiting.update(to)
+
+    def unpark(self, name: str) -> None:
+        """It is settled, or gone."""
+        parked = self.parked.pop(name, None)
+        if parked is not None:
+            self._waiting.subtract(parked.to)
+
+    def is_stuck(self, name: str) -> bool:
+        """Whether it was decided already, and could not be removed."""
+        return name in self.parked and self.parked[name].stuck
+
+    def waiting_for(self, to: str) -> int:
+        """How many messages wait here for a recipient."""
+        return self._waiting[to]
+
+    def close(self) -> None:
+        """Let go of the outbox."""
+        if self.watch >= 0 and self._watches is not None:
+            self._watches.drop(self.watch)
+            self.watch = -1
+        self.outbox.close()
+
+    def _begin_watch(self) -> None:
+        if self._watches is not None:
+            if self.watch >= 0:
+                self._watches.drop(self.watch)
+                self.watch = -1
+            with contextlib.suppress(OSError):  # no more watches: found by looking
+                self.watch = self._watches.add(self.outbox.folder)
+
+    def _tell(self, trouble: str | None) -> None:
+        if trouble != self.trouble:
+            if trouble is not None:
+                log.warning("%s: %s", self.agent.name, trouble)
+            elif self.trouble is not None:
+                log.warning("%s: its outbox can be looked into again", self.agent.name)
+            self.trouble = trouble
+
+
+@dataclass(slots=True)
+class Case:
+    """One message on the table: whom it is for, and what has become of it for each."""
+
+    station: Station
+    name: str
+    letter: Letter | None = None
+    junk: Junk | None = None
+    refused: dict[str, str] = field(default_factory=dict)  # by recipient, why
+    waits: dict[str, float] = field(default_factory=dict)  # by recipient, until when
+    carried: dict[Key, tuple[Carried, Record]] = field(default_factory=dict)
+
+
+class Relay:
+    """Carries mail until told to stop. For one thread; stop() and reload() may be called from signal handlers."""
+
+    def __init__(
+        self, policy: Policy, audit: Audit, verify: Verify, reread: Callable[[], Policy] | None = None
+    ) -> None:
+        """*reread* reads the policy anew, for reload()."""
+        self.policy, self.audit = policy, audit
+        self._verify, self._reread = verify, reread
+        self.stopping = False
+        """Whether it was told to stop."""
+        self.on_look: Callable[[], None] = lambda: None
+        """Called before each wait, at least once in each rescan."""
+        self.stations: dict[Address, Station] = {}
+        self.troubles: dict[str, Trouble] = {}
+        self.trouble: Trouble | None = None
+        """Why nothing at all is carried now."""
+        self.carried = 0
+        """How many messages have been delivered."""
+        self._memory = Memory()
+        self._room: dict[str, int] = {}  # how much more fits into a box, before it is counted again
+        self._refusals: dict[tuple[str, str], dict[str, str]] = {}  # of messages that still wait for others
+        self._table: set[Key] = set()  # what is in the batch
+        self._reload = False
+        self._turn = 0
+        self._all_at = 0.0
+        self._poke = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._watches: Folders | None = None
+        self._segment = 0
+
+    # From outside
+
+    def run(self) -> None:
+        """Carry mail until stop(). Raises Storage, Tampered where the audit log cannot be begun."""
+        try:
+            self.begin()
+            while not self.stopping:
+                self.turn()
+                self.on_look()
+                if not self.stopping:
+                    self._wait()
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        """Open the audit log and the outboxes, and deliver what a relay before us left staged."""
+        self.audit.begin(self._verify, self._memory.remember)
+        self.audit.append([{"event": "start", "policy": self.policy.digest}])
+        self._segment = self.audit.number
+        try:
+            self._watches = Folders()
+        except OSError as error:
+            log.warning("outboxes cannot be watched (%s): mail is found by looking", error)
+        self._set_up()
+        for sender, at, size in self._memory.spent:
+            if (station := self.stations.get(Address(sender))) is not None:
+                station.quota.use(at, 1)
+                station.quota_bytes.use(at, size)
+        self._finish_all()
+
+    def turn(self) -> None:
+        """Carry all that is there and may be carried now."""
+        if self._reload:
+            self._reload = False
+            self._load()
+        if self.trouble is not None and not self._recover():
+            return
+        self._hear()
+        try:
+            while not self.stopping and (cases := self._next_batch()):
+                self._carry(cases)
+                self._hear()
+        except Storage as error:
+            self._stand_still(error)
+
+    def end(self) -> None:
+        """Write the last record and let go."""
+        if self.audit.open:
+            with contextlib.suppress(Storage):
+                self.audit.append([{"event": "stop"}])
+        self.audit.close()
+        for station in self.stations.values():
+            station.close()
+        self.stations.clear()
+        if self._watches is not None:
+            self._watches.close()
+            self._watches = None
+
+    def stop(self) -> None:
+        """Let run() end when the batch on the table is settled."""
+        self.stopping = True
+        self._wake()
+
+    def reload(self) -> None:
+        """Read the policy anew, soon. A bad one is told of, and the old one stays."""
+        self._reload = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._poke, 1)
+
+    # Looking
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        until = self._all_at
+        for station in self.stations.values():
+            until = min(until, station.next_look())
+        if self.trouble is not None:
+            until = max(until, self.trouble.until)
+        ear = select.poll()
+        ear.register(self._poke, select.POLLIN)
+        if self._watches is not None and self.trouble is None:
+            ear.register(self._watches.fileno(), select.POLLIN)
+        ear.poll(max(0.0, until - now) * 1000 + 0.5)
+        with contextlib.suppress(OSError):
+            os.eventfd_read(self._poke)
+
+    def _hear(self) -> None:
+        """Look into the outboxes in which something has happened, or into all of them when that is due."""
+        now = time.monotonic()
+        heard = self._watches.heard() if self._watches is not None else set()
+        every = now >= self._all_at or -1 in heard
+        if every:
+            self._all_at = now + self.policy.settings.rescan
+        for station in self.stations.values():
+            if every or station.watch in heard:
+                station.wanted = True
+            if not station.queue and station.next_look() <= now:
+                station.look(time.monotonic())
+
+    def _next_batch(self) -> list[Case]:
+        """The messages to carry next: some of each agent that has any, each time beginning with another one."""
+        now = time.monotonic()
+        active = [each for each in self.stations.values() if each.queue and each.throttled <= now]
+        share = max(1, BATCH // max(1, len(active)))
+        self._turn += 1
+        cases: list[Case] = []
+        for number in range(len(active)):
+            station = active[(self._turn + number) % len(active)]
+            cases += self._take(station, share, now)
+        return cases
+
+    def _take(self, station: Station, share: int, now: float) -> Iterator[Case]:
+        while share > 0 and station.queue:
+            name = station.queue[0]
+            parked = station.parked.get(name)
+            if parked is None and not station.bucket.take(now):
+                station.throttled = now + station.bucket.wait(now)
+                return
+            station.queue.popleft()
+            if parked is not None and parked.to and all(self._troubled(to, now) for to in parked.to):
+                parked.due = min(self.troubles[to].until for to in parked.to)
+                if not self._tired(station, name, parked):
+                    continue
+            share -= 1
+            case = self._fetch(station, name)
+            if case is not None:
+                yield case
+
+    def _fetch(self, station: Station, name: str) -> Case | None:
+        limits = station.agent.limits
+        try:
+            letter = station.outbox.read(name, limits.max_bytes)
+            return Case(station, letter.name, letter)
+        except Junk as junk:
+            return Case(station, name, junk=junk)
+        except Unfinished:
+            station.park(name, time.monotonic() + _SOON)
+        except FileNotFoundError:
+            station.unpark(name)
+        except OSError as error:
+            if is_our_trouble(error):
+                raise Storage(
+                    f"reading from the outbox of {station.agent.name}: {_words(error)}", error.errno
+                ) from error
+            if name not in station.parked:
+                log.warning("%s: %s cannot be read: %s", station.agent.name, quoted(name), _words(error))
+            station.park(name, time.monotonic() + _STUCK)
+        return None
+
+    # Carrying
+
+    def _carry(self, cases: list[Case]) -> None:
+        """Decide, stage, record, deliver, settle. Raises Storage where no record can be written: nothing was done."""
+        self.audit.check()
+        records: list[Record] = []
+        self._table.clear()
+        with Batch(self.policy.agents) as batch:
+            for number, case in enumerate(cases):
+                if len(batch) >= BATCH:  # there are messages for many among them: the rest comes next
+                    for left in reversed(cases[number:]):
+                        left.station.queue.appendleft(left.name)
+                    del cases[number:]
+                    break
+                self._decide(case, batch, records)
+            failed = batch.flush()
+            for case in cases:
+                for key, (carried, record) in list(case.carried.items()):
+                    if (error := failed.get((key[2], carried.file))) is not None:
+                        del case.carried[key]
+                        self._put_off(case, key, self._harmed(key[2], error), records)
+                    else:
+                        records.append(record)
+            if records:
+                self.audit.append(records)
+            self._note(records)
+            for case in cases:
+                for key, (carried, _) in case.carried.items():
+                    self._memory.accept(key, carried)
+                    self._deliver(case, batch, key, carried, fresh=True)
+            batch.ring()
+        for case in cases:
+            self._settle(case)
+        if self.audit.number != self._segment:
+            self._age()
+
+    def _decide(self, case: Case, batch: Batch, records: list[Record]) -> None:
+        sender, letter = case.station.agent.name, case.letter
+        if letter is None:
+            assert case.junk is not None
+            case.refused[""] = case.junk.why
+            if not case.station.is_stuck(case.name):
+                records.append({"event": "refuse", "from": sender, "file": case.name, "why": case.junk.why})
+            return
+        case.refused = self._refusals.pop((sender, letter.id), {})
+        why = _objection(letter, sender)
+        to, unknown = self._recipients(letter, sender)
+        if why is None and not to:
+            why = unknown
+        if why is not None:
+            to = [str(letter.members.get("to") or "")]
+        for each in to:
+            if each not in case.refused:
+                self._decide_for(case, letter, each, why, batch, records)
+
+    def _recipients(self, letter: Letter, sender: Address) -> tuple[list[str], str | None]:
+        to = letter.members.get("to")
+        if not to:
+            return [], 'it has no "to"'
+        return self.policy.expand(to, sender, letter.members.get("type"))
+
+    def _decide_for(
+        self, case: Case, letter: Letter, to: str, why: str | None, batch: Batch, records: list[Record]
+    ) -> None:
+        """What becomes of the message for one recipient."""
+        key = (case.station.agent.name, letter.id, to)
+        digest = self.audit.digest(letter.data)
+        before = self._memory.find(key)
+        if before is not None and before.digest == digest:
+            if key in self._memory.pending:  # its record is written: it is to be delivered, and nothing else
+                self._deliver(case, batch, key, before)
+                if to in case.waits and self._too_long(key):
+                    self._bounce(case, key, self.troubles[to].why, batch, records)
+            return
+        rule = ""
+        if why is None and before is not None:
+            why = "its id was used for another message"
+        if why is None:
+            decision = self.policy.decide(self._question(letter, key))
+            rule = decision.rule
+            why = (decision.why if not decision.allowed else None) or self._over_quota(case.station, letter)
+        record = _record("accept", key, letter, rule)
+        if why is not None:
+            case.refused[to] = why
+            if not case.station.is_stuck(case.name):
+                records.append({**record, "event": "refuse", "why": why})
+            return
+        if key in self._table:  # two files of one id: the second one is looked at when the first has been carried
+            case.waits[to] = 0.0
+            return
+        self._stage(case, letter, key, {**record, "digest": digest, "file": letter.carried_name}, batch, records)
+
+    def _stage(self, case: Case, letter: Letter, key: Key, record: Record, batch: Batch, records: list[Record]) -> None:
+        to, now = key[2], time.monotonic()
+        if not self._troubled(to, now):
+            try:
+                self._make_sure_of_room(to, batch)
+                batch.stage(to, letter)
+            except OSError as error:
+                if is_our_trouble(error):
+                    raise Storage(f"writing to {to}: {_words(error)}", error.errno) from error
+                self._harmed(to, error)
+            else:
+                answers = letter.members.get("in_reply_to")
+                if self.policy.settings.bodies:
+                    record = {**record, "raw": letter.data.decode("utf-8", "replace")}
+                carried = Carried(str(record["digest"]), time.time(), letter.carried_name, answers)
+                case.carried[key] = (carried, record)
+                self._table.add(key)
+                self._room[to] = self._room.get(to, 0) - 1
+                for quota, amount in ((case.station.quota, 1), (case.station.quota_bytes, len(letter.data))):
+                    quota.use(time.time(), amount)
+                return
+        self._put_off(case, key, self.troubles[to], records)
+
+    def _put_off(self, case: Case, key: Key, trouble: Trouble, records: list[Record]) -> None:
+        """Leave it for later; or give it up, when it has waited too long or with too many."""
+        assert case.letter is not None
+        many = key not in self._memory.waiting and case.station.waiting_for(key[2]) >= _PATIENCE
+        if many or self._too_long(key):
+            why = f"{trouble.why}, and {_PATIENCE} messages wait for it already" if many else trouble.why
+            case.refused[key[2]] = f"given up: {why}"
+            records.append({**_record("bounce", key, case.letter), "why": why})
+            return
+        case.waits[key[2]] = trouble.until
+        if key not in self._memory.waiting:
+            records.append({**_record("defer", key, case.letter), "why": trouble.why})
+
+    def _bounce(self, case: Case, key: Key, why: str, batch: Batch, records: list[Record]) -> None:
+        """Give up what was accepted, and could not be delivered for too long."""
+        assert case.letter is not None
+        del case.waits[key[2]]
+        batch.take_back(key[2], self._memory.pending[key])
+        case.refused[key[2]] = f"given up: {why}"
+        records.append({**_record("bounce", key, case.letter), "why": why})
+
+    def _deliver(self, case: Case | None, batch: Batch, key: Key, carried: Carried, fresh: bool = False) -> None:
+        """Rename it, now that its record is written. What cannot be done now is done later: it stays pending.
+
+        *fresh* is what was staged a moment ago: that its box has become full meanwhile keeps nothing back.
+        """
+        to, now = key[2], time.monotonic()
+        trouble = self.troubles.get(to)
+        over = trouble is None or trouble.until <= now
+        if trouble is None or over or fresh:
+            try:
+                if to not in self.policy.agents:
+                    raise FileNotFoundError(2, "there is no such agent any more")
+                batch.deliver(to, carried)
+            except OSError as error:
+                trouble = self._harmed(to, error)
+            else:
+                self._memory.delivered(key)
+                self.carried += 1
+                if over:
+                    self._well(to)
+                return
+        self._memory.put_off(key, time.time())
+        if case is not None:
+            case.waits[to] = trouble.until
+
+    def _settle(self, case: Case) -> None:
+        """Remove the original, send it back, or leave it for later."""
+        station, name = case.station, case.name
+        if case.waits:
+            station.park(name, min(case.waits.values()), frozenset(case.waits))
+            if case.refused and case.letter is not None:
+                self._refusals[station.agent.name, case.letter.id] = case.refused
+            return
+        try:
+            if case.junk is not None and case.junk.empty:
+                station.outbox.throw_away(name, case.junk.why)
+            elif case.refused:
+                station.outbox.send_back(name, _reasons(case.refused))
+            else:
+                station.outbox.remove(name)
+            station.unpark(name)
+        except OSError as error:
+            if not station.is_stuck(name):
+                log.warning("%s: %s stays in the outbox: %s", station.agent.name, quoted(name), _words(error))
+            station.park(name, time.monotonic() + _STUCK, stuck=True)
+            return
+        for to, why in case.refused.items():
+            whom = f" for {_shown(to)}" if to else ""
+            log.warning("%s: %s%s went back: %s", station.agent.name, quoted(name), whom, why)
+
+    def _note(self, records: list[Record]) -> None:
+        """Keep in mind what was recorded."""
+        for record in records:
+            if record["event"] in ("defer", "bounce"):
+                key = (record["from"], record["id"], record["to"])
+                if record["event"] == "bounce":
+                    self._memory.give_up(key)
+                else:
+                    self._memory.put_off(key, time.time())
+
+    # What the policy is asked, and what only the relay knows
+
+    def _question(self, letter: Letter, key: Key) -> Question:
+        sender, _, to = key
+        members, answers = letter.members, None
+        answered = self._memory.find((to, str(members.get("in_reply_to")), sender))
+        if answered is not None:
+            answers = max(0.0, time.time() - answered.at)
+        return Question(Address(sender), to, members.get("type"), len(letter.data), _form(members), answers)
+
+    def _over_quota(self, station: Station, letter: Letter) -> str | None:
+        limits, now = station.agent.limits, time.time()
+        if not station.quota.room(now, 1):
+            return f"{station.agent.name} has used up its quota of {limits.quota} messages"
+        if not station.quota_bytes.room(now, len(letter.data)):
+            return f"{station.agent.name} has used up its quota of {limits.quota_bytes} bytes"
+        return None
+
+    def _make_sure_of_room(self, to: str, batch: Batch) -> None:
+        """Raises OSError where too much waits in the box already."""
+        if self._room.get(to, 0) <= 0:
+            limit = self.policy.agents[Address(to)].limits.waiting
+            waiting = batch.inbox(to).waiting(limit) + batch.staged_for(to)
+            self._room[to] = limit - waiting
+            if waiting >= limit:
+                raise OSError(0, f"{limit} messages wait in its box, and that is the limit")
+
+    def _too_long(self, key: Key) -> bool:
+        since = self._memory.waiting.get(key)
+        return since is not None and time.time() - since >= self.policy.settings.give_up
+
+    def _tired(self, station: Station, name: str, parked: Parked) -> bool:
+        """Whether something parked has waited so long that it goes back, without another try."""
+        parts = names.parse(name)
+        return parts is None or any(self._too_long((station.agent.name, parts.id, to)) for to in parked.to)
+
+    def _troubled(self, to: str, now: float) -> bool:
+        trouble = self.troubles.get(to)
+        return trouble is not None and trouble.until > now
+
+    def _harmed(self, to: str, error: OSError) -> Trouble:
+        """Something is wrong with a recipient's box: let it be for a while, each time for longer."""
+        before, why = self.troubles.get(to), f"the box of {to} takes no mail ({_words(error)})"
+        wait = _BACKOFF[0] if before is None else min(_BACKOFF[1], before.wait * 2)
+        if before is None or before.why != why:
+            log.warning("%s: mail for it has to wait", why)
+        self.troubles[to] = Trouble(why, time.monotonic() + wait, wait)
+        return self.troubles[to]
+
+    def _well(self, to: str) -> None:
+        if self.troubles.pop(to, None) is not None:
+            log.warning("the box of %s takes mail again", to)
+
+    # Beginning, reloading, standing still
+
+    def _set_up(self) -> None:
+        """Stations for the agents that there are now. Who has not changed keeps its own."""
+        kept: dict[Address, Station] = {}
+        for name, agent in self.policy.agents.items():
+            station = self.stations.pop(name, None)
+            if station is not None and station.agent == agent:
+                kept[name] = station
+                continue
+            if station is not None:
+                station.close()
+            kept[name] = Station(agent, self._watches)
+        for station in self.stations.values():
+            station.close()
+        self.stations = kept
+        self._room.clear()
+        self._all_at = 0.0
+
+    def _finish_all(self) -> None:
+        """Deliver what was accepted and is still staged: a relay before us did not get so far."""
+        for to, left in list(self._memory.unsettled()):
+            with Batch(self.policy.agents) as batch:
+                for key, carried in left:
+                    self._deliver(None, batch, key, carried)
+                    if to in self.troubles:
+                        break  # the others are tried when their originals come up
+                batch.ring()
+
+    def _load(self) -> None:
+        if self._reread is None:
+            return
+        try:
+            fresh = self._reread()
+        except (MailboxError, OSError) as error:
+            log.error("the policy was not reloaded, the old one stays: %s", error)
+            self._record_only({"event": "policy-refused", "policy": self.policy.digest, "why": str(error)})
+            return
+        ours, theirs = self.policy.settings, fresh.settings
+        if (ours.state, ours.key, ours.origin, ours.segment) != (
+            theirs.state,
+            theirs.key,
+            theirs.origin,
+            theirs.segment,
+        ):
+            log.warning("state, key, origin and segment of the relay change only when it is started anew")
+        if self._record_only({"event": "policy", "policy": fresh.digest}):
+            self.policy = fresh
+            self._set_up()
+            log.warning("the policy was reloaded: %d agents, %d rules", len(fresh.agents), len(fresh.rules))
+
+    def _record_only(self, record: Record) -> bool:
+        try:
+            self.audit.append([record])
+        except Storage as error:
+            self._stand_still(error)
+            return False
+        return True
+
+    def _stand_still(self, error: MailboxError) -> None:
+        """Without a record nothing is delivered: wait, and try again."""
+        wait = _OURSELVES[0] if self.trouble is None else min(_OURSELVES[1], self.trouble.wait * 2)
+        if self.trouble is None or self.trouble.why != str(error):
+            log.error("nothing is carried: %s", error)
+        self.trouble = Trouble(str(error), time.monotonic() + wait, wait)
+        for station in self.stations.values():
+            station.queue.clear()
+            station.wanted = True
+
+    def _recover(self) -> bool:
+        """Whether records can be written again."""
+        assert self.trouble is not None
+        if time.monotonic() < self.trouble.until:
+            return False
+        try:
+            if not self.audit.open:
+                self._memory = Memory()  # what is in the log may be more than we know of: it may have been written
+                self.audit.begin(self._verify, self._memory.remember)
+                self._finish_all()
+            self.audit.append([{"event": "resume", "why": self.trouble.why}])
+        except (Storage, Tampered) as error:
+            self._stand_still(error)
+            return False
+        log.warning("mail is carried again")
+        self.trouble = None
+        return True
+
+    def _age(self) -> None:
+        """A new segment: forget the older half of what was carried, its removal from the outboxes flushed."""
+        self._segment = self.audit.number
+        for station in self.stations.values():
+            if station.outbox.folder >= 0:
+                with contextlib.suppress(OSError):
+                    os.fsync(station.outbox.folder)
+        self._memory.age()
+
+
+def _objection(letter: Letter, sender: str) -> str | None:
+    """What is wrong with a message whoever it is for."""
+    said = letter.members.get("from")
+    if said is not None and said != sender:
+        return f"it says that it is from {quoted(said)}, and it came from the volume of {sender}"
+    expires = letter.members.get("expires")
+    if isinstance(expires, str):
+        with contextlib.suppress(ValueError, OverflowError):
+            if parse_time(expires).timestamp() <= time.time():
+                return f"it expired at {expires}"
+    return None
+
+
+def _form(members: Mapping[str, Any]) -> Form:
+    """How it is written. Whether the signature is right is for the recipient to see, who knows the key."""
+    if isinstance(members.get("sealed"), dict):
+        return "sealed"
+    return "signed" if isinstance(members.get("sig"), str) else "plain"
+
+
+def _record(event: str, key: Key, letter: Letter, rule: str = "") -> Record:
+    sender, id, to = key
+    members = letter.members
+    return {
+        "event": event,
+        "from": sender,
+        "to": to,
+        "id": id,
+        "type": members.get("type"),
+        "thread": members.get("thread"),
+        "in_reply_to": members.get("in_reply_to"),
+        "size": len(letter.data),
+        "rule": rule or None,
+    }
+
+
+def _reasons(refused: Mapping[str, str]) -> str:
+    """For a `.why`: the first line says it all where there is one recipient."""
+    return "\n".join(
+        f"the relay did not carry it{f' to {_shown(to)}' if to else ''}: {why}" for to, why in refused.items()
+    )
+
+
+def _shown(to: str) -> str:
+    return to if names.is_address(to) or names.is_group(to) else quoted(to)
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
