@@ -104,7 +104,8 @@ class Identity:
         self.public = Public(agent, identity, tuple(key.public for key in keys))
 
     def __repr__(self) -> str:
-        return f"<Identity {self.agent} {self.public.fingerprint}>"
+        made = getattr(self, "public", None)  # a traceback can show one that is only half made
+        return f"<Identity {made.agent} {made.fingerprint}>" if made else "<Identity>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("private keys are not pickled: give the other process the path of its own")
@@ -115,10 +116,10 @@ class Identity:
         found = cls._read(_private(path, root))
         if isinstance(found, str):
             raise UnsafeKey(f"{quoted(path)} {found}")
-        return found
+        return cls(*found)
 
-    @classmethod
-    def _read(cls, data: bytes) -> Identity | str:
+    @staticmethod
+    def _read(data: bytes) -> tuple[Address, seal.Secret, tuple[seal.Secret, ...]] | str:
         """The keys, or what is wrong with them. Nothing is raised here: tracebacks can show what a frame holds."""
         members = _members(data)
         if members is None:
@@ -131,7 +132,7 @@ class Identity:
             return "holds no box key: `mailbox keys generate --rotate` makes one"
         if seed is None or len(secrets) < len(boxes):
             return _NO_KEY
-        return cls(Address(agent), seal.Secret(seed), secrets) if _is_agent(agent) else _NO_AGENT
+        return (Address(agent), seal.Secret(seed), secrets) if _is_agent(agent) else _NO_AGENT
 
     @classmethod
     def generate(cls, path: str, agent: Address, root: Root | None = None) -> Identity:
