@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from disk import left, why
-from filemailbox import Mailbox, Message, NoBox, Reject, Retry
+from filemailbox import Mailbox, Message, NoBox, Reject, Retry, aio
 
 T = TypeVar("T")
 
@@ -235,6 +236,130 @@ def test_handlers_may_ask_others(alice: Mailbox, patient: Mailbox) -> None:
     Mailbox.init("carol", patient.root.path).close()
 
     assert run(main()) == [0, 2, 4, 6] * 8
+
+
+seen: contextvars.ContextVar[list[object]] = contextvars.ContextVar("seen")
+
+
+def test_each_message_has_a_task_and_a_context_of_its_own(alice: Mailbox, patient: Mailbox) -> None:
+    """What is set in one handler is not seen by the next; what was set around arun() is seen by all."""
+    outer: list[object] = ["outer"]
+    found: list[object] = []
+    tasks = []
+
+    @patient.on()
+    async def handle(message: Message[Any]) -> None:
+        found.append(seen.get())
+        seen.set([message.body])
+        tasks.append(asyncio.current_task())
+        async with asyncio.timeout(LONG):
+            await asyncio.sleep(0)
+        assert seen.get() == [message.body]
+        assert asyncio.current_task() is tasks[-1]
+
+    async def main() -> None:
+        seen.set(outer)
+        await patient.arun(drain=True)
+        assert seen.get() is outer
+
+    for number in range(4):
+        alice.send("bob", number)
+    run(main())
+
+    assert found == [outer] * 4
+    assert len(set(tasks)) == 4
+
+
+def test_when_arun_has_ended_no_task_is_left(alice: Mailbox, patient: Mailbox) -> None:
+    """Nor the one that stood by for the next message: a loop that is closed after it has nothing to complain of."""
+    patient.on()(lambda message: None)
+    alice.send("bob", 1)
+    with asyncio.Runner(debug=True) as runner:
+        loop = runner.get_loop()
+        loop.run_until_complete(patient.arun(drain=True))
+        left = asyncio.all_tasks(loop)
+
+    assert left == set()
+
+
+def test_who_cancels_the_task_that_stands_by_does_not_stop_the_listener(
+    alice: Mailbox, patient: Mailbox, root: Path
+) -> None:
+    """Such as one who cancels whatever tasks there are: it is made again."""
+    got: list[object] = []
+
+    @patient.on()
+    async def handle(message: Message[Any]) -> None:
+        await asyncio.sleep(0)
+        got.append(message.body)
+
+    async def main() -> None:
+        async with running(patient) as listening:
+            for number in range(3):
+                await eventually(lambda: len(asyncio.all_tasks()) == 3)  # what was handled before is settled
+                (waiting,) = asyncio.all_tasks() - {asyncio.current_task(), listening}
+                waiting.cancel()
+                if number == 1:
+                    await asyncio.wait([waiting])
+                await asyncio.to_thread(alice.send, "bob", number)
+                await eventually(lambda: len(got) > number)  # noqa: B023
+
+    run(main())
+
+    assert got == [0, 1, 2]
+    assert left(root, "cur", "dead") == []
+
+
+def test_bodies_are_checked_off_the_loop(alice: Mailbox, patient: Mailbox) -> None:
+    """A validator may take long, and a body that is refused is a dead letter: a file to move."""
+    threads = []
+
+    @dataclass
+    class Checked:
+        number: int
+
+        def __post_init__(self) -> None:
+            threads.append(threading.current_thread())
+
+    @patient.on()
+    async def handle(message: Message[Checked]) -> None:
+        threads.append(threading.current_thread())
+
+    handle.__annotations__["message"] = Message[Checked]
+    alice.send("bob", {"number": 1})
+    run(patient.arun(drain=True))
+
+    assert len(threads) == 2
+    assert threads[0] is not threads[1] is threading.main_thread()
+
+
+def test_who_stands_by_runs_before_what_brings_it_goes_on() -> None:
+    """It costs no turn of the loop."""
+    order: list[object] = []
+
+    async def stand_by(coming: aio._Coming) -> None:
+        order.append(await coming)
+
+    def bring(coming: aio._Coming, what: Any) -> None:
+        coming.bring(what)
+        order.append("brought")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for begun in (True, False):
+            coming = aio._Coming(loop=loop)
+            if begun:
+                task = loop.create_task(stand_by(coming))
+                await asyncio.sleep(0)
+                loop.call_soon(bring, coming, "waited for")
+            else:
+                loop.call_soon(bring, coming, "early")
+                task = loop.create_task(stand_by(coming))
+            await task
+
+    run(main())
+
+    assert order == ["waited for", "brought", "brought", "early"]
 
 
 # Concurrency

@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from .consumer import Consumer
 from .handlers import Handler, Handlers
@@ -94,12 +94,23 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
     cancelled: asyncio.CancelledError | None = None
     listener.consumer.only(handlers.types())
 
-    def start(message: Message[Any]) -> None:
+    def stand_by() -> tuple[_Coming, asyncio.Task[None]]:
+        coming = _Coming(loop=loop)
+        return coming, loop.create_task(_handle(listener, coming))
+
+    ready = stand_by()
+
+    def start(message: Message[Any], handler: Handler) -> None:
+        nonlocal ready
         if cancelled is not None:
             return finish(message)
-        task = loop.create_task(_handle(listener, handlers, message))
+        coming, task = ready if not ready[0].done() else stand_by()  # somebody has cancelled whatever tasks there were
         running.add(task)
-        return task.add_done_callback(lambda task: finish(message, task))
+        task.add_done_callback(functools.partial(finish, message))
+        try:
+            return coming.bring((message, handler))
+        finally:
+            ready = stand_by()
 
     def finish(message: Message[Any], task: asyncio.Task[None] | None = None) -> None:
         slots.release()
@@ -111,8 +122,13 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
     def feed() -> None:
         with contextlib.closing(listener.claims(slots, workers, drain)) as claims:
             for message in claims:
+                handler = listener.prepare(handlers, message)
+                if handler is None:
+                    finish(message)
+                    continue
+                listener.on_look()
                 try:
-                    loop.call_soon_threadsafe(start, message)
+                    loop.call_soon_threadsafe(start, message, handler)
                 except RuntimeError:  # the loop was closed under us
                     listener.give_back(message)
                     return
@@ -127,6 +143,7 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
             slots.release()
             for task in running:
                 task.cancel()
+    ready[1].cancel()
     if cancelled is not None:
         raise cancelled
     _, trouble = feeding.result()
@@ -134,11 +151,35 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
         raise trouble
 
 
-async def _handle(listener: Listener, handlers: Handlers, message: Message[Any]) -> None:
-    handler = listener.prepare(handlers, message)
-    if handler is None:
-        return
-    listener.on_look()
+class _Coming(asyncio.Future[tuple[Message[Any], Handler]]):
+    """A message, and its handler, that a task stands by for.
+
+    Any other future wakes its task in the next turn of the loop. Between two turns, the thread that claimed the message
+    takes the interpreter from the loop, which must wait to have it back.
+    """
+
+    _waiting: tuple[Callable[..., object], contextvars.Context] | None = None
+
+    def add_done_callback(
+        self, callback: Callable[[Self], object], /, *, context: contextvars.Context | None = None
+    ) -> None:
+        super().add_done_callback(callback, context=context)
+        if context is not None:
+            self._waiting = callback, context
+
+    def bring(self, what: tuple[Message[Any], Handler]) -> None:
+        """Let the task have it, and run, now, to where it waits next. Not from within another task."""
+        if self._waiting is None:  # it has not even begun
+            self.set_result(what)
+        else:
+            wake, context = self._waiting
+            self.remove_done_callback(wake)
+            self.set_result(what)
+            context.run(wake, self)
+
+
+async def _handle(listener: Listener, coming: _Coming) -> None:
+    message, handler = await coming
     value, error = await _call(handler, message)
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
