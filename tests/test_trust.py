@@ -157,6 +157,54 @@ def test_the_kernel_s_word_survives_a_retry(volume: Path, bob: Mailbox) -> None:
     assert take(bob).trust == "uid"
 
 
+# The relay
+
+
+RELAY = 3000
+
+
+def carry(volume: Path, origin: str, uid: int = RELAY, **members: Any) -> None:
+    """A file as a relay leaves it in bob's box."""
+    lay = drop(volume, members, uid)
+    lay.rename(lay.with_name(f"{names.new_id()},S={lay.stat().st_size},F={origin}.json"))
+
+
+def test_the_relay_s_word_is_its_file(volume: Path, bob: Mailbox) -> None:
+    """Its uid stands in the marker of the root; `F=` names the sender, also where the message does not."""
+    roots.tell(roots.find(volume), "relay", RELAY)
+    carry(volume, "carol", **{"from": "carol"})
+    carry(volume, "carol", **{"from": None})
+    (seen, *_) = bob.peek()
+    first, second = take(bob), take(bob)
+    second.retry(0)
+    again = take(bob)
+
+    assert [(each.sender, each.trust) for each in (seen, first, second, again)] == [("carol", "relay")] * 4
+
+
+@pytest.mark.parametrize(
+    ("uid", "marker", "members"),
+    [
+        (RELAY, None, {"from": "carol"}),
+        (RELAY, True, {"from": "carol"}),
+        (MALLORY, RELAY, {"from": "carol"}),
+        (MALLORY, MALLORY, {"from": "carol"}),
+        (RELAY, RELAY, {"from": "alice"}),
+        (RELAY, RELAY, {"from": "carol", "to": "mallory"}),
+    ],
+    ids=["no relay", "no uid", "another uid", "an agent's uid", "another name inside", "to another"],
+)
+def test_others_cannot_speak_as_the_relay(
+    volume: Path, bob: Mailbox, uid: int, marker: Any, members: dict[str, Any]
+) -> None:
+    """`F=` in a name is anybody's to write."""
+    if marker is not None:
+        roots.tell(roots.find(volume), "relay", marker)
+    carry(volume, "carol", uid, **members)
+
+    assert take(bob).trust == "none"
+
+
 # Keys
 
 

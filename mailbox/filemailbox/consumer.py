@@ -16,7 +16,7 @@ from .bodies import convert
 from .errors import Invalid, Malformed, TooManyHops, quoted, storage
 from .ledger import Ledger, page_of
 from .message import MAX_HOPS, Message, time_ns, written
-from .names import ID, Address, Name
+from .names import ID, Address
 from .replies import Answer
 from .root import Root
 from .rules import Rules
@@ -92,7 +92,7 @@ class Consumer:
     def _admit(self, claim: Claim, into: Any) -> Message[Any] | None:
         name, data, facts, first = claim
         id, attempt, requeued = name[:ID], 1, 0
-        members, trust = self._judge.judge(data, facts)
+        members, trust = self._judge.judge(data, facts, name)
         if not first or ",N=" in name or members.get("id", id) != id:
             parts = names.parse(name)
             assert parts is not None, name  # the spool gives no other names
@@ -161,7 +161,7 @@ class Consumer:
         """
         text, data, facts = file
         try:
-            members, trust = self._judge.judge(data, facts)
+            members, trust = self._judge.judge(data, facts, text)
         except Malformed:
             return None
         parts = names.parse(text)
@@ -193,7 +193,7 @@ class Consumer:
         wait = self._backoff(message.attempt) if after is None else max(0.0, after)
         parts = names.parse(message.name)
         assert parts is not None, message.name
-        again = Name(parts.id, parts.size, message.attempt + 1, parts.stem, parts.requeued)
+        again = parts.but(attempt=message.attempt + 1)
         self._taker.put_off(message.name, time.time_ns() + int(wait * 1e9), again)
         message.settled = True
         log.info("%s comes back in %.1f s as attempt %d: %s", message.id, wait, again.attempt, reason)

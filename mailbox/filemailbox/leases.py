@@ -54,7 +54,8 @@ class Lessee(_Leased):
         """The next message, its deadline in the name of our folder before it is there."""
         with self._guard:
             if self._mine >= 0:
-                with contextlib.suppress(FileNotFoundError):  # the box was replaced: claim() finds out
+                # The box was replaced: claim() finds out.
+                with contextlib.suppress(FileNotFoundError), Telling(f"leasing from the box {quoted(self.address)}"):
                     self._extend()
             return super().claim()
 
@@ -207,7 +208,7 @@ def _message(settler: Settler, name: str, hold: Consumer, judge: Judge) -> Messa
     finally:
         os.close(file)
     parts = names.parse(name)
-    members, trust = judge.judge(data, facts)
+    members, trust = judge.judge(data, facts, name)
     assert parts is not None, name  # the spool gives no other names
     members.setdefault("sent", written(facts))
     return Message(parts.id, members, data, name, parts.attempt, trust, hold)

@@ -9,7 +9,8 @@ A message's file is called
 *When* rises strictly within a writer, also when the clock stands still or goes back. *Writer* is 48 random bits, new
 in every thread and after every fork: never a pid or a host name, for these repeat across containers. Fields are a
 letter each, as in Maildir: `S=` the size in bytes, `A=` the delivery attempt from the second on, `N=` what is left of
-a foreign name, `R=` how often a person has requeued it. Text order is time order.
+a foreign name, `R=` how often a person has requeued it, `F=` the sender, where a relay says it. Text order is time
+order.
 
 In `later/` and `done/` a second stamp and a `~` stand before the name: when it is due, or when it was handled.
 """
@@ -25,7 +26,7 @@ from .pattern import Pattern
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, NewType
+    from typing import Any, Final, NewType
 
     Address = NewType("Address", str)
 else:  # typing takes longer to import than a message to send
@@ -75,16 +76,27 @@ def is_group(text: str) -> bool:
 class Name:
     """A message's file name, taken apart. By hand: a dataclass takes longer to make than a message to send."""
 
-    __slots__ = ("attempt", "id", "requeued", "size", "stem")
+    __slots__ = ("attempt", "id", "origin", "requeued", "size", "stem")
 
     def __init__(
-        self, id: str, size: int | None = None, attempt: int = 1, stem: str | None = None, requeued: int = 0
+        self,
+        id: str,
+        size: int | None = None,
+        attempt: int = 1,
+        stem: str | None = None,
+        requeued: int = 0,
+        origin: str | None = None,
     ) -> None:
         self.id = id
         self.size = size  # S=
         self.attempt = attempt  # A=, from the second on; believed only where no sender can write
         self.stem = stem  # N=
         self.requeued = requeued  # R=
+        self.origin = origin  # F=, believed only where the file is the relay's
+
+    def but(self, **changes: Any) -> Name:
+        """The same name, with some parts changed."""
+        return Name(**{part: getattr(self, part) for part in self.__slots__} | changes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Name) and str(self) == str(other)
@@ -105,6 +117,8 @@ class Name:
             text += f",N={self.stem}"
         if self.requeued:
             text += f",R={self.requeued}"
+        if self.origin is not None:
+            text += f",F={self.origin}"
         return text + ".json"
 
 
@@ -113,11 +127,13 @@ def parse(text: str) -> Name | None:
     match = _NAME.fullmatch(text)
     if match is None:
         return None
-    size, attempt, stem, requeued = None, 1, None, 0
+    size, attempt, stem, requeued, origin = None, 1, None, 0, None
     for field in match[2].split(",")[1:]:
         letter, value = field[0], field[2:]
         if letter == "N":
             stem = value
+        elif letter == "F":
+            origin = value if is_address(value) else None
         elif letter in "SAR" and not (value.isdigit() and len(value) <= 18):
             return None
         elif letter == "S":
@@ -126,7 +142,7 @@ def parse(text: str) -> Name | None:
             attempt = max(1, int(value))
         elif letter == "R":
             requeued = int(value)
-    return Name(match[1], size, attempt, stem, requeued)
+    return Name(match[1], size, attempt, stem, requeued, origin)
 
 
 def is_id(text: str) -> bool:

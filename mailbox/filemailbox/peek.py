@@ -113,7 +113,7 @@ def seen(folder: int, state: str, text: str, max_size: int, judge: Judge) -> Mes
                 problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not whole"
             else:
                 data = read(file, facts.st_size)
-                members, trust = judge.judge(data, facts)
+                members, trust = judge.judge(data, facts, name)
         except (Unproven, Untrusted) as error:
             problem, members = str(error), decode(data)
         except Malformed as error:

@@ -283,7 +283,11 @@ class Taker:
 
     def _take_in(self, text: str, name: Name | None, data: bytes, facts: os.stat_result) -> Claim | None:
         """Claim a file under a name of ours: a fresh id for a foreign name, no fields that a sender made up."""
-        ours = Name(name.id, len(data)) if name else Name(names.new_id(), len(data), stem=names.stem(text))
+        ours = Name(names.new_id(), len(data), stem=names.stem(text))
+        if name is not None:
+            ours = Name(name.id, len(data))
+            if name.origin is not None:  # the judge sees whether a relay says so
+                ours = ours.but(stem=name.stem, origin=name.origin)
         os.rename(text, str(ours), src_dir_fd=self._folders["new"], dst_dir_fd=self._mine)
         self._unfinished.pop(text, None)
         return str(ours), data, facts, True
@@ -449,7 +453,7 @@ class Taker:
             if ",B=" in text and os.path.isdir(f"{self._box}/outbox"):  # a relay sent it back: it goes out again
                 os.rename(text, f"{self._box}/outbox/{Name(name.id, size, stem=name.stem)}", src_dir_fd=dead)
             else:
-                back = names.timed(names.stamp(now), str(Name(name.id, size, 1, name.stem, name.requeued + 1)))
+                back = names.timed(names.stamp(now), str(name.but(size=size, attempt=1, requeued=name.requeued + 1)))
                 os.rename(text, back, src_dir_fd=dead, dst_dir_fd=self._folders["later"])
                 heapq.heappush(self._later, (now, back))
             with contextlib.suppress(OSError):
@@ -712,7 +716,7 @@ class Taker:
             name = names.parse(text)
             if name is None:
                 continue
-            back = Name(name.id, name.size, name.attempt + counted, name.stem, name.requeued)
+            back = name.but(attempt=name.attempt + counted)
             due = names.timed(names.stamp(now), str(back))
             try:
                 os.rename(text, due, src_dir_fd=folder, dst_dir_fd=self._folders["later"])

@@ -16,8 +16,10 @@ import os
 import stat
 import time
 
+from . import names
 from .errors import Invalid, Unproven, quoted
 from .message import decode
+from .root import members as members_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Judge:
         self._owners: dict[int, str] = {}
         self._group = -1
         self._private = False  # whether that group is this box's alone
+        self._relay = -1  # the uid of the relay
         self._looked_at = 0.0
         self._opened: tuple[bytes, dict[str, Any]] | None = None
 
@@ -71,21 +74,24 @@ class Judge:
         """Whether there is a private key of ours."""
         return self._keyring is not None and self._keyring.has_own
 
-    def judge(self, data: bytes, facts: os.stat_result) -> tuple[dict[str, Any], str]:
+    def judge(self, data: bytes, facts: os.stat_result, name: str) -> tuple[dict[str, Any], str]:
         """The members of the message *data*, opened where it was sealed, and what proves its sender.
 
-        *facts* are what the kernel says of its file. Raises Malformed for what is no message, Unproven for one that
-        claims more than it can prove, or less than this box takes; UnsafeKey and its kin where our own keys or pins
-        cannot be used: that condemns no mail.
+        *facts* are what the kernel says of its file, which has this *name*. Raises Malformed for what is no message,
+        Unproven for one that claims more than it can prove, or less than this box takes; UnsafeKey and its kin where
+        our own keys or pins cannot be used: that condemns no mail.
         """
         members = decode(data)
         if members.get("sealed").__class__ is dict:
             return self._open(data), SEALED
+        carried = ",F=" in name and self._carried(members, facts, name)
         sender = members.get("from")
         if sender is None:
             trust = NONE
         elif self._keyring is not None and self._keyring.pinned(sender) is not None:
             return self._verify(data, members, sender), SIGNED
+        elif carried:
+            trust = RELAY
         else:
             if time.monotonic() >= self._looked_at:
                 self._look()
@@ -127,13 +133,24 @@ class Judge:
             raise Unproven(f"it is signed, and this box takes only what is {SEALED}")
         return seal.verified(data, self._address, self._keyring.identity)
 
+    def _carried(self, members: dict[str, Any], facts: os.stat_result, name: str) -> bool:
+        """Whether the relay has put it here, who names the sender in `F=`; then that is who sent it."""
+        if time.monotonic() >= self._looked_at:
+            self._look()
+        parts = names.parse(name)
+        if facts.st_uid != self._relay or parts is None or parts.origin is None:
+            return False
+        if members.get("from") is None:
+            members["from"] = parts.origin
+        return members["from"] == parts.origin and self._is_ours(members.get("to"))
+
     def _is_ours(self, to: str | None) -> bool:
         return to == self._address if to is not None else self._private
 
     def _look(self) -> None:
         """Find out whose uid is whose: each that is one box's alone, where nobody else can put a box in its place."""
         self._looked_at = time.monotonic() + _FRESH
-        self._owners, self._group, self._private = {}, -1, False
+        self._owners, self._group, self._private, self._relay = {}, -1, False, -1
         try:
             root = os.stat(self._root.path)
             boxes = {name: os.lstat(self._root.box(name)) for name in self._root.boxes()}
@@ -141,13 +158,17 @@ class Judge:
         except OSError:
             return  # nothing is proven
         uids = [facts.st_uid for facts in boxes.values()]
-        if root.st_mode & 0o022 or (root.st_uid != 0 and root.st_uid in uids):
+        alone = len(boxes) == 1 and root.st_uid == mine.st_uid  # a private volume
+        if root.st_mode & 0o022 or (root.st_uid != 0 and root.st_uid in uids and not alone):
             return  # an agent could take another one's place
         self._owners = {
             facts.st_uid: name
             for name, facts in boxes.items()
             if uids.count(facts.st_uid) == 1 and stat.S_ISDIR(facts.st_mode)
         }
+        relay = members_of(self._root).get("relay")
+        if type(relay) is int and relay not in uids:  # an agent of its uid could be everybody
+            self._relay = relay
         self._group = mine.st_gid
         self._private = [facts.st_gid for facts in boxes.values()].count(mine.st_gid) == 1
 
