@@ -57,18 +57,18 @@ class Audit:
         where what was signed is not there any more; Storage where it cannot be read or written, or another relay has
         it.
         """
+        ours = self._lock is not None  # it was open before
         try:
             os.makedirs(self.folder, 0o750, exist_ok=True)
             self._take_lock()
             self._open(verify, remember)
-        except OSError as error:
-            self.close()
-            if isinstance(error, Storage):
+        except BaseException as error:
+            self._drop()
+            if not ours:
+                self.close()
+            if isinstance(error, Storage) or not isinstance(error, OSError):
                 raise
             raise storage(error, f"opening the audit log in {quoted(self.folder)}") from error
-        except BaseException:
-            self.close()
-            raise
 
     def append(self, records: Sequence[Record]) -> None:
         """Write *records* and flush them: once this returns they survive a power cut, and are signed.
@@ -86,7 +86,7 @@ class Audit:
             raise storage(error, f"writing the audit log in {quoted(self.folder)}") from error
 
     def check(self) -> None:
-        """Raises Storage, and closes it, where the file that we write is not the one that others see."""
+        """Raises Storage where the file that we write is not the one that others see; then begin() anew."""
         path = chain.path_of(self.folder, self.number)
         if self._file < 0:
             raise Storage(f"the audit log in {quoted(self.folder)} is not open")
@@ -96,7 +96,7 @@ class Audit:
         except FileNotFoundError:
             same = False
         if not same:
-            self.close()
+            self._drop()  # the lock is kept: we are still the one relay
             raise Storage(f"{quoted(path)} was changed or replaced by somebody else")
 
     def digest(self, data: bytes) -> str:

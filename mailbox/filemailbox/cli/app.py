@@ -13,15 +13,19 @@ from typer.core import TyperCommand, TyperGroup
 
 from . import manual
 from .options import Arg, Opt, Parameter, parameters
-from .verbs import GROUPS, VERBS, find
+from .verbs import GROUPS, VERBS, find, following, split
 
 _SETTINGS: Final = {"help_option_names": ["--help", "-h"]}
 
 
 def read(words: Sequence[str]) -> int:
     """Read *words* as Typer does, and complain or run the verb. Returns the exit code."""
+    found = split(words)
     try:
-        code = build()(list(words), prog_name="mailbox", standalone_mode=False)
+        if found is not None:
+            code = _one(found[0])(list(found[1]), prog_name=f"mailbox {found[0]}", standalone_mode=False)
+        else:
+            code = build()(list(words), prog_name="mailbox", standalone_mode=False)
     except typer.Exit as end:
         return end.exit_code
     except typer.Abort:
@@ -45,16 +49,26 @@ def build() -> typer.Typer:
     ) -> None:
         pass
 
-    groups = {name: _group(name) for name in GROUPS}
-    for name, group in groups.items():
-        app.add_typer(group, name=name)
     for verb in VERBS:
-        first, _, second = verb.partition(" ")
-        place = groups[first] if second else app
-        place.command(second or first, cls=_with_help(TyperCommand, verb), context_settings=_SETTINGS)(
-            _typed(find(verb))
-        )
+        if " " not in verb:
+            _add(app, verb, verb)
+    for name in GROUPS:
+        group = _group(name)
+        app.add_typer(group, name=name)
+        for word in following(name):
+            _add(group, f"{name} {word}", word)
     return app
+
+
+def _one(verb: str) -> typer.Typer:
+    """An app of one verb."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    _add(app, verb, verb)
+    return app
+
+
+def _add(app: typer.Typer, verb: str, name: str) -> None:
+    app.command(name, cls=_with_help(TyperCommand, verb), context_settings=_SETTINGS)(_typed(find(verb)))
 
 
 def _group(name: str) -> typer.Typer:

@@ -6,7 +6,7 @@ from .. import root as roots
 from ..errors import MailboxError
 from . import show
 from .identity import Names, Root, path_of
-from .options import Annotated, Opt, owner
+from .options import Annotated, Opt, owner, uid
 
 
 def init_(
@@ -15,6 +15,10 @@ def init_(
     owner: Annotated[
         tuple[int, int] | None,
         Opt("--owner", metavar="UID:GID", read=owner, help="Who reads the boxes; only root can give them away."),
+    ] = None,
+    relay: Annotated[bool, Opt("--relay", help="With outboxes, from which a relay carries mail to elsewhere.")] = False,
+    relay_uid: Annotated[
+        int | None, Opt("--relay-uid", metavar="UID", read=uid, help="Who the relay runs as. [who runs this]")
     ] = None,
     root: Root = None,
 ) -> None:
@@ -26,13 +30,16 @@ def init_(
       mailbox init alice bob
       mailbox init --root ./mail builder
       mailbox init --owner 2001:2001 bob
+      mailbox init --relay --relay-uid 990 --owner 2001:2001 bob
     """
     path = path_of(root)
     if not os.path.isdir(path):
         show.tell(f"making the root {os.path.abspath(path)}")
     found = roots.init(path)
+    if relay or relay_uid is not None:
+        roots.tell(found, "relay", os.geteuid() if relay_uid is None else relay_uid)
     for each in name:
-        made = roots.create(found, each, owner)
+        made = roots.create(found, each, owner, outbox=relay)
         show.tell(f"{each}: {'made' if made else 'was there'}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from .options import Annotated, Arg, Opt, one_of, parameters
-from .verbs import VERBS, find
+from .verbs import VERBS, find, following
 
 SHELLS: Final = ("bash", "zsh", "fish")
 _NAMES: Final = ("NAME", "NAME...", "[NAME...]", "TO")
@@ -34,6 +34,7 @@ def bash() -> str:
     takes = "|".join(
         sorted({name for verb in VERBS for option in _options(verb) if option.metavar for name in option.names})
     )
+    nexts = "\n".join(f"      {_quoted(_pattern(verb))}) next={_quoted(words)} ;;" for verb, words in _nexts())
     listed = "".join(_bash_values(verb, option) for verb in VERBS for option in _options(verb) if option.values)
     return f"""# bash completion for mailbox
 _mailbox_agents() {{
@@ -48,19 +49,20 @@ _mailbox_agents() {{
 }}
 
 _mailbox() {{
-  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} verb=${{COMP_WORDS[1]-}} flags='' places=''
+  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} verb='' next='' flags='' places='' i
   COMPREPLY=()
-  if ((COMP_CWORD == 1)); then
-    COMPREPLY=($(compgen -W '{" ".join(_first_words())} --help --version' -- "$cur"))
-    return
-  fi
-  if [[ $verb == dead ]]; then
-    if ((COMP_CWORD == 2)); then
-      COMPREPLY=($(compgen -W '{" ".join(_second_words("dead"))}' -- "$cur"))
+  for ((i = 1; i <= COMP_CWORD; i++)); do
+    case $verb in
+{nexts}
+      *) break ;;
+    esac
+    if ((i == COMP_CWORD)) && [[ $cur != -* || ! $verb ]]; then
+      COMPREPLY=($(compgen -W "$next" -- "$cur"))
       return
     fi
-    verb+="-${{COMP_WORDS[2]}}"
-  fi
+    [[ " $next " == *" ${{COMP_WORDS[i]}} "* ]] || break
+    verb+=${{verb:+-}}${{COMP_WORDS[i]}}
+  done
   case $verb:$prev in
 {listed}    *:--as|*:--from) COMPREPLY=($(compgen -W "$(_mailbox_agents)" -- "$cur")); return ;;
     *:--root) COMPREPLY=($(compgen -d -- "$cur")); return ;;
@@ -94,7 +96,7 @@ def zsh() -> str:
     from .manual import summary
 
     verbs = "\n".join(f"    {_quoted(f'{first}:{_about(first, summary)}')}" for first in _first_words())
-    second = "\n".join(f"      {_quoted(word + ':' + summary('dead ' + word))}" for word in _second_words("dead"))
+    groups = "".join(_zsh_group(first) for first in _groups())
     cases = []
     for verb in VERBS:
         lines = [_quoted(line) for line in _zsh_lines(verb)]
@@ -118,19 +120,7 @@ _mailbox() {{
   fi
   shift words
   ((CURRENT--))
-  if [[ $verb == dead ]]; then
-    if ((CURRENT == 2)); then
-      local -a verbs=(
-{second}
-      )
-      _describe verb verbs
-      return
-    fi
-    verb+="-$words[2]"
-    shift words
-    ((CURRENT--))
-  fi
-  case $verb in
+{groups}  case $verb in
 {chr(10).join(cases)}
   esac
 }}
@@ -140,6 +130,28 @@ if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
 else
   compdef _mailbox mailbox
 fi
+"""
+
+
+def _zsh_group(first: str) -> str:
+    from .manual import summary
+
+    listed = "\n".join(
+        f"        {_quoted(word + ':' + summary(verb if (verb := f'{first} {word}') in VERBS else first))}"
+        for word in following(first)
+    )
+    return f"""  if [[ $verb == {first} && $words[2] != -* ]]; then
+    if ((CURRENT == 2)); then
+      local -a verbs=(
+{listed}
+      )
+      _describe verb verbs
+      return
+    fi
+    verb+="-$words[2]"
+    shift words
+    ((CURRENT--))
+  fi
 """
 
 
@@ -162,14 +174,14 @@ def fish() -> str:
         f"complete -c mailbox -n __fish_use_subcommand -a {first} -d {_fish(_about(first, summary))}"
         for first in _first_words()
     ]
-    for word in _second_words("dead"):
-        seen = "'__fish_seen_subcommand_from dead; and not __fish_seen_subcommand_from list show requeue purge'"
-        lines.append(f"complete -c mailbox -n {seen} -a {word} -d {_fish(summary(f'dead {word}'))}")
+    for first in _groups():
+        words = " ".join(following(first))
+        seen = f"'__fish_seen_subcommand_from {first}; and not __fish_seen_subcommand_from {words}'"
+        for word in following(first):
+            verb = f"{first} {word}" if f"{first} {word}" in VERBS else first
+            lines.append(f"complete -c mailbox -n {seen} -a {word} -d {_fish(summary(verb))}")
     for verb in VERBS:
-        first, _, second = verb.partition(" ")
-        seen = f"__fish_seen_subcommand_from {first}" + (
-            f"; and __fish_seen_subcommand_from {second}" if second else ""
-        )
+        seen = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in verb.split())
         lines += [f"complete -c mailbox -n '{seen}' {_fish_option(option)}" for option in _options(verb)]
         if _places(verb) == "@agents":
             lines.append(f"complete -c mailbox -n '{seen}' -a '(__mailbox_agents)'")
@@ -191,11 +203,22 @@ def _places(verb: str) -> str:
 
 
 def _first_words() -> list[str]:
-    return list(dict.fromkeys(verb.split()[0] for verb in VERBS))
+    return following("")
 
 
-def _second_words(first: str) -> list[str]:
-    return [verb.split()[1] for verb in VERBS if verb.startswith(f"{first} ")]
+def _groups() -> list[str]:
+    """The first words that others may follow."""
+    return [first for first in following("") if following(first)]
+
+
+def _nexts() -> Iterator[tuple[str, str]]:
+    """What may come first, and after each beginning of a longer verb."""
+    yield "", " ".join([*_first_words(), "--help", "--version"])
+    for first in _groups():
+        yield first, " ".join(following(first))
+        for second in following(first):
+            if words := following(f"{first} {second}"):
+                yield f"{first} {second}", " ".join(words)
 
 
 def _pattern(verb: str) -> str:

@@ -128,6 +128,13 @@ def owner(text: str) -> tuple[int, int]:
     return int(uid), int(gid)
 
 
+def uid(text: str) -> int:
+    """A user, as a number."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise ValueError(f'"{text}" is not a user: expected a number, such as 990')
+    return int(text)
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """One of these *words*."""
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from .parse import parse
-from .verbs import GROUPS, VERBS, find, split
+from .verbs import GROUPS, VERBS, find, following, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _run(words: Sequence[str]) -> int:
         asked = (bool(words) and words[0] not in GROUPS) or len(words) > 1
         print(manual.text(found[0] if found else words[0] if words else ""), end="", file=None if asked else sys.stderr)
         return 0 if asked else 2
-    if found is None and not words[0].startswith("-"):
+    if not words[0].startswith("-") and (found is None or (following(found[0]) and not found[1][0].startswith("-"))):
         return _unknown(words)
     from .app import read
 
@@ -68,8 +68,11 @@ def _unknown(words: Sequence[str]) -> int:
 
     from . import exits, show
 
-    length = 2 if words[0] in GROUPS else 1
-    known = [verb for verb in VERBS if length == 1 or verb.startswith(f"{words[0]} ")]
+    length = 1
+    while length < len(words) and following(" ".join(words[:length])):
+        length += 1
+    before = " ".join(words[: length - 1])
+    known = [verb for verb in VERBS if not before or verb.startswith(f"{before} ")]
     verb = " ".join(words[:length])
     near = get_close_matches(verb, known, 3, 0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(known)}"

@@ -33,6 +33,13 @@ VERBS: Final = {
     "keys list": "keys",
     "agents": "agents",
     "status": "agents",
+    "relay": "relay",
+    "relay init": "relay",
+    "relay check": "relay",
+    "relay explain": "relay",
+    "relay health": "relay",
+    "relay audit verify": "relay",
+    "relay audit show": "relay",
     "doctor": "care",
     "gc": "care",
     "bench": "bench",
@@ -47,11 +54,18 @@ GROUPS: Final = {
 
 def split(words: Sequence[str]) -> tuple[str, Sequence[str]] | None:
     """The verb that *words* begin with, and what follows it; None where there is none of that name."""
-    for length in (1, 2):
+    for length in (3, 2, 1):
         verb = " ".join(words[:length])
         if verb in VERBS and len(words) >= length:
             return verb, words[length:]
     return None
+
+
+def following(verb: str) -> list[str]:
+    """The words that may follow *verb* in a longer verb."""
+    length = len(verb.split())
+    longer = [each for each in VERBS if each.startswith(f"{verb} ")] if verb else list(VERBS)
+    return list(dict.fromkeys(each.split()[length] for each in longer))
 
 
 def find(verb: str) -> Callable[..., int | None]:

@@ -76,7 +76,7 @@ def watch_(
     if command and exec is not None:
         raise Invalid("a command after -- and --exec exclude each other: give one")
     argv = ["/bin/sh", "-c", exec] if exec is not None else list(command)
-    _log(log)
+    log_to_stderr(log)
     from ..command import Command
     from ..handlers import Handlers
     from ..listener import signals
@@ -199,7 +199,7 @@ def shown(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{int(seconds)} s"
 
 
-def _log(form: str) -> None:
+def log_to_stderr(form: str) -> None:
     """Log to standard error, as text or as JSON."""
     import logging
 
