@@ -8,6 +8,7 @@ left        left alone, for a reason that is said
 
 import array
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -46,14 +47,16 @@ class Ground:
     """What must be ended when the test is over: processes, threads, leases."""
     prefix: str = ""
     """What every name begins with: the due time in `later/`."""
+    tag: str = ""
+    """What tells its names from those of another planter."""
     planted: list[str] = field(default_factory=list)
     """The names of what was planted."""
 
     def path(self, name: str | bytes) -> Path:
         """The path of a thing to plant. No two have one name."""
         text = self.prefix + os.fsdecode(name)
-        if text in self.planted:
-            text = f"{self.prefix}{len(self.planted)}-{os.fsdecode(name)}"
+        if text in self.planted or (self.tag and names.parse(text) is None):
+            text = f"{self.prefix}{self.tag}{len(self.planted)}-{os.fsdecode(name)}"
         self.planted.append(text)
         return self.folder / text
 
@@ -267,6 +270,7 @@ def leased(kind: int) -> Plant:
             child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not longer than its planter
                 signal.signal(signal.SIGIO, signal.SIG_IGN)
                 file = os.open(path, os.O_RDWR if kind == fcntl.F_WRLCK else os.O_RDONLY)
                 fcntl.fcntl(file, fcntl.F_SETLEASE, kind)
@@ -362,7 +366,7 @@ EXPIRED: Final = body('"expires":"2001-01-01T00:00:00Z"')
 _UTF8: Final = "not JSON: it is not valid UTF-8"
 _INFINITY: Final = "not JSON: number is infinity"
 _LINK: Final = "it is a symbolic link, not a file"
-_LINKS: Final = "it has 2 links: somebody else can still change it"
+_LINKS: Final = "it has [23] links: somebody else can still change it"
 _DEEP: Final = "nested deeper than 64|not JSON"
 _NOBODY: Final = "in new/ that nobody takes"
 _HIDDEN: Final = "its mode keeps it from its recipient"

@@ -4,31 +4,22 @@ Children become those uids, also in user namespaces, and try everything; what th
 tables in tests/dropbox/. MAILBOX_WRITE_TABLES=1 scripts/test tests/test_dropbox.py writes them anew: read the diff.
 """
 
-import asyncio  # noqa: F401  # filelock brings it along, and a child of another uid may not be able to read it
 import ctypes
 import errno
-import json
 import os
 import subprocess
-import sys
-import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import filelock  # noqa: F401
 import pytest
 
 from filemailbox import Mailbox, names, replies
-from filemailbox import consumer as _consumer  # noqa: F401
-from filemailbox import ledger as _ledger  # noqa: F401
-from filemailbox import log as _log  # noqa: F401
-from filemailbox import peek as _peek  # noqa: F401
 from filemailbox import root as roots
 from filemailbox.cli.run import main
+from uids import Actor, act
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -36,24 +27,9 @@ TABLES = Path(__file__).parent / "dropbox"
 WRITE = bool(os.environ.get("MAILBOX_WRITE_TABLES"))
 BOB = names.address("bob")
 
-_NEWUSER: Final = 0x10000000  # CLONE_NEWUSER
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
 _HERE: Final = -100  # AT_FDCWD
 _LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Somebody: a uid, and, in a user namespace, which uid outside is its uid 0."""
-
-    name: str
-    uid: int
-    base: int | None = None
-
-    @property
-    def outside(self) -> int:
-        """Its uid, and its gid, as the host sees them."""
-        return self.uid + (self.base or 0)
 
 
 @dataclass(frozen=True)
@@ -85,51 +61,6 @@ WORLDS = [
     world("a-map-each", "user namespaces with a map each; root is the attacker's", 100_000, 200_000, 300_000, 300_000),
 ]
 each_world = pytest.mark.parametrize("world", WORLDS, ids=[each.name for each in WORLDS])
-
-
-def act(who: Actor, job: Callable[[], Any]) -> Any:
-    """What *job* returns when *who* does it, in a child."""
-    (heard, tell), (go, let_go) = os.pipe(), os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a test runner has threads; the child has one
-        child = os.fork()
-    if child == 0:
-        try:
-            become(who, tell, go)
-            os.write(tell, json.dumps(job(), default=repr).encode())
-            os._exit(0)
-        except BaseException:  # noqa: BLE001  # nothing of this may go on in the child
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(1)
-    os.close(tell)
-    os.close(go)
-    if who.base is not None:
-        assert os.read(heard, 1) == b"!"
-        for ids in ("uid_map", "gid_map"):
-            Path(f"/proc/{child}/{ids}").write_text(f"0 {who.base} 65536\n")
-        os.write(let_go, b"!")
-    os.close(let_go)
-    with open(heard, "rb") as pipe:
-        said = pipe.read()
-    _, status = os.waitpid(child, 0)
-
-    assert status == 0, f"the {who.name} failed"
-    return json.loads(said)
-
-
-def become(who: Actor, tell: int, go: int) -> None:
-    """From here on this process is *who*, with no more rights than its uid has."""
-    if who.base is not None:
-        if _LIBC.unshare(_NEWUSER) != 0:
-            raise OSError(ctypes.get_errno(), "no user namespace is to be had")
-        os.write(tell, b"!")
-        os.read(go, 1)
-    os.setgroups([])
-    for uid in {0: 0, who.uid: who.uid}:  # only the step away from uid 0 gives up its capabilities
-        os.setgid(uid)
-        os.setuid(uid)
 
 
 def exchange(one: str, other: str) -> None:

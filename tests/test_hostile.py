@@ -1,13 +1,17 @@
 """Hostile entries of a box: nothing blocks, nothing raises, good mail beside them comes, and each ends as it must."""
 
 import contextlib
+import itertools
 import logging
 import os
 import queue
+import random
 import re
 import signal
 import tempfile
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,10 +20,11 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, doctor, spool
+from filemailbox import Mailbox, MailboxError, doctor, files, names, replies, spool
 from filemailbox import root as roots
 from filemailbox.message import Message
-from hostile import KINDS, SECRET, Ground, Kind, ending, harmless
+from hostile import KINDS, LIMIT, SECRET, Ground, Kind, ending, harmless
+from uids import Actor, act, staying
 
 WATCHDOG = 10.0
 """Seconds in which whatever does not wait for anything is done, on the slowest machine."""
@@ -272,3 +277,422 @@ def test_in_no_other_folder_do_they_stop_anything(
     assert [text for each in said for text in (each.out, each.err) if not harmless(text)] == []
     assert SECRET not in str(listening.strange)
     assert (outside / "secret").read_text() == MAIL
+
+
+IN_THE_WAY: dict[str, Callable[[Path, Path], object]] = {
+    "a symbolic link": lambda path, outside: path.symlink_to(outside),
+    "a FIFO": lambda path, outside: os.mkfifo(path),
+    "a file": lambda path, outside: path.touch(),
+}
+
+
+@pytest.mark.parametrize("place", ["new", "replies", "cur", "later", "dead", "done", "tmp", "run", "ledger"])
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_what_lies_in_the_place_of_a_folder_is_told_and_not_followed(
+    root: Path, outside: Path, alice: Mailbox, mailbox: Callable[..., Any], place: str, what: str
+) -> None:
+    """Whoever shares our uid can do that. Nothing hangs, nothing outside is touched; put back, mail comes again."""
+    alice.send("bob", "waiting")
+    folder, aside = root / "bob" / place, root / "bob/aside"
+    (outside / "x.json").write_text('{"from":"outside"}')
+    (outside / "20200101T000000.000000000Z~20200101T000000.000000000Z-00000000000a,S=18.json").write_text(MAIL)
+    before = {path: path.stat().st_mtime_ns for path in outside.iterdir()}
+    os.rename(folder, aside)
+    IN_THE_WAY[what](folder, outside)
+    with watchdog(), Mailbox("bob", root, durable=False) as bob:
+        if place in ("tmp", "run", "ledger"):  # they are not needed for that
+            with bob.receive() or pytest.fail("it does not come") as message:
+                assert message.body == "waiting"
+                message.hand_back()
+        else:
+            with pytest.raises(MailboxError, match=f'{place}" is {what}, not a folder'):
+                bob.receive()
+    said = []
+    for words in (["list", "--all"], ["doctor"], ["doctor", "--fix"], ["agents"], ["status"], ["gc"], ["receive"]):
+        with watchdog():
+            said.append(mailbox(*words))
+    folder.unlink()
+    os.rename(aside, folder)
+    after = {path: path.stat().st_mtime_ns for path in outside.iterdir()}
+    with Mailbox("bob", root, durable=False) as bob:
+        again = bob.receive()
+
+    assert f"its {place} is no folder" in said[1].out
+    assert "outside" not in str(said[0]) + str(said[-1])
+    assert after == before
+    assert "waiting" in said[-1].out or (again is not None and again.body == "waiting")
+
+
+@pytest.mark.parametrize("what", ["a symbolic link", "a FIFO"])
+def test_a_listener_whose_folder_is_replaced_goes_on_when_it_is_back(
+    root: Path, outside: Path, alice: Mailbox, what: str, caplog: pytest.LogCaptureFixture, until: Callable[..., None]
+) -> None:
+    """Meanwhile it says so, and takes nothing from where a link leads."""
+    (outside / "x.json").write_text('{"from":"outside"}')
+    new, aside = root / "bob/new", root / "bob/aside"
+    with Listening(root) as listening:
+        alice.send("bob", "before")
+        listening.wait_for("before")
+        os.rename(new, aside)
+        IN_THE_WAY[what](new, outside)
+        until(lambda: f'new" is {what}, not a folder' in caplog.text)
+        new.unlink()
+        os.rename(aside, new)
+        alice.send("bob", "behind")
+        listening.wait_for("behind")
+
+    assert listening.strange == []
+    assert (outside / "x.json").exists()
+
+
+def test_a_fifo_in_the_place_of_a_file_makes_nobody_wait(
+    root: Path, alice: Mailbox, mailbox: Callable[..., Any]
+) -> None:
+    """What a listener says of itself, and the marker of the root: both are opened by programs of others."""
+    with watchdog(), Mailbox("bob", root, durable=False) as bob:
+        bob.receive()
+        status = root / f"bob/run/status-{bob._consumer.folder}.json"
+        os.mkfifo(status)
+        with bob.listening() as listener:
+            listener.begin()
+            listener.look()
+            said = [mailbox("agents"), mailbox("status"), mailbox("doctor")]
+        status.unlink(missing_ok=True)
+    (root / ".mailbox").unlink()
+    os.mkfifo(root / ".mailbox")
+    with watchdog():
+        lost = mailbox("list")
+
+    assert {each.code for each in said} <= {0, 1}
+    assert lost.code == 69
+    assert "its .mailbox file is not JSON" in lost.err
+
+
+# What root does to boxes of others
+
+
+def test_root_gives_nothing_away_through_a_link(as_root: None, shared: Path, mailbox: Callable[..., Any]) -> None:
+    """The owner of a box puts a link in the place of a folder; no command of root's follows it."""
+    volume, target = roots.init(shared / "mail"), shared / "target"
+    roots.create(volume, names.address("bob"), (2001, 2001))
+    target.mkdir(mode=0o700)
+    (shared / "mail/bob/tmp").rmdir()
+    (shared / "mail/bob/tmp").symlink_to(target)
+    os.chown(shared / "mail/bob/tmp", 2001, 100, follow_symlinks=False)  # a group of its own that the box has not
+    (shared / "mail/bob/done").chmod(0o777)  # something to mend
+    (shared / "mail/evil").symlink_to(target)
+    said = [mailbox("doctor", "--fix", "--root", shared / "mail")]
+    said += [mailbox("init", "--root", shared / "mail", "--owner", "2001:2001", name) for name in ("bob", "evil")]
+    facts = target.stat()
+
+    assert (facts.st_uid, facts.st_gid, facts.st_mode & 0o7777) == (0, 0, 0o700)
+    assert list(target.iterdir()) == []
+    assert said[0].code == 1
+    assert said[2].code == 77
+    assert "is a symbolic link, not a folder" in said[2].err
+
+
+@pytest.mark.parametrize("there", ["bob", ".bob"])
+def test_a_box_that_somebody_has_made_before_is_not_given_away(
+    as_root: None, shared: Path, mailbox: Callable[..., Any], there: str
+) -> None:
+    """Where anybody may make boxes: he would still hold its folders open, and read what comes."""
+    volume = roots.init(shared / "mail")
+    os.chmod(volume.path, 0o1777)
+    for folder in (".", "new", "cur", "cur/0123456789ab"):
+        (shared / "mail" / there / folder).mkdir(exist_ok=True)
+        os.chown(shared / "mail" / there / folder, 2003, 2003)
+    said = mailbox("init", "--root", shared / "mail", "--owner", "2001:2001", "bob")
+
+    assert said.code == 77
+    assert "belongs to the uid 2003, not to 2001: somebody else has made it" in said.err
+    assert (shared / "mail" / there).stat().st_uid == 2003
+
+
+# Requests, which anybody can pretend
+
+
+def test_what_is_planted_in_a_request_replaces_no_mail(root: Path, alice: Mailbox, bob: Mailbox) -> None:
+    """A request's folder is swept into new/; somebody has put a file there that is called like mail that waits."""
+    (root / "bob/new/job.json").write_text('{"from":"alice"}')
+    request = root / "bob/replies" / names.new_id()
+    request.mkdir()
+    (request / "job.json").write_text('{"from":"mallory"}')
+    taken = []
+    for _ in range(2):
+        with bob, bob.receive() or pytest.fail("it is gone") as message:
+            taken.append(message.sender)
+
+    assert taken == ["alice", "mallory"]
+
+
+def test_a_request_that_is_filled_for_ever_is_left_to_the_sweep(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for an answer leaves, however fast others put more into its folder."""
+    box, request = str(root / "bob"), names.new_id()
+    real, count = files.listing, iter(range(10**6))
+
+    def filling(folder: int) -> list[str]:
+        listed = real(folder)
+        os.close(os.open(f"more-{next(count)}.json", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        return listed
+
+    os.mkdir(f"{box}/replies/{request}")
+    Path(f"{box}/replies/{request}/first.json").touch()
+    monkeypatch.setattr(replies, "listing", filling)
+    with watchdog():
+        replies.abandon(box, request)
+
+    assert os.path.exists(f"{box}/replies/{request}")
+
+
+def test_many_requests_that_cannot_be_left_stop_nothing(root: Path, alice: Mailbox, soon: None) -> None:
+    """Each sweep takes some of them, from anywhere; one that can be left is, in the end."""
+    for n in range(600):
+        full = root / f"bob/replies/20200101T000000.{n:09d}Z-0123456789ab"
+        (full / "x").mkdir(parents=True)
+        full.chmod(0)
+    honest = root / "bob/replies" / names.new_id()
+    honest.mkdir()
+    (honest / "late.json").write_text('{"body":"late"}')
+    with Listening(root) as listening:
+        alice.send("bob", "before")
+        listening.wait_for("before")
+        if "late" not in listening.strange:
+            listening.wait_for("late")
+
+
+# A uid each: a listener without rights, a planter with none to its box
+
+
+RECIPIENT, SENDER, ATTACKER = Actor("recipient", 2001), Actor("sender", 2002), Actor("attacker", 2003)
+
+
+def planted_by_root(kind: Kind) -> bool:
+    """What the attacker cannot plant itself. A hard link to a file of others: only where the kernel does not mind."""
+    return kind.root or kind.name.startswith("hard link")
+
+
+def test_one_listener_lives_through_all_of_them(as_root: None, shared: Path, until: Callable[..., None]) -> None:
+    """Its uid is that of nobody who planted them. Each ends as it must; good mail comes; SIGTERM ends it in order."""
+    volume, outside = shared / "mail", shared / "outside"
+    roots.create(roots.init(volume), names.address("bob"), (2001, 2001))
+    outside.mkdir(mode=0o755)
+    (outside / "secret").write_text(MAIL)
+    os.chmod(outside / "secret", 0o600)
+    os.chown(outside / "secret", 2001, 2001)
+
+    def good(body: str) -> None:
+        with Mailbox("carol", volume) as carol:
+            carol.send("bob", body)
+
+    def plant(tell: Callable[[Any], object], by_root: bool) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        with ExitStack() as alive:
+            tell(plant_all(alive, by_root))
+            signal.sigwait({signal.SIGTERM})
+
+    def plant_all(alive: ExitStack, by_root: bool) -> list[tuple[str, list[str]]]:
+        ground = Ground(volume / "bob/new", outside, alive, tag="root-" if by_root else "")
+        for kind in KINDS:
+            if planted_by_root(kind) == by_root:
+                before = len(ground.planted)
+                kind.plant(ground)
+                names_of[kind.name] = ground.planted[before:]
+        return list(names_of.items())
+
+    def listen(tell: Callable[[Any], object]) -> None:
+        vars(spool)["STILL"] = 0.1
+        with Mailbox("bob", volume, durable=False, rescan=0.02) as bob:
+
+            @bob.on()
+            def handle(message: Message[Any]) -> None:
+                tell(message.body if len(message.raw) < 1000 else "long")
+
+            bob.run()
+        tell("ended in order")
+
+    names_of: dict[str, list[str]] = {}
+    act(SENDER, lambda: good("before"))
+    with (
+        staying(Actor("root", 0), lambda tell: plant(tell, True)) as root,
+        staying(ATTACKER, lambda tell: plant(tell, False)) as attacker,
+    ):
+        planted = dict(root.hear(WATCHDOG) + attacker.hear(WATCHDOG))
+        act(SENDER, lambda: good("behind"))
+        with staying(RECIPIENT, listen) as listener:
+            heard: list[Any] = []
+            mail = sum(len(planted[kind.name]) for kind in KINDS if kind.end == "mail")
+            while len(heard) < mail + 2:
+                heard.append(listener.hear(WATCHDOG))
+            box = volume / "bob"
+            for kind in KINDS:
+                until(lambda kind=kind: {ending(box, name)[0] for name in planted[kind.name]} == {kind.end})
+            act(SENDER, lambda: good("last"))
+            assert listener.hear(WATCHDOG) == "last"
+            os.kill(listener.pid, signal.SIGTERM)
+            assert listener.hear(WATCHDOG) == "ended in order"
+        said = {kind: [ending(box, name)[1] for name in planted[kind.name]] for kind in KINDS}
+
+    assert {"before", "behind"} <= {body for body in heard if type(body) is str}
+    assert SECRET not in str(heard)
+    assert [kind.name for kind in KINDS if not all(re.search(kind.reason, why) for why in said[kind] if why)] == []
+    assert len(planted) == len(KINDS) >= 60
+
+
+# A race: what lies under a name changes between a look and a read
+
+READS = 20_000
+"""Reads of each of our readers, however long they take."""
+
+SHAPES: dict[str, Callable[[str, str], object]] = {
+    "file": lambda path, secret: Path(path).write_bytes(b"x" * len(MAIL)),
+    "mail": lambda path, secret: Path(path).write_bytes(b'{"body":"%s"}' % (b"x" * (len(MAIL) - 11))),
+    "symbolic link": lambda path, secret: os.symlink(secret, path),
+    "hard link": lambda path, secret: os.link(secret, path),
+    "FIFO": lambda path, secret: os.mkfifo(path),
+}
+
+
+def swap(folder: str, secret: str, tell: Callable[[Any], object]) -> None:
+    """Put one shape after the other under a few names, each in one step, as fast as it goes; for ever."""
+    scratch = f"{os.path.dirname(secret)}/scratch"
+    chance = random.Random(7)
+    under = [f"{folder}/20200101T000000.00000000{n}Z-0123456789ab,S={len(MAIL)}.json" for n in range(3)]
+    tell("ready")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(scratch)
+        SHAPES[chance.choice(list(SHAPES))](scratch, secret)
+        with contextlib.suppress(OSError):  # the folder of a request may be gone
+            os.rename(scratch, chance.choice(under))
+
+
+def read_by_claims(root: Path) -> Iterator[bytes]:
+    """As a listener does; half of it is put off, and read anew from later/."""
+    taker = spool.Taker(roots.find(root), names.address("bob"))
+    for turn in itertools.count():
+        claim = taker.claim()
+        if claim is None:
+            yield b""
+            continue
+        yield claim[1]
+        if claim[3] and turn % 2:
+            taker.put_off(claim[0], 0)
+        else:
+            taker.bury(claim[0], "done")  # what is buried, a person looks at
+        for dead in os.listdir(root / "bob/dead"):
+            os.unlink(root / "bob/dead" / dead)
+
+
+def read_by_looks(root: Path) -> Iterator[bytes]:
+    """As `mailbox list` does."""
+    with Mailbox("bob", root) as bob:
+        while True:
+            yield b""
+            for message in bob.peek():
+                yield message.raw
+
+
+def read_answers(root: Path) -> Iterator[bytes]:
+    """As request() does: the attacker was asked."""
+    with replies.Reply(str(root / "bob"), REQUEST) as reply:
+        while True:
+            yield b""
+            for answer in reply.answers(LIMIT):
+                yield answer[1]
+
+
+def read_naively(root: Path) -> Iterator[bytes]:
+    """Look whether it is a plain file, then open it: what one writes without thinking."""
+    new = root / "bob/new"
+    while True:
+        yield b""
+        for path in new.iterdir():
+            with contextlib.suppress(OSError):
+                if not path.is_symlink() and path.is_file() and path.stat().st_nlink == 1:
+                    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without that it hangs at the first FIFO
+                    with open(file, "rb") as opened:
+                        yield opened.read() or b""
+
+
+REQUEST = "20200101T000000.000000000Z-0123456789ab"
+
+
+@pytest.fixture
+def race(memory: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], None]]:
+    """race(folder): let an attacker of our own uid loose on it: the worst case."""
+    caplog.set_level(logging.CRITICAL, "filemailbox")  # it would tell of every link
+    secret = memory.parent / "secret"
+    secret.write_text(MAIL)
+    with ExitStack() as running:
+
+        def begin(folder: str) -> None:
+            path, me = str(memory / "bob" / folder), Actor("attacker", os.geteuid())
+            attacker = running.enter_context(staying(me, lambda tell: swap(path, str(secret), tell)))
+            assert attacker.hear(WATCHDOG) == "ready"
+
+        yield begin
+
+
+@pytest.mark.parametrize(
+    ("reader", "folder"),
+    [
+        pytest.param(read_by_claims, "new", id="claim"),
+        pytest.param(read_by_looks, "new", id="peek"),
+        pytest.param(read_answers, f"replies/{REQUEST}", id="request"),
+    ],
+)
+def test_what_is_swapped_while_it_is_read_leaks_nothing(
+    memory: Path,
+    race: Callable[[str], None],
+    reader: Callable[[Path], Iterator[bytes]],
+    folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """20 000 reads against an attacker who does nothing else: mail comes, the secret never."""
+    opened, real = [0], os.open
+
+    def counting(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(f",S={len(MAIL)}.json"):
+            opened[0] += 1
+        return real(path, *arguments, **options)
+
+    reads = reader(memory)
+    next(reads)
+    race(folder)
+    monkeypatch.setattr(os, "open", counting)
+    got: Counter[bytes] = Counter()
+    while opened[0] < READS:
+        got[next(reads)] += 1
+
+    assert [data for data in got if SECRET.encode() in data] == []
+    assert sum(count for data, count in got.items() if data) > READS // 100  # it was no race against nothing
+
+
+def test_a_link_that_is_replaced_before_it_is_counted_is_not_read(
+    root: Path, ground: Ground, bob: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the secret has one link: its own. What counts is what lies in our folder afterwards, and that is mail."""
+    hidden, real = ground.outside / "mail", os.fstat
+    hidden.write_text(MAIL.replace(SECRET, "x" * len(SECRET)))
+    path = ground.ours(f",S={len(MAIL)}")
+    os.link(ground.secret, path)
+
+    def late(file: int) -> os.stat_result:
+        if hidden.exists() and os.path.samestat(real(file), ground.secret.stat()):
+            os.rename(hidden, path)
+        return real(file)
+
+    monkeypatch.setattr(os, "fstat", late)
+    with bob.receive() or pytest.fail("it does not come") as message:
+        assert message.body == "x" * len(SECRET)
+    assert not hidden.exists()
+
+
+def test_a_naive_reader_leaks_in_the_same_race(memory: Path, race: Callable[[str], None]) -> None:
+    """Which proves that the race bites: it checks all that one can check by name, and is handed the secret."""
+    race("new")
+    until = time.monotonic() + 60
+    reads = read_naively(memory)
+
+    assert any(SECRET.encode() in data for data in itertools.takewhile(lambda _: time.monotonic() < until, reads))

@@ -203,9 +203,9 @@ def test_senders_never_meet_a_box_without_new(root: Path, bob: Mailbox, start: C
 
 def test_two_files_of_one_foreign_name_both_stay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sender puts under a name into the new folder while one of that name is moved over."""
-    import filemailbox.sweep as sweep
+    from filemailbox import files, sweep
 
-    rename, box = sweep.rename, root / "bob"
+    rename, box = files.rename, root / "bob"
     (box / "new" / "x.json").write_text('{"n": 1}')
 
     def between(source: str, target: str, flags: int) -> None:

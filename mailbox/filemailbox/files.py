@@ -38,6 +38,18 @@ def read(file: int, size: int) -> bytes:
     return data
 
 
+def alone(name: str, folder: int, facts: os.stat_result, *, ours: bool) -> bool:
+    """Whether the file that was opened lies under *name* in *folder*, and under no other name anywhere.
+
+    Its links counted on the descriptor do not say that: a hard link to somebody's secret can be opened, and be replaced
+    before it is counted; then one link is left, that of the secret. Nor is stat(2) of a name one step: only in a folder
+    that is *ours* alone it proves something. Elsewhere the ctime must be the same as well, for to link changes that.
+    Raises FileNotFoundError.
+    """
+    there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return there.st_ino == facts.st_ino and there.st_nlink == 1 and (ours or there.st_ctime_ns == facts.st_ctime_ns)
+
+
 def kind(mode: int) -> str:
     """What a thing of this mode is called in a sentence."""
     kinds = {

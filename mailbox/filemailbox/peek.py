@@ -8,7 +8,7 @@ import stat
 
 from . import names
 from .errors import Malformed, NoMessage, Unproven, Untrusted, quoted, storage
-from .files import FOLDER, READ, kind, listing, read
+from .files import FOLDER, READ, alone, kind, listing, read
 from .message import Message, decode, format_time, moment, parse_time, written
 from .order import is_mail
 from .trust import NONE
@@ -112,8 +112,14 @@ def seen(folder: int, state: str, text: str, max_size: int, judge: Judge) -> Mes
             elif parts is not None and parts.size not in (None, facts.st_size):
                 problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not whole"
             else:
-                data = read(file, facts.st_size)
-                members, trust = judge.judge(data, facts, name)
+                content = read(file, facts.st_size)
+                if alone(text, folder, facts, ours=False):
+                    data = content
+                    members, trust = judge.judge(data, facts, name)
+                else:
+                    problem = "it was replaced while it was read"
+        except FileNotFoundError:
+            return None  # it has moved on
         except (Unproven, Untrusted) as error:
             problem, members = str(error), decode(data)
         except Malformed as error:

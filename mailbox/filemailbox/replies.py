@@ -8,6 +8,7 @@ ordinary mail.
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from . import names
-from .files import FOLDER, NOREPLACE, READ, listing, read, rename
+from .files import FOLDER, NOREPLACE, READ, alone, listing, read, rename
 from .locks import Lock
 from .order import is_mail
 from .root import adopt
@@ -25,6 +26,7 @@ Answer: TypeAlias = tuple[str, bytes, os.stat_result]
 
 _TRIES: Final = 100  # times that a folder is emptied: somebody may fill it for ever
 _SHARE: Final = 256  # folders that are looked at in one sweep: anybody can make a million
+_turns = itertools.count()
 
 
 class Reply:
@@ -70,7 +72,11 @@ class Reply:
                 parts = names.parse(name)
                 regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size <= max_size
                 if regular and (parts is None or parts.size in (None, facts.st_size)):
-                    yield name, read(file, facts.st_size), facts
+                    data = read(file, facts.st_size)
+                    if alone(name, self._folder, facts, ours=False):
+                        yield name, data, facts
+            except FileNotFoundError:
+                continue
             finally:
                 os.close(file)
 
@@ -111,10 +117,10 @@ def sweep(box: str, folder: int) -> None:
 
 
 def _some(requests: list[str]) -> list[str]:
-    """As many as one sweep may take, from anywhere: each has its turn."""
+    """As many as one sweep may take: each has its turn."""
     if len(requests) <= _SHARE:
         return requests
-    first = int.from_bytes(os.urandom(4)) % len(requests)
+    first = next(_turns) * _SHARE % len(requests)
     return (requests[first:] + requests[:first])[:_SHARE]
 
 

@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 
 from . import log, names, replies
 from .errors import Malformed, NotHeld, Storage, quoted, storage
-from .files import FOLDER, NOREPLACE, READ, kind, listing, read, rename
+from .files import FOLDER, NOREPLACE, READ, alone, kind, listing, read, rename
 from .locks import Lock
 from .message import decode
 from .names import Address, Name
@@ -235,6 +235,9 @@ class Taker:
                 return self._claim_odd(text, file, facts)
             os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
             data = os.read(file, size + 1)
+            if not alone(text, self._mine, facts, ours=True):
+                self._exchanged(text)
+                return None
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -290,7 +293,14 @@ class Taker:
                 ours = ours.but(stem=name.stem, origin=name.origin)
         os.rename(text, str(ours), src_dir_fd=self._folders["new"], dst_dir_fd=self._mine)
         self._unfinished.pop(text, None)
+        if not alone(str(ours), self._mine, facts, ours=True):
+            self._exchanged(str(ours))
+            return None
         return str(ours), data, facts, True
+
+    def _exchanged(self, name: str) -> None:
+        """What we hold is not what we read: it was replaced in between. It is read anew, where nobody reaches it."""
+        self.put_off(name, time.time_ns())
 
     def _claim_due(self, text: str) -> Claim | None:
         """Claim one file from `later/`."""
