@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import box, peers, rivals, seal, table, wake
+from benchmarks import box, peers, relay, rivals, seal, table, wake
 
 BENCH = Path(__file__).parent.parent / "scripts" / "bench"
 TINY = box.Plan(n=3, n_flushed=2, slices=2, repetitions=2, backlogs=(10, 400), looks=1, disks=("tmpfs",))
@@ -87,6 +87,19 @@ def test_sealing_is_shown_beside_the_bare_calls() -> None:
         assert figure["n"] == 6
         assert figure["ours"] > 0 < figure["reference"]
         assert figure["spread"][0] <= figure["ratio"] <= figure["spread"][1]
+
+
+def test_the_relay_is_measured_and_killed_and_its_log_tampered_with() -> None:
+    """What must be none is none; whatever was tampered with is found by both verifiers."""
+    plan = relay.Plan(20, 4, 2, 3, 0.1, messages=30, kills=2, lines=3, disk="tmpfs")
+    found = {figure.what: figure for each in relay.measure(plan=plan).tables for figure in each.figures}
+
+    assert {"backlog, carried", "p95, send to receive", "p95, while a third agent is full"} < set(found)
+    assert found["backlog, carried"].ours > 0
+    for what in ("lost, 2 kills", "there twice", "other than they were sent"):
+        assert (found[what].n, found[what].ours) == (30, 0)
+    for who in ("ours", "scripts/audit-verify"):
+        assert found[f"found by {who}"].ours == found[f"found by {who}"].n == 15
 
 
 def test_a_backlog_is_listed_once(report: table.Report) -> None:

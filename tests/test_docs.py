@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from filemailbox import policy
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ID = re.compile(r"\d{8}T\d{6}\.\d{9}Z-[0-9a-f]{12}")
@@ -20,7 +22,7 @@ def blocks(kind: str) -> Iterator[str]:
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     """Shell transcripts and Python are run below; `text` is for pictures."""
-    assert {language for language, _ in BLOCK.findall(README.read_text())} == {"text", "console", "python"}
+    assert {language for language, _ in BLOCK.findall(README.read_text())} == {"text", "console", "python", "toml"}
 
 
 def test_the_transcripts_are_what_a_shell_says(tmp_path: Path) -> None:
@@ -68,6 +70,12 @@ def test_the_python_runs(block: str, prints: str, tmp_path: Path) -> None:
 
     assert program.stderr == ""
     assert program.stdout == prints
+
+
+@pytest.mark.parametrize("block", list(blocks("toml")), ids=["relay"])
+def test_the_policy_is_one(block: str) -> None:
+    """Every `toml` block is a policy that a relay takes."""
+    assert list(policy.parse(block).reach())
 
 
 def _plain(text: str) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from filemailbox import Mailbox, doorbell, ledger, message, names, rules, seal, spool, trust
+from filemailbox import Mailbox, chain, doorbell, ledger, message, names, rules, seal, spool, trust
 from filemailbox.keys import Public
 from filemailbox.message import decode, encode
 from filemailbox.names import Name
-from filemailbox.root import FOLDERS, FORMAT, MARKER
+from filemailbox.root import FOLDERS, FORMAT, MARKER, OUTBOX
 
 PAGE = (Path(__file__).parent.parent / "mailbox/FORMAT.md").read_text()
 VECTORS = Path(__file__).parent / "vectors"
@@ -29,7 +29,7 @@ def test_the_table_of_folders_is_the_code_s() -> None:
     """Names and modes."""
     rows = re.findall(r"^\| `bob/(\w+)/` \| (\d{4}) \|", PAGE, re.M)
 
-    assert {folder: int(mode, 8) for folder, mode in rows} == FOLDERS
+    assert {folder: int(mode, 8) for folder, mode in rows} == {**FOLDERS, OUTBOX: 0o700}
     assert f'| `{MARKER}` | 0644 | `{{"format": {FORMAT}}}` |' in PAGE
 
 
@@ -61,6 +61,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (doorbell._STALE, "older than {:g} s and that nobody hears"),
         (doorbell._LONGEST, "at most {} bytes. A longer one"),
         (names._STEM, "keep the first {}."),
+        (chain.ROOM, "up to {} bytes. A checkpoint"),
         (seal._BUCKET, "fill up a *bucket*: {} bytes"),
         (8 * seal._BUCKET // 1024, "from {} KiB on, that costs"),
         (seal._HEAD, "8 buckets are less than {} + the length of inner"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Storage, audit, carry, chain, names, policy, seal, volumes
+from filemailbox import Mailbox, Storage, audit, carry, chain, names, policy, seal, volumes
 from filemailbox import relay as relays
 from filemailbox import root as roots
 from filemailbox.chain import Tampered
@@ -818,3 +818,33 @@ def test_volumes_may_be_shared_by_agents_with_uids_of_their_own(tmp_path: Path, 
     assert (arrived.stat().st_uid, arrived.stat().st_gid) == (os.geteuid(), 2002)
     (note,) = (tmp_path / "team/alice/dead").glob("*.why")
     assert "it belongs to the uid 2002, and alice is 2001" in note.read_text()
+
+
+def test_the_recipient_sees_that_the_relay_vouches(tmp_path: Path, as_root: None) -> None:
+    """The owner of the file is the relay, which the root names; `F=` is the sender, also of mail to a group."""
+    text = OPEN + '[groups]\nteam = ["bob"]\n'
+    for name, uid in (("alice", 2001), ("bob", 2002)):
+        volume = roots.init(tmp_path / name)
+        roots.tell(volume, "relay", os.geteuid())
+        roots.create(volume, Address(name), (uid, uid), outbox=True)
+        text += f'[agents.{name}]\nvolume = "{volume.path}"\nuid = {uid}\n'
+    for number, to in enumerate(("bob", "team:team", "all")):
+        path = tmp_path / f"alice/alice/outbox/{number}.json"
+        path.write_text(json.dumps({"to": to, "body": number}))
+        os.chown(path, 2001, 2001)
+    office = Relay(policy.parse(text), audit.Audit(str(tmp_path / "audit"), SIGNER), seal.verify)
+    office.begin()
+    office.turn()
+    office.end()
+    forged = tmp_path / "bob/bob/new" / f"{names.new_id()},S=21,F=alice.json"
+    forged.write_text('{"to":"bob","body":3}')
+    os.chown(forged, 2002, 2002)
+    with Mailbox("bob", tmp_path / "bob") as bob:
+        got = [bob.receive() for _ in range(4)]
+
+    assert [(each.body, each.sender, each.trust) for each in got if each is not None] == [
+        (0, "alice", "relay"),
+        (1, "alice", "relay"),
+        (2, "alice", "relay"),
+        (3, None, "none"),
+    ]

@@ -135,17 +135,25 @@ def verify(folder: str, public: bytes, verify: Verify, partial: bool = False) ->
     With *partial* the first files may have been put away, as long as the checkpoint of the last of them is still there.
     A relay that is at work writes a record before it signs it: so what does not agree is looked at again.
     """
-    for look in range(_LOOKS):
+    for _ in range(_LOOKS):
         try:
-            problems: list[str] = []
+            before, problems = _state(folder), list[str]()
             at = _verify(folder, public, verify, partial, problems)
+            if not problems:
+                return at
+            time.sleep(0.02)
+            if _state(folder) == before:
+                break
         except OSError as error:
             raise storage(error, f"reading the audit log in {quoted(folder)}") from error
-        if not problems:
-            return at
-        if look < _LOOKS - 1:
-            time.sleep(0.02)
     raise Tampered(problems, folder)
+
+
+def _state(folder: str) -> list[tuple[str, int, int]]:
+    """What tells whether somebody is writing there."""
+    with os.scandir(folder) as entries:
+        seen = [(entry.name, entry.stat()) for entry in entries if _SEGMENT.fullmatch(entry.name)]
+    return sorted((name, facts.st_size, facts.st_mtime_ns) for name, facts in seen)
 
 
 def _verify(folder: str, public: bytes, verify: Verify, partial: bool, problems: list[str]) -> Checkpoint:

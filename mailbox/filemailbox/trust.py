@@ -142,7 +142,9 @@ class Judge:
             return False
         if members.get("from") is None:
             members["from"] = parts.origin
-        return members["from"] == parts.origin and self._is_ours(members.get("to"))
+        to = members.get("to")
+        to_us = facts.st_gid == self._group and to is not None and names.is_group(to)  # the relay knows who is in it
+        return members["from"] == parts.origin and (to_us or self._is_ours(to))
 
     def _is_ours(self, to: str | None) -> bool:
         return to == self._address if to is not None else self._private

@@ -23,7 +23,7 @@ def tmpfs() -> Iterator[str]:
             yield folder
         return
     _need_root("/dev/shm is no tmpfs with room in it, and to mount one takes root")
-    with tempfile.TemporaryDirectory(prefix="mailbox-bench-") as folder, _mounted("-t", "tmpfs", "tmpfs", folder):
+    with tempfile.TemporaryDirectory(prefix="mailbox-bench-") as folder, mounted("-t", "tmpfs", "tmpfs", folder):
         yield folder
 
 
@@ -42,7 +42,7 @@ def ext4() -> Iterator[str]:
                 file.write(bytes(2**20))
             os.fsync(file.fileno())
         _run("mkfs.ext4", "-q", "-F", "-O", "has_journal", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
-        with _mounted("-t", "ext4", "-o", "loop", image, folder):
+        with mounted("-t", "ext4", "-o", "loop", image, folder):
             yield folder
 
 
@@ -68,7 +68,7 @@ def _kind(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _mounted(*how: str) -> Iterator[None]:
+def mounted(*how: str) -> Iterator[None]:
     _run("mount", *how)
     try:
         yield
