@@ -16,7 +16,7 @@ FLOORS = [
     {"doorbell", "root", "rules", "seal"},
     {"ledger", "replies", "wake", "keys", "groups", "audit", "volumes", "carried"},
     {"deliver", "spool", "trust", "status", "notify", "handlers"},
-    {"consumer", "peek", "carry"},
+    {"consumer", "peek", "carry", "station"},
     {"listener", "leases", "ready", "relay"},
     {"aio", "command"},
     {"box"},

@@ -313,6 +313,14 @@ def test_who_shares_a_volume_needs_a_uid_of_its_own(one: str, two: str, apart: b
             policy.parse(text)
 
 
+def test_no_volume_lies_within_another() -> None:
+    """Whoever has the outer one has both."""
+    text = '[agents.a]\nvolume = "/srv/x"\n[agents.b]\nvolume = "/srv/y/../x/b/"\n'
+
+    with pytest.raises(InvalidPolicy, match='"/srv/x/b" lies within "/srv/x"'):
+        policy.parse(text)
+
+
 @pytest.mark.parametrize(
     ("to", "sender", "members"),
     [

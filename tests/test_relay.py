@@ -791,6 +791,22 @@ def test_an_agent_without_a_volume_is_no_trouble_to_others(post: Open) -> None:
     assert office.got("carol") == [2]
 
 
+def test_two_paths_to_one_volume_are_one_volume(post: Open) -> None:
+    """A link is not seen in the policy: the relay does not begin, or does not take it."""
+    office = post()
+    (office.place / "dora").symlink_to(office.place / "alice")
+    office.agents = ("alice", "bob", "dora")
+    office.relay.reload()
+    office.box("alice").send("bob", 1)
+    office.turn()
+    assert office.got("bob") == [1]
+    assert "alice and dora have one volume" in office.records("policy-refused")[0]["why"]
+    office.relay.end()
+
+    with pytest.raises(policy.InvalidPolicy, match="alice and dora have one volume"):
+        office.new_relay().run()
+
+
 def test_volumes_may_be_shared_by_agents_with_uids_of_their_own(tmp_path: Path, as_root: None) -> None:
     """Then the outbox is theirs by its mode, and the file by its owner."""
     volume = roots.init(tmp_path / "team")

@@ -45,6 +45,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     volumes     an agent's volume, of which nothing is trusted
     carried     what a relay has carried
     carry       the carrying step: stage, flush, deliver
+    station     one agent as a sender: its outbox, and how far the relay is with it
     relay       outboxes, a policy, an audit log
     doctor      what is wrong with a root and its boxes
     bench       how fast a volume is, and what works there

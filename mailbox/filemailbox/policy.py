@@ -22,6 +22,7 @@ be wrong. What is misspelt, names nobody, or can never apply, is an error: a pol
 """
 
 import hashlib
+import posixpath
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -388,15 +389,21 @@ class _Reader:
 
     def _apart(self, agents: dict[Address, Agent]) -> None:
         """Who is told apart by the volume alone must have one; on a shared one, the uid tells."""
-        seen: dict[str, list[Agent]] = {}
+        agents_of: dict[str, list[Agent]] = {}
         for agent in agents.values():
-            for other in seen.setdefault(agent.volume.rstrip("/"), []):
-                if agent.uid is None or agent.uid == other.uid or other.uid is None:
+            agents_of.setdefault(posixpath.normpath(agent.volume), []).append(agent)
+        for volume, sharing in agents_of.items():
+            uids = [agent.uid for agent in sharing]
+            if len(sharing) > 1 and (None in uids or len(set(uids)) < len(uids)):
+                self.problems.append(
+                    f"{' and '.join(agent.name for agent in sharing)} have the volume {quoted(volume)} in common, and "
+                    "no uids of their own: nothing tells them apart"
+                )
+            for other in agents_of:
+                if volume.startswith(f"{other.rstrip('/')}/") and volume != other:
                     self.problems.append(
-                        f"{other.name} and {agent.name} have the volume {quoted(agent.volume)} in common, and no uids "
-                        "of their own: nothing tells them apart"
+                        f"the volume {quoted(volume)} lies within {quoted(other)}, which belongs to somebody else"
                     )
-            seen[agent.volume.rstrip("/")].append(agent)
 
     def _groups(self, table: dict[str, Any], agents: Mapping[Address, Agent]) -> dict[str, tuple[Address, ...]]:
         groups: dict[str, tuple[Address, ...]] = {}

@@ -19,7 +19,6 @@ import contextlib
 import os
 import select
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,8 +32,9 @@ from .errors import MailboxError, Storage, quoted
 from .inotify import Folders
 from .message import parse_time
 from .names import Address
-from .policy import Agent, Bucket, Form, Policy, Question, Quota
-from .volumes import Junk, Letter, Outbox, Unfinished, is_our_trouble
+from .policy import Agent, Form, InvalidPolicy, Policy, Question
+from .station import Parked, Station, words_of
+from .volumes import Junk, Letter, Unfinished, is_our_trouble
 
 BATCH: Final = 128
 """Messages that are flushed and recorded together; a few more where one goes to many."""
@@ -44,7 +44,6 @@ _OURSELVES: Final = (1.0, 30.0)  # the same, when the audit log is in trouble
 _SOON: Final = 1.0  # seconds until what is perhaps still being written is looked at again
 _STUCK: Final = 30.0  # seconds until what can neither be carried nor removed is looked at again
 _PATIENCE: Final = 1000  # messages of one sender that wait for one recipient: what is more goes back at once
-_SHARE: Final = 20  # a look at an outbox costs at most such a part of the time
 
 
 @dataclass(slots=True)
@@ -54,102 +53,6 @@ class Trouble:
     why: str
     until: float
     wait: float
-
-
-@dataclass(slots=True)
-class Parked:
-    """A message that is left in its outbox for a while."""
-
-    due: float
-    to: frozenset[str] = frozenset()  # whom it waits for
-    stuck: bool = False  # decided and recorded, but not to be removed
-
-
-class Station:
-    """One agent as a sender: its outbox, and how far we are with it."""
-
-    def __init__(self, agent: Agent, watches: Folders | None) -> None:
-        self.agent, self._watches = agent, watches
-        self.outbox = Outbox(agent)
-        self.queue: deque[str] = deque()
-        self.parked: dict[str, Parked] = {}
-        self._waiting: Counter[str] = Counter()  # how much is parked, by recipient
-        self.wanted = True  # to be looked at
-        self.look_at = 0.0  # not before
-        self.throttled = 0.0  # until then it has used up its rate
-        self.trouble: str | None = None
-        self.watch = -1
-        self.bucket = Bucket(agent.limits.rate, agent.limits.burst)
-        self.quota, self.quota_bytes = Quota(agent.limits.quota), Quota(agent.limits.quota_bytes)
-
-    def look(self, now: float) -> None:
-        """List the outbox. What is wrong with it is told once, until it is right again."""
-        self.wanted = False
-        try:
-            if self.outbox.open():
-                self._begin_watch()
-            listed = self.outbox.list(self.agent.limits.outbox)
-        except OSError as error:
-            self.outbox.close()
-            self.queue.clear()
-            self._tell(f"its outbox cannot be looked into: {_words(error)}")
-            return
-        self._tell(None)
-        for gone in self.parked.keys() - set(listed):
-            self.unpark(gone)
-        self.queue = deque(name for name in listed if name not in self.parked or self.parked[name].due <= now)
-        took = time.monotonic() - now
-        self.look_at = now + _SHARE * took if took > 0.001 else 0.0
-
-    def next_look(self) -> float:
-        """When it is to be looked at, if nothing happens in it."""
-        if self.queue:
-            return self.throttled
-        due = 0.0 if self.wanted else min((parked.due for parked in self.parked.values()), default=float("inf"))
-        return max(due, self.look_at)
-
-    def park(self, name: str, due: float, to: frozenset[str] = frozenset(), stuck: bool = False) -> None:
-        """Leave it until *due*."""
-        self.unpark(name)
-        self.parked[name] = Parked(due, to, stuck)
-        self._waiting.update(to)
-
-    def unpark(self, name: str) -> None:
-        """It is settled, or gone."""
-        parked = self.parked.pop(name, None)
-        if parked is not None:
-            self._waiting.subtract(parked.to)
-
-    def is_stuck(self, name: str) -> bool:
-        """Whether it was decided already, and could not be removed."""
-        return name in self.parked and self.parked[name].stuck
-
-    def waiting_for(self, to: str) -> int:
-        """How many messages wait here for a recipient."""
-        return self._waiting[to]
-
-    def close(self) -> None:
-        """Let go of the outbox."""
-        if self.watch >= 0 and self._watches is not None:
-            self._watches.drop(self.watch)
-            self.watch = -1
-        self.outbox.close()
-
-    def _begin_watch(self) -> None:
-        if self._watches is not None:
-            if self.watch >= 0:
-                self._watches.drop(self.watch)
-                self.watch = -1
-            with contextlib.suppress(OSError):  # no more watches: found by looking
-                self.watch = self._watches.add(self.outbox.folder)
-
-    def _tell(self, trouble: str | None) -> None:
-        if trouble != self.trouble:
-            if trouble is not None:
-                log.warning("%s: %s", self.agent.name, trouble)
-            elif self.trouble is not None:
-                log.warning("%s: its outbox can be looked into again", self.agent.name)
-            self.trouble = trouble
 
 
 @dataclass(slots=True)
@@ -211,6 +114,7 @@ class Relay:
 
     def begin(self) -> None:
         """Open the audit log and the outboxes, and deliver what a relay before us left staged."""
+        _refuse_shared(self.policy)
         self.audit.begin(self._verify, self._memory.remember)
         self.audit.append([{"event": "start", "policy": self.policy.digest}])
         self._segment = self.audit.number
@@ -340,10 +244,10 @@ class Relay:
         except OSError as error:
             if is_our_trouble(error):
                 raise Storage(
-                    f"reading from the outbox of {station.agent.name}: {_words(error)}", error.errno
+                    f"reading from the outbox of {station.agent.name}: {words_of(error)}", error.errno
                 ) from error
             if name not in station.parked:
-                log.warning("%s: %s cannot be read: %s", station.agent.name, quoted(name), _words(error))
+                log.warning("%s: %s cannot be read: %s", station.agent.name, quoted(name), words_of(error))
             station.park(name, time.monotonic() + _STUCK)
         return None
 
@@ -447,7 +351,7 @@ class Relay:
                 batch.stage(to, letter)
             except OSError as error:
                 if is_our_trouble(error):
-                    raise Storage(f"writing to {to}: {_words(error)}", error.errno) from error
+                    raise Storage(f"writing to {to}: {words_of(error)}", error.errno) from error
                 self._harmed(to, error)
             else:
                 answers = letter.members.get("in_reply_to")
@@ -526,7 +430,7 @@ class Relay:
             station.unpark(name)
         except OSError as error:
             if not station.is_stuck(name):
-                log.warning("%s: %s stays in the outbox: %s", station.agent.name, quoted(name), _words(error))
+                log.warning("%s: %s stays in the outbox: %s", station.agent.name, quoted(name), words_of(error))
             station.park(name, time.monotonic() + _STUCK, stuck=True)
             return
         for to, why in case.refused.items():
@@ -585,7 +489,7 @@ class Relay:
 
     def _harmed(self, to: str, error: OSError) -> Trouble:
         """Something is wrong with a recipient's box: let it be for a while, each time for longer."""
-        before, why = self.troubles.get(to), f"the box of {to} takes no mail ({_words(error)})"
+        before, why = self.troubles.get(to), f"the box of {to} takes no mail ({words_of(error)})"
         wait = _BACKOFF[0] if before is None else min(_BACKOFF[1], before.wait * 2)
         if before is None or before.why != why:
             log.warning("%s: mail for it has to wait", why)
@@ -630,6 +534,7 @@ class Relay:
             return
         try:
             fresh = self._reread()
+            _refuse_shared(fresh)
         except (MailboxError, OSError) as error:
             log.error("the policy was not reloaded, the old one stays: %s", error)
             self._record_only({"event": "policy-refused", "policy": self.policy.digest, "why": str(error)})
@@ -693,6 +598,18 @@ class Relay:
         self._memory.age()
 
 
+def _refuse_shared(policy: Policy) -> None:
+    """The policy sees the paths of volumes; that two lead to one place, only the disk tells. Raises InvalidPolicy."""
+    seen: dict[tuple[int, int], Agent] = {}
+    for agent in policy.agents.values():
+        with contextlib.suppress(OSError):
+            facts = os.stat(agent.volume)
+            other = seen.setdefault((facts.st_dev, facts.st_ino), agent)
+            if other is not agent and (agent.uid is None or agent.uid == other.uid):
+                both = f"{other.name} and {agent.name}"
+                raise InvalidPolicy([f"{both} have one volume, and no uids of their own: nothing tells them apart"])
+
+
 def _objection(letter: Letter, sender: str) -> str | None:
     """What is wrong with a message whoever it is for."""
     said = letter.members.get("from")
@@ -738,7 +655,3 @@ def _reasons(refused: Mapping[str, str]) -> str:
 
 def _shown(to: str) -> str:
     return to if names.is_address(to) or names.is_group(to) else quoted(to)
-
-
-def _words(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

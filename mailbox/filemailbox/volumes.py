@@ -59,8 +59,7 @@ class Letter:
     @property
     def carried_name(self) -> str:
         """What it is called in the box of a recipient: `F=` says whose volume it came from."""
-        stem = f",N={self.stem}" if self.stem is not None else ""
-        return f"{self.id},S={len(self.data)}{stem},F={self.sender}.json"
+        return str(names.Name(self.id, len(self.data), stem=self.stem, origin=self.sender))
 
 
 class Outbox:
@@ -144,7 +143,7 @@ class Outbox:
         try:
             size = os.stat(name, dir_fd=self.folder, follow_symlinks=False).st_size
             stem = parts.stem if parts is not None else names.stem(name)
-            grave = f"{id},S={size}" + (f",N={stem}" if stem is not None else "") + ",B=1"
+            grave = str(names.Name(id, size, stem=stem)).removesuffix(".json") + ",B=1"
             _explain(dead, f"{grave}.why", why)
             os.rename(name, f"{grave}.json", src_dir_fd=self.folder, dst_dir_fd=dead)
         except FileNotFoundError:
