@@ -43,8 +43,8 @@ def alone(name: str, folder: int, facts: os.stat_result, *, ours: bool) -> bool:
 
     Its links counted on the descriptor do not say that: a hard link to somebody's secret can be opened, and be replaced
     before it is counted; then one link is left, that of the secret. Nor is stat(2) of a name one step: only in a folder
-    that is *ours* alone it proves something. Elsewhere the ctime must be the same as well, for to link changes that (to the nanosecond from
-    Linux 6.13 on: before, an attacker of our own uid is lucky once in 200 000 reads).
+    that is *ours* alone it proves something. Elsewhere the ctime must be the same as well, for to link changes that; to
+    the nanosecond from Linux 6.13 on. Before, an attacker of our own uid is lucky once in 200 000 reads.
     Raises FileNotFoundError.
     """
     there = os.stat(name, dir_fd=folder, follow_symlinks=False)
