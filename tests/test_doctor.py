@@ -336,3 +336,15 @@ def test_only_what_was_asked_for_is_looked_at(root: Path) -> None:
     assert [each.level for each in found(root, "alice")] == ["note"]
     with pytest.raises(NoBox):
         found(root, "carol")
+
+
+def test_mail_that_no_relay_carries_is_told_of(root: Path) -> None:
+    """It has been in the outbox for longer than a relay takes."""
+    roots.create(roots.find(root), names.address("alice"), outbox=True)
+    with Mailbox("alice", root) as alice:
+        alice.send("dora", 1)
+    assert warnings(root) == []
+    (message,) = (root / "alice/outbox").iterdir()
+    os.utime(message, (0, 0))
+
+    assert [each.split(", the oldest")[0] for each in warnings(root)] == ["1 message waits in its outbox"]

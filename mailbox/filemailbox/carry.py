@@ -90,8 +90,8 @@ class Batch:
                     failed[key] = error
         return failed
 
-    def deliver(self, to: str, carried: Carried) -> None:
-        """Rename what is staged for *to* to where it is read. What is not staged any more was delivered.
+    def deliver(self, to: str, carried: Carried) -> bool:
+        """Rename what is staged for *to* to where it is read. Returns False where it was delivered before.
 
         Raises OSError where that cannot be done now.
         """
@@ -101,8 +101,9 @@ class Batch:
         except FileNotFoundError:
             if inbox.is_staged(carried.file):  # then it is new/ that is gone
                 raise
-            return
+            return False
         self._rung.add(to)
+        return True
 
     def ring(self) -> None:
         """Ring for all that was delivered."""

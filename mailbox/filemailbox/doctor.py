@@ -11,6 +11,7 @@ mail.
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +21,13 @@ from . import names
 from .mounts import Mount, mount_of
 from .names import Address
 from .order import is_mail
-from .root import FOLDERS, MARKER, Root, mend
+from .root import FOLDERS, MARKER, OUTBOX, Root, mend
 from .roster import Standing, standing
 from .sweep import leftovers
 
 Level = Literal["wrong", "warning", "note"]
 
+_CARRIED: Final = 300.0  # seconds in which a relay carries what it can
 _ROOM: Final = 0.05  # of a volume: below that it is worth a warning
 _HARDLINKS: Final = "/proc/sys/fs/protected_hardlinks"
 _MISSED: Final = 5  # messages found only by looking, none announced: notifications are dead
@@ -76,6 +78,7 @@ def box(root: Root, name: Address) -> Iterator[Finding]:
     yield from _mail(now)
     yield from _listeners(now)
     yield from _unmailed(root, name)
+    yield from _outbox(root, name)
     if sound:
         for left in leftovers(root, name):
             yield Finding("note", name, f"left over: {left.what}: {left.path}", "", left.clear)
@@ -402,6 +405,20 @@ def _unmailed(root: Root, name: Address) -> Iterator[Finding]:
                 f"{'files' if len(odd) > 1 else 'a file'} in new/ that nobody takes: {', '.join(sorted(odd)[:3])}"
                 + (" …" if len(odd) > 3 else ""),
                 "mail is called *.json, and does not begin with a dot",
+            )
+
+
+def _outbox(root: Root, name: Address) -> Iterator[Finding]:
+    """Mail that a relay should have carried long ago."""
+    with contextlib.suppress(OSError), os.scandir(f"{root.box(name)}/{OUTBOX}") as entries:
+        ages = [time.time() - entry.stat(follow_symlinks=False).st_mtime for entry in entries if is_mail(entry.name)]
+        if ages and max(ages) > _CARRIED:
+            yield Finding(
+                "warning",
+                name,
+                f"{_messages(len(ages))} wait{'s' if len(ages) == 1 else ''} in its outbox, the oldest for "
+                f"{_span(max(ages))}",
+                "does the relay run (`mailbox relay health`), and is the recipient's box well?",
             )
 
 

@@ -399,12 +399,11 @@ class Relay:
             try:
                 if to not in self.policy.agents:
                     raise FileNotFoundError(2, "there is no such agent any more")
-                batch.deliver(to, carried)
+                self.carried += batch.deliver(to, carried)
             except OSError as error:
                 trouble = self._harmed(to, error)
             else:
                 self._memory.delivered(key)
-                self.carried += 1
                 if over:
                     self._well(to)
                 return
