@@ -337,6 +337,37 @@ def test_order_within_a_sender_is_kept(post: Open) -> None:
     assert office.is_sound()
 
 
+@pytest.mark.parametrize(
+    ("messages", "flushes"),
+    [
+        pytest.param(1, {"fsync": 1, "syncfs": 0, "fdatasync": 1}, id="one-message-two-flushes"),
+        pytest.param(7, {"fsync": 7, "syncfs": 0, "fdatasync": 1}, id="a-few"),
+        pytest.param(256, {"fsync": 0, "syncfs": 2, "fdatasync": 2}, id="a-backlog-two-for-each-batch"),
+    ],
+)
+def test_a_backlog_is_flushed_together(
+    post: Open, messages: int, flushes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is staged, then what is recorded: no more flushes than that."""
+    office = post()
+    office.box("alice").send_many("bob", range(messages))
+    counted = dict.fromkeys(flushes, 0)
+
+    def counting(call: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def counted_call(*arguments: Any) -> Any:
+            counted[call] += 1
+            return real(*arguments)
+
+        return counted_call
+
+    for place, call in ((os, "fsync"), (os, "fdatasync"), (carry, "syncfs")):
+        monkeypatch.setattr(place, call, counting(call, getattr(place, call)))
+    office.turn()
+
+    assert counted == flushes
+    assert office.got("bob") == list(range(messages))
+
+
 # A recipient in trouble
 
 
