@@ -395,7 +395,7 @@ def _found(
         ours = False
     except chain.Tampered:
         ours = True
-    command = ["sh", _VERIFIER, copy, chain.public_key(signer.public)]
+    command = ["sh", str(_VERIFIER), copy, chain.public_key(signer.public)]
     script = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "TMPDIR": folder})
     shutil.rmtree(copy)
     return ours, script.returncode == 1
