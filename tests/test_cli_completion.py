@@ -48,6 +48,10 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         pytest.param(["completion", ""], ["bash", "zsh", "fish"], id="a shell"),
         pytest.param(["send", "bob", "--ttl", ""], [], id="a value that nobody knows"),
         pytest.param(["nonsense", ""], [], id="after no verb"),
+        pytest.param(["relay", "ch"], ["check"], id="a second word of what is a verb by itself"),
+        pytest.param(["relay", "--c"], ["--config"], id="an option of what is a verb by itself"),
+        pytest.param(["relay", "audit", ""], ["verify", "show"], id="a third word"),
+        pytest.param(["relay", "audit", "show", "--thr"], ["--thread"], id="an option of a third word"),
     ],
 )
 def test_bash_completes(root: Path, words: list[str], offered: list[str]) -> None:
