@@ -1,29 +1,30 @@
-"""The clients for shells: mailbox-send and mailbox-recv, under dash, busybox and bash, with nothing but their small tools.
+"""The clients for shells: mailbox-send and mailbox-recv, under dash, busybox and bash, with only their small tools.
 
 Python is the judge: what the one sends the other must read, and the other way round.
 """
 
 import base64
+import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import pytest
-from disk import left, why
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from filemailbox import Mailbox, Malformed, names
+from disk import left, why
+from filemailbox import Mailbox, names
 from filemailbox.cli.options import span
 from filemailbox.doorbell import Bell
 from filemailbox.message import MAX_SIZE, decode, encode
@@ -32,23 +33,8 @@ HOUSE = Path(__file__).parent.parent
 VECTORS = HOUSE / "tests" / "vectors"
 PATIENCE = 60.0  # seconds after which a shell will not come to an end any more
 
-SENDING = ("awk", "od", "date", "mv", "cat", "rm", "sync")
-RECEIVING = (
-    "awk",
-    "od",
-    "date",
-    "stat",
-    "sort",
-    "mv",
-    "rm",
-    "mkdir",
-    "sleep",
-    "cat",
-    "tail",
-    "sync",
-    "timeout",
-    "flock",
-)
+SENDING = ["awk", "od", "date", "mv", "cat", "rm", "sync"]
+RECEIVING = [*SENDING, "stat", "sort", "rmdir", "mkdir", "sleep", "timeout", "flock", "tail"]
 
 SHELLS = ("dash", "busybox", "bash")
 
@@ -94,8 +80,8 @@ class Shell:
         if agent:
             environment["MAILBOX_AGENT"] = agent
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [*self.argv, HOUSE / "scripts" / script, *map(_word, words)]
-        return subprocess.Popen(command, env=environment, **{**pipes, **more})
+        command: list[str | bytes] = [*self.argv, str(HOUSE / "scripts" / script), *map(_word, words)]
+        return subprocess.Popen(command, env=environment, text=False, **{**pipes, **more})
 
     def send(self, *words: object, stdin: bytes = b"", **more: Any) -> Ran:
         return _end(self.begin("mailbox-send", *words, **more), stdin)
@@ -118,10 +104,27 @@ def _end(process: subprocess.Popen[bytes], stdin: bytes = b"") -> Ran:
     return Ran(process.returncode, out or b"", (err or b"").decode())
 
 
+@contextlib.contextmanager
+def running(process: subprocess.Popen[bytes]) -> Iterator[IO[bytes]]:
+    """What it prints, while it runs; at the end it is gone."""
+    assert process.stdout is not None
+    try:
+        yield process.stdout
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture(params=SHELLS)
 def shell(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Shell:
     """Each of the shells in turn. With busybox all tools are its own, as far as it has them."""
     return _shell(request.param, tmp_path, root)
+
+
+@pytest.fixture
+def in_turn(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Shell:
+    """One of the shells, another one for each line of a table."""
+    return _shell(SHELLS[zlib.crc32(request.node.name.encode()) % len(SHELLS)], tmp_path, root)
 
 
 @pytest.fixture
@@ -137,7 +140,7 @@ def _shell(name: str, tmp_path: Path, root: Path) -> Shell:
     tools = tmp_path / "tools"
     tools.mkdir()
     of_busybox = _applets(program) if name == "busybox" else frozenset()
-    for tool in {*SENDING, *RECEIVING}:
+    for tool in RECEIVING:
         source = program if tool in of_busybox else shutil.which(tool)
         assert source is not None, f"there is no {tool} here"
         (tools / tool).symlink_to(source)
@@ -162,8 +165,11 @@ def raw(root: Path) -> bytes:
 
 # Sending
 
-# Whatever moves cursors, ends strings or means something to a shell, an awk or printf, more often than it comes by chance.
-AWKWARD = "\"\\/\n\t\r\x01\x08\x0c\x1f\x7f\x80\x81\x82\x88\x9f\xad\u061c\u200b\u2028\u202e\ufeff\ufffd\ud7ff\ue000'`$%&=,~ é€😀\U000e0041\U0010ffff"
+# Whatever moves cursors, ends strings or means something to a shell, to awk or printf comes more often than by chance.
+AWKWARD = (
+    '"\\/\n\t\r\x01\x08\x0c\x1f\x7f\x80\x81\x82\x88\x9f\xad\u061c\u200b'
+    "\u2028\u202e\ufeff\ufffd\ud7ff\ue000'`$%&=,~ é€😀\U000e0041\U0010ffff"
+)
 texts = st.text(st.one_of(st.sampled_from(AWKWARD), st.characters(exclude_categories=["Cs"])), max_size=40)
 words = texts.map(lambda text: text.replace("\0", ""))
 MEMBERS = ("type", "subject", "thread", "in_reply_to", "key", "headers")  # in the order in which they are written
@@ -209,9 +215,9 @@ def test_a_text_is_sent_byte_for_byte_as_ours(shell: Shell, cases: list[tuple[st
         ran = shell.send("bob", *options(members), "--no-sync", stdin=f"{body}\n".encode())
         assert ran.code == 0, ran.err
         id = ran.out.decode().rstrip("\n")
-        members = {member: members[member] for member in MEMBERS if members.get(member) not in (None, {})}
+        written = {member: members[member] for member in MEMBERS if members.get(member) not in (None, {})}
 
-        assert raw(shell.root) == encode(id, "alice", "bob", body, members)
+        assert raw(shell.root) == encode(id, "alice", "bob", body, written)
 
 
 @fuzzed
@@ -231,7 +237,7 @@ def test_json_is_sent_as_it_is_meant(shell: Shell, cases: list[tuple[Any, bool, 
 @fuzzed
 @given(st.data())
 def test_what_is_no_json_is_refused(shell: Shell, data: st.DataObject) -> None:
-    """JSON with a few characters lost or added: refused where Python's reader would refuse it, else sent as it is read."""
+    """JSON with a few characters lost or added: refused where Python would refuse it, else sent as it is read."""
     for _ in range(8):
         text = json.dumps(data.draw(bodies), ensure_ascii=data.draw(st.booleans()))
         for _ in range(data.draw(st.integers(1, 2))):
@@ -280,18 +286,18 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("text", NUMBERS.values(), ids=NUMBERS)
-def test_json_at_its_limits(shell: Shell, text: str) -> None:
+def test_json_at_its_limits(in_turn: Shell, text: str) -> None:
     """Numbers that a double can just hold, or not; surrogates; depth: as Python's `send --json` has it."""
     try:
         body = orjson.loads(text)
         wanted = repr(decode(encode(names.new_id(), "alice", "bob", body, {}))["body"])
     except ValueError:
         wanted = None
-    ran = shell.send("--json", "--no-sync", "--", "bob", text)
+    ran = in_turn.send("--json", "--no-sync", "--", "bob", text)
 
     assert ran.code == (65 if wanted is None else 0), ran.err
-    assert wanted is None or repr(decode(raw(shell.root))["body"]) == wanted
-    assert left(shell.root) == []
+    assert wanted is None or repr(decode(raw(in_turn.root))["body"]) == wanted
+    assert left(in_turn.root) == []
 
 
 def test_a_body_on_standard_input_loses_one_newline(shell: Shell) -> None:
@@ -340,13 +346,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("words", "code"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_leaves_nothing_behind(shell: Shell, words: list[object], code: int) -> None:
+def test_what_is_refused_leaves_nothing_behind(in_turn: Shell, words: list[object], code: int) -> None:
     """Exit codes are those of `mailbox send`; the reason is a sentence; nothing is delivered, no draft is left."""
-    ran = shell.send(*words)
+    ran = in_turn.send(*words)
 
     assert (ran.code, ran.out) == (code, b"")
     assert re.fullmatch(r"mailbox-send: .+\n", ran.err)
-    assert left(shell.root, "new", "tmp") == []
+    assert left(in_turn.root, "new", "tmp") == []
 
 
 def test_whose_mail_it_is_must_be_said(shell: Shell) -> None:
@@ -366,12 +372,12 @@ MARKERS = {
 
 
 @pytest.mark.parametrize(("marker", "code"), MARKERS.values(), ids=MARKERS)
-def test_the_marker_of_the_root_is_read(shell: Shell, marker: str, code: int) -> None:
+def test_the_marker_of_the_root_is_read(in_turn: Shell, marker: str, code: int) -> None:
     """A root of a format that we do not know is refused."""
-    (shell.root / ".mailbox").write_text(marker)
+    (in_turn.root / ".mailbox").write_text(marker)
 
-    assert shell.send("bob", "x").code == code
-    assert shell.receive().code == code
+    assert in_turn.send("bob", "x").code == code
+    assert in_turn.receive().code == code
 
 
 def test_one_mebibyte_and_not_a_byte_more(shell: Shell) -> None:
@@ -388,10 +394,10 @@ def test_one_mebibyte_and_not_a_byte_more(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077], ids=oct)
-def test_the_umask_does_not_matter(shell: Shell, umask: int) -> None:
+def test_the_umask_does_not_matter(in_turn: Shell, umask: int) -> None:
     """A message has the mode 0640: see raw()."""
-    assert shell.send("bob", "x", umask=umask).code == 0
-    raw(shell.root)
+    assert in_turn.send("bob", "x", umask=umask).code == 0
+    raw(in_turn.root)
 
 
 @pytest.mark.usefixtures("as_root")
@@ -400,7 +406,8 @@ def test_another_user_may_drop_mail_and_nothing_else(shell: Shell, shared: Path)
     root = shared / "mail"
     Mailbox.init("bob", root).close()
     shutil.copytree(HOUSE / "scripts", shared / "scripts")
-    command = [*shell.argv, shared / "scripts/mailbox-send", "bob", "hello", "--root", root, "--as", "alice"]
+    script = str(shared / "scripts/mailbox-send")
+    command = [*shell.argv, script, "bob", "hello", "--root", str(root), "--as", "alice"]
     shutil.copytree(shell.tools, shared / "tools", symlinks=True)
     as_other: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": [], "umask": 0o077, "cwd": "/"}
     as_other["env"] = {"PATH": str(shared / "tools")}
@@ -462,10 +469,10 @@ def test_a_clock_without_nanoseconds_will_do(dash: Shell) -> None:
 
 
 @pytest.mark.parametrize("text", ["250ms", "30s", "1h30m", "2d", "90", "1.5h", "1w2d3h4m5s6ms", "0"])
-def test_spans_of_time_are_those_of_python(dash: Shell, text: str) -> None:
+def test_spans_of_time_are_those_of_python(in_turn: Shell, text: str) -> None:
     """--ttl and --after count from the time of sending, to the microsecond."""
-    dash.send("bob", "x", "--ttl", text, f"--after={text}")
-    data = raw(dash.root)
+    in_turn.send("bob", "x", "--ttl", text, f"--after={text}")
+    data = raw(in_turn.root)
     members = decode(data)
     message = _as_message(data)
 
@@ -495,7 +502,7 @@ def test_it_rings(dash: Shell, ringer: str) -> None:
     gone.close()
     flood = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     flood.setblocking(False)
-    with pytest.raises(BlockingIOError):
+    with contextlib.suppress(BlockingIOError):
         while True:
             flood.sendto(b"!", deaf.path)
     flood.close()
@@ -577,9 +584,10 @@ def test_an_answer_goes_to_who_waits_for_it(shell: Shell) -> None:
         answers: list[Any] = []
         asking = threading.Thread(target=lambda: answers.append(alice.request("bob", "how many?", timeout=PATIENCE)))
         asking.start()
-        with bob.receive(timeout=PATIENCE) as request:
-            assert request is not None
-            shell.send("alice", "3", "--in-reply-to", request.id, agent="bob")
+        request = bob.receive(timeout=PATIENCE)
+        assert request is not None
+        shell.send("alice", "3", "--in-reply-to", request.id, agent="bob")
+        request.ack()
         asking.join()
         assert answers[0].body == "3"
         assert answers[0].in_reply_to == request.id
@@ -610,3 +618,664 @@ def test_the_first_comment_is_the_manual(shell: Shell, script: str) -> None:
     assert ran.code == 0
     assert ran.out.decode().startswith(f"{script} - ")
     assert known <= set(re.findall(r"--[a-z-]+", ran.out.decode()))
+
+
+# Receiving
+
+
+def drop(root: Path, name: str, data: bytes | str) -> Path:
+    """A file in bob's new/."""
+    file = root / "bob/new" / name
+    file.write_bytes(data.encode() if isinstance(data, str) else data)
+    file.chmod(0o640)
+    return file
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """A FIFO from which a command reads a line, and what lets it go on."""
+    fifo = tmp_path / "gate"
+    os.mkfifo(fifo)
+    end = os.open(fifo, os.O_RDWR)  # it is open all the time: nobody waits for the other side, and nothing is lost
+    yield fifo, lambda: os.write(end, b"go\n")
+    os.close(end)
+
+
+def notes(root: Path) -> list[str]:
+    """What stands beside dead letters, and what is said of things that were removed."""
+    return sorted(file.read_text() for file in (root / "bob/dead").glob("*.why"))
+
+
+@pytest.fixture
+def tell(tmp_path: Path) -> Path:
+    """A command that tells what it was given, in records; mailbox-recv hides nothing of it."""
+    command = tmp_path / "tell"
+    facts = " ".join(f'"$MAILBOX_{fact}"' for fact in ("ID", "FROM", "TYPE", "SUBJECT", "ATTEMPT", "TRUST", "FILE"))
+    command.write_text(f"#!/bin/sh\nprintf '%s\\0' {facts}\n/bin/cat\nprintf '\\nEND\\n'\n")
+    command.chmod(0o755)
+    return command
+
+
+def told(out: bytes) -> list[list[str]]:
+    """Per message: id, from, type, subject, attempt, trust, file, body."""
+    return [record.decode().split("\0", 7) for record in out.split(b"\nEND\n")[:-1]]
+
+
+def test_mail_of_python_is_printed_as_it_was_written(shell: Shell, alice: Mailbox) -> None:
+    """A line of JSON each, the exact bytes; then it is acked. Without mail nothing, and exit code 0."""
+    data: list[bytes] = []
+    for body in ('héllo\n"\\\u2028😀', {"a": [1, 2.5, None]}, "x" * 100_000):
+        alice.send("bob", body, type="job", headers={"a": "b"})
+        data.extend(message.raw for message in Mailbox("bob", shell.root).peek() if message.raw not in data)
+    ran = shell.receive("-n", 5)
+
+    assert (ran.code, ran.out) == (0, b"".join(data))
+    assert left(shell.root) == []
+    assert shell.receive() == Ran(0, b"", "")
+
+
+def test_a_body_is_printed_alone(shell: Shell, alice: Mailbox) -> None:
+    """--body: text as it is, other JSON on a line, of a foreign file what is not its envelope."""
+    alice.send("bob", 'a\\n\n\t"\0\x7fé')
+    alice.send("bob", {"a": [1, "é"]})
+    drop(shell.root, "x.json", ' {"from": "cron",\n "n": [1, 2], "type": 3, "to": "bob", "from": "at"}')
+
+    assert shell.receive("--body", "-n", 3).out == 'a\\n\n\t"\0\x7fé\n{"a":[1,"é"]}\n{"n":[1,2],"type":3}\n'.encode()
+
+
+@fuzzed
+@given(st.lists(st.tuples(bodies, envelopes), min_size=8, max_size=8))
+def test_whatever_python_sends_a_command_gets(
+    shell: Shell, tell: Path, cases: list[tuple[Any, dict[str, Any]]]
+) -> None:
+    """The body on standard input; facts in the environment, without control characters."""
+    with Mailbox("alice", shell.root, durable=False) as alice:
+        for body, members in cases:
+            alice.send("bob", body, **{member: text for member, text in members.items() if member != "key"})
+    got = told(shell.receive("-n", len(cases), "--", tell).out)
+
+    assert len(got) == len(cases)
+    for (body, members), (_, sender, kind, subject, attempt, trust, _, handed) in zip(cases, got, strict=True):
+        assert (sender, attempt, trust) == ("alice", "1", "none")
+        assert (kind, subject) == (_clean(members.get("type")), _clean(members.get("subject")))
+        assert handed == body if isinstance(body, str) else repr(orjson.loads(handed)) == repr(_as_read(body))
+
+
+def _clean(text: str | None) -> str:
+    return re.sub("[\x00-\x1f\x7f-\x9f]", " ", text or "")
+
+
+def _as_read(body: Any) -> Any:
+    return decode(encode(names.new_id(), "alice", "bob", body, {}))["body"]
+
+
+def test_every_content_is_judged_as_python_judges_it(dash: Shell, tell: Path) -> None:
+    """The vectors of the format: what is mail is handled, with its body; the rest are dead letters with a reason."""
+    cases = {}
+    for number, vector in enumerate(json.loads((VECTORS / "messages.json").read_text())["messages"]):
+        data = vector["text"].encode() if "text" in vector else base64.b64decode(vector["base64"])
+        name = f"20261124T014530.{number:09}Z-3f9c0a12b4d5,S={len(data)},N=x.json"  # with N= any id will do
+        (dash.root / "bob/later" / f"20261124T014531.000000000Z~{name}").write_bytes(data)
+        cases[name] = vector
+    ran = dash.receive("-n", len(cases), "--", tell)
+    got = {Path(file).name: (sender, body) for _, sender, _, _, _, _, file, body in told(ran.out)}
+
+    for name, vector in cases.items():
+        dead, said = dash.root / "bob/dead" / name, vector["about"]
+        if "refused" in vector or _done_with(vector["members"]):
+            assert dead.exists(), said
+            assert name not in got, said
+        elif "deliver_after" in vector["members"] and name not in got:
+            assert list((dash.root / "bob/later").glob(f"*~{name}")), said
+        else:
+            sender, body = got[name]
+            wanted = vector["members"]["body"]
+            assert sender == _clean(vector["members"].get("from")), said
+            assert body == wanted if isinstance(wanted, str) else orjson.loads(body) == wanted, said
+
+
+def _done_with(members: dict[str, Any]) -> bool:
+    """Mail, but not to be handled any more."""
+    return (members.get("hops") or 0) > 16 or (members.get("expires") or "9") < "2026-11-01"
+
+
+def test_names_are_taken_apart_as_python_does_it(dash: Shell, tell: Path) -> None:
+    """The vectors of the format: ours keep their id, others get a fresh one and their stem as N=."""
+    for vector in json.loads((VECTORS / "names.json").read_text())["names"]:
+        name = vector["name"]
+        if (
+            "/" in name
+            or "\0" in name
+            or len(name.encode()) > 250
+            or name.startswith(".")
+            or not name.endswith(".json")
+        ):
+            continue
+        parts = names.parse(name)
+        data = b"{}" + b" " * 215
+        if parts is not None and parts.size is not None:
+            data = data[: parts.size] if 2 <= parts.size <= 217 else data
+        drop(dash.root, name, data)
+        got = told(dash.receive("--", tell).out)
+        if parts is not None and parts.size not in (None, len(data)):
+            assert got == [], vector["about"]  # not whole, as far as its name goes
+            (dash.root / "bob/new" / name).unlink()
+            continue
+        (id, *_, file, _), *more = got
+        ours = names.parse(Path(file).name)
+
+        assert ours is not None
+        assert more == []
+        assert (ours.id, ours.size, ours.attempt) == (id, len(data), 1)
+        assert (id == parts.id and ours.stem is None) if parts else ours.stem == names.stem(name), vector["about"]
+
+
+def test_mail_is_taken_in_the_order_in_which_it_was_sent(shell: Shell, alice: Mailbox) -> None:
+    """That of its names, foreign names by the time of the file; from writers whose clock is ahead as well."""
+    for number in range(3):
+        alice.send("bob", f"{number} ours")
+        drop(shell.root, f"{9 - number}.json", f'{{"body":"{number} foreign"}}')
+    for number in range(2):
+        name = f"20991231T00000{number}.000000000Z-3f9c0a12b4d5.json"
+        drop(shell.root, name, f'{{"body":"{number} ahead"}}')
+    ran = shell.receive("--body", "-n", 9)
+
+    assert ran.out.decode().splitlines() == [
+        *(f"{number} {which}" for number in range(3) for which in ("ours", "foreign")),
+        "0 ahead",
+        "1 ahead",
+    ]
+
+
+EXITS = {
+    "0 is an ack": ("exit 0", "", 0),
+    "99 is an ack": ("exit 99", "", 0),
+    "75 is later": ("exit 75", "later ", 0),
+    "111 is later": ("exit 111", "later ", 0),
+    "65 is a dead letter": ("exit 65", "dead the command exited with 65: it can never handle this", 0),
+    "100 is a dead letter": ("exit 100", "dead the command exited with 100: it can never handle this", 0),
+    "1 is a retry": ("exit 1", "later ,A=2", 0),
+    "a signal is a retry": ("kill -9 $$", "later ,A=2", 0),
+    "127 is broken": ("exit 127", "later ", 1),
+    "126 is broken": ("exit 126", "later ", 1),
+}
+
+
+@pytest.mark.parametrize(("script", "then", "code"), EXITS.values(), ids=EXITS)
+def test_a_command_settles_by_its_exit(in_turn: Shell, alice: Mailbox, script: str, then: str, code: int) -> None:
+    """The codes of `mailbox watch`; what comes back comes back under its id."""
+    id = alice.send("bob", "x" * 100_000)
+    ran = in_turn.receive("--", "/bin/sh", "-c", script)
+    where, _, what = then.partition(" ")
+    size = 100_000 + len(encode(id, "alice", "bob", "", {}))
+
+    assert ran.code == code, ran.err
+    if where == "later":
+        (file,) = (in_turn.root / "bob/later").iterdir()
+        assert file.name.partition("~")[2] == f"{id},S={size}{what}.json"
+        assert file.name > names.now()
+    else:
+        assert left(in_turn.root) == []
+        assert notes(in_turn.root) == ([what + "\n"] if where == "dead" else [])
+
+
+def test_a_command_that_is_not_there_burns_no_mail(shell: Shell, alice: Mailbox) -> None:
+    """A typo puts the message back, uncounted, and is said loudly."""
+    alice.send("bob", "x")
+    ran = shell.receive("--", "/no/such/command")
+
+    assert ran.code == 1
+    assert "the command is broken" in ran.err
+    assert [name.count("A=") for name in left(shell.root, "later")] == [0]
+
+
+def test_the_fifth_attempt_is_the_last(shell: Shell, alice: Mailbox) -> None:
+    """Then it is a dead letter, which says why."""
+    id = alice.send("bob", "x")
+    name = next((shell.root / "bob/new").iterdir()).name.removesuffix(".json")
+    later = shell.root / "bob/later" / f"20261124T014530.000000000Z~{name},A=5.json"
+    (shell.root / "bob/new" / f"{name}.json").rename(later)
+    shell.receive("--", "/bin/sh", "-c", "exit 3")
+
+    assert why(shell.root) == "the command exited with 3 (attempt 5 of 5)\n"
+    assert [file.name[: names.ID] for file in (shell.root / "bob/dead").glob("*.json")] == [id]
+
+
+def test_what_killed_its_consumers_is_a_dead_letter(shell: Shell, alice: Mailbox) -> None:
+    """Taken five times and never settled: it is not tried again."""
+    alice.send("bob", "x")
+    (file,) = (shell.root / "bob/new").iterdir()
+    file.rename(shell.root / "bob/later" / f"20261124T014530.000000000Z~{file.stem},A=6.json")
+
+    assert shell.receive("--body").out == b""
+    assert why(shell.root) == "it was taken 5 times and never settled: whoever took it died\n"
+
+
+def test_what_the_envelope_asks_for_is_done(shell: Shell, alice: Mailbox) -> None:
+    """Expired mail is a dead letter; mail for later waits until then; a chain of answers ends."""
+    alice.send("bob", "expired", ttl=0)
+    alice.send("bob", "for later", after=3600)
+    alice.send("bob", "the last answer", hops=16)
+    alice.send("bob", "one too many", hops=17)
+    ran = shell.receive("--body", "-n", 4)
+    with Mailbox("bob", shell.root) as bob:
+        (later,) = bob.peek("later")
+
+        assert ran.out == b"the last answer\n"
+        assert [note.split(" at ")[0] for note in notes(shell.root)] == [
+            "it expired",
+            "it is answer number 17 in a row, and 16 is the limit\n",
+        ]
+        assert later.due == later.deliver_after
+
+
+def test_mail_that_has_come_due_is_taken_first(shell: Shell, alice: Mailbox) -> None:
+    """As it is called in later/, with its attempts."""
+    alice.send("bob", "waits")
+    alice.send("bob", "came back")
+    name = sorted(left(shell.root, "new"))[1]
+    back = f"20261124T014530.000000000Z~{name.removesuffix('.json')},A=3,R=1.json"
+    (shell.root / "bob/new" / name).rename(shell.root / "bob/later" / back)
+
+    assert shell.receive("--body", "-n", 2).out == b"came back\nwaits\n"
+
+
+def test_one_key_is_handled_once(shell: Shell, alice: Mailbox) -> None:
+    """Whoever of the two handled the first: they share the ledger."""
+    key = 'a "key"\n\u2028\x7fé😀'
+    for first, second in ((shell.receive, Mailbox.receive), (Mailbox.receive, shell.receive)):
+        key += "!"
+        with Mailbox("bob", shell.root) as bob:
+            for take in (first, second):
+                alice.send("bob", "x", key=key)
+                alice.send("bob", "y", key=f"{key} another")
+                if take is Mailbox.receive:
+                    got = [bob.receive(), bob.receive()]
+                    count = sum(message is not None for message in got)
+                    for message in got:
+                        if message is not None:
+                            message.ack()
+                else:
+                    count = shell.receive("-n", 4).out.count(b"\n")
+
+                assert count == (2 if take is first else 0)
+        assert left(shell.root) == []
+
+
+def test_a_forgotten_key_is_a_dead_letter(dash: Shell, alice: Mailbox) -> None:
+    """What is not younger than the floor may have been handled: nobody knows."""
+    (dash.root / "bob/ledger/none-alice.jsonl").write_text('{"floor":"99991231T235959.999999999Z"}\n{"torn')
+    alice.send("bob", "x", key="k")
+
+    assert dash.receive().out == b""
+    assert "whether its key was handled is not known" in why(dash.root)
+
+
+def test_a_torn_line_in_the_ledger_hides_none(dash: Shell, alice: Mailbox) -> None:
+    """A crash cut it off: the next one begins on a line of its own."""
+    (dash.root / "bob/ledger/none-alice.jsonl").write_text('{"torn')
+    alice.send("bob", "x", key="k")
+    dash.receive()
+    alice.send("bob", "x", key="k")
+    with Mailbox("bob", dash.root) as bob:
+        assert bob.receive() is None
+
+
+# One consumer among others
+
+
+def test_what_it_holds_is_nobody_elses_until_it_is_killed(
+    shell: Shell, alice: Mailbox, bob: Mailbox, gate: tuple[Path, Callable[[], object]]
+) -> None:
+    """kill -9: then a consumer in Python takes it over, as the second attempt, though the command still runs."""
+    fifo, go_on = gate
+    id = alice.send("bob", "x" * 200_000)  # more than a pipe holds: the shell that writes it is left hanging, too
+    process = shell.begin("mailbox-recv", "--", "/bin/sh", "-c", f"echo; read -r line <{fifo}", agent="bob")
+    with running(process) as out:
+        out.readline()
+        assert bob.receive(timeout=1) is None
+        process.kill()
+        process.wait()
+        again = bob.receive(timeout=PATIENCE)
+        go_on()
+
+    assert again is not None
+    assert (again.id, again.attempt) == (id, 2)
+    again.ack()
+
+
+def test_it_takes_over_what_a_killed_consumer_held(
+    shell: Shell, alice: Mailbox, start: Callable[..., Any], until: Callable[[Callable[[], object]], None]
+) -> None:
+    """The other way round; while that one lives it is left alone."""
+    id = alice.send("bob", "x")
+    program = start(
+        "import sys; from filemailbox import Mailbox\n"
+        "message = Mailbox('bob', sys.argv[1]).receive(timeout=30); print(message.id); sys.stdin.read()",
+        shell.root,
+    )
+    assert program.line() == id
+    assert shell.receive("--wait", "200ms").code == 124
+    program.kill()
+    ran = shell.receive("--wait", f"{PATIENCE:.0f}s", "--", "/bin/sh", "-c", 'echo "$MAILBOX_ID $MAILBOX_ATTEMPT"')
+
+    assert ran.out.decode() == f"{id} 2\n"
+
+
+def test_several_share_the_mail(shell: Shell, alice: Mailbox) -> None:
+    """Each message is handled by one of them."""
+    ids = alice.send_many("bob", map(str, range(20)))
+    crowd = [shell.begin("mailbox-recv", "-n", 20, agent="bob") for _ in range(3)]
+    got = [json.loads(line)["id"] for process in crowd for line in _end(process).out.splitlines()]
+
+    assert sorted(got) == ids
+
+
+def test_no_folder_is_made_where_one_is_free(shell: Shell, bob: Mailbox) -> None:
+    """The first consumer's is there from the start; where it is taken, another is made and can be taken over."""
+    (first,) = (shell.root / "bob/cur").iterdir()
+    shell.receive()
+    assert list((shell.root / "bob/cur").iterdir()) == [first]
+
+    bob.receive()  # takes that one
+    shell.receive()
+    folders = sorted((shell.root / "bob/cur").iterdir())
+    assert len(folders) == 2
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+    assert all(re.fullmatch("[0-9a-f]{12}", folder.name) for folder in folders)
+
+
+def test_a_lease_is_left_alone_until_it_ends(shell: Shell, alice: Mailbox) -> None:
+    """Its lock is free, and yet it is not."""
+    alice.send("bob", "x")
+    with Mailbox("bob", shell.root, lease=3600) as bob:
+        assert bob.receive() is not None
+    assert shell.receive().out == b""
+    (lease,) = (folder for folder in (shell.root / "bob/cur").iterdir() if ",U=" in folder.name)
+    lease.rename(lease.with_name(f"{lease.name[:12]},U=20261101T000000.000000000Z"))
+
+    assert shell.receive("-n", 2, "--body").out == b"x\n"
+
+
+@pytest.mark.parametrize("notified", [True, False], ids=["inotifywait", "polling"])
+def test_it_waits_for_mail(shell: Shell, alice: Mailbox, notified: bool) -> None:
+    """With inotifywait, where that is installed, or without. It follows until it is told to stop."""
+    if notified:
+        shell.allow("inotifywait")
+    process = shell.begin("mailbox-recv", "--follow", "--body", agent="bob")
+    with running(process) as out:
+        for number in range(3):
+            alice.send("bob", f"number {number}")
+            assert out.readline() == f"number {number}\n".encode()
+        drop(shell.root, "x.json", '{"body":"foreign"}')
+        assert out.readline() == b"foreign\n"
+        process.terminate()
+
+        assert process.wait(PATIENCE) == 0
+    assert left(shell.root) == []
+
+
+def test_nothing_in_time_is_124(shell: Shell) -> None:
+    """As with `mailbox receive --wait`."""
+    assert shell.receive("--wait", "100ms") == Ran(124, b"", "")
+
+
+def test_told_to_stop_it_finishes_what_it_has_in_hand(
+    shell: Shell, alice: Mailbox, gate: tuple[Path, Callable[[], object]]
+) -> None:
+    """SIGTERM: the command may end and settles its message; no further one is taken."""
+    fifo, go_on = gate
+    alice.send("bob", "first")
+    alice.send("bob", "second")
+    command = ["/bin/sh", "-c", f"echo here; read -r line <{fifo}"]
+    process = shell.begin("mailbox-recv", "--follow", "--", *command, agent="bob")
+    with running(process) as out:
+        out.readline()
+        process.terminate()
+        go_on()
+
+        assert process.wait(PATIENCE) == 0
+    assert [message.body for message in Mailbox("bob", shell.root).peek()] == ["second"]
+
+
+def test_told_twice_it_ends_the_command(
+    shell: Shell, alice: Mailbox, until: Callable[[Callable[[], object]], None]
+) -> None:
+    """Then the message goes back, and the attempt is not counted."""
+    alice.send("bob", "x")
+    process = shell.begin("mailbox-recv", "--follow", "--", "/bin/sh", "-c", "echo here; exec sleep 600", agent="bob")
+    with running(process) as out:
+        out.readline()
+
+        def told() -> bool:
+            process.terminate()
+            return process.poll() is not None
+
+        until(told)
+        assert process.returncode == 0
+    (message,) = Mailbox("bob", shell.root).peek()
+    assert (message.state, message.attempt) == ("later", 1)
+
+
+def test_a_reader_that_has_left_costs_no_mail(shell: Shell, alice: Mailbox) -> None:
+    """As in `mailbox-recv --follow | head -1`: what it was not given goes back, uncounted."""
+    alice.send("bob", "x")
+    read, write = os.pipe()
+    os.close(read)
+    process = shell.begin("mailbox-recv", "--follow", agent="bob", stdout=write)
+    os.close(write)
+
+    assert _end(process).code == 0
+    (message,) = Mailbox("bob", shell.root).peek()
+    assert (message.state, message.attempt) == ("later", 1)
+
+
+def test_a_full_disk_behind_standard_output_costs_no_mail(shell: Shell, alice: Mailbox) -> None:
+    """Exit code 74, and the message goes back."""
+    alice.send("bob", "x")
+    with open("/dev/full", "wb") as full:
+        ran = _end(shell.begin("mailbox-recv", agent="bob", stdout=full))
+
+    assert ran.code == 74
+    assert [message.attempt for message in Mailbox("bob", shell.root).peek("later")] == [1]
+
+
+def test_sealed_mail_is_not_for_a_shell(shell: Shell) -> None:
+    """It cannot be opened here: it goes back, for others."""
+    drop(shell.root, f"{names.new_id()}.json", '{"v":1,"sealed":{"alg":"mbx1"}}')
+    ran = shell.receive()
+
+    assert (ran.code, ran.out) == (0, b"")
+    assert "is sealed" in ran.err
+    assert len(left(shell.root, "later")) == 1
+
+
+# Hostile files
+
+
+def _link(place: Path) -> None:
+    place.symlink_to("/etc/passwd")
+
+
+def _dangling(place: Path) -> None:
+    place.symlink_to("/nowhere")
+
+
+def _fifo(place: Path) -> None:
+    os.mkfifo(place)
+
+
+def _socket(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(f"/proc/self/fd/{os.open(place.parent, os.O_PATH)}/{place.name}")
+
+
+def _folder(place: Path) -> None:
+    place.mkdir()
+
+
+def _huge(place: Path) -> None:
+    place.touch()
+    os.truncate(place, 1 << 40)
+
+
+HOSTILE = {
+    "a symbolic link": (_link, "it is a symbolic link, not a file: it was removed"),
+    "a link to nothing": (_dangling, "it is a symbolic link, not a file: it was removed"),
+    "a FIFO": (_fifo, "it is a FIFO, not a file: it was removed"),
+    "a socket": (_socket, "it is a socket, not a file: it was removed"),
+    "an empty folder": (_folder, "it is a folder, not a file: it was removed"),
+    "a huge file": (_huge, "it has 1099511627776 bytes, and 1048576 is the limit"),
+}
+
+
+@pytest.mark.parametrize("name", ["x.json", "20261124T014530.123456789Z-3f9c0a12b4d5,S=9.json", "a\nb\x1b[2J.json"])
+@pytest.mark.parametrize(("make", "note"), HOSTILE.values(), ids=HOSTILE)
+def test_what_is_no_mail_keeps_nobody(
+    in_turn: Shell, alice: Mailbox, make: Callable[[Path], None], note: str, name: str
+) -> None:
+    """It is taken away, with a note, and the mail behind it is handled."""
+    make(in_turn.root / "bob/new" / name)
+    alice.send("bob", "good")
+
+    assert in_turn.receive("--body", "-n", 2).out == b"good\n"
+    assert left(in_turn.root, "new", "cur", "later") == []
+    assert [text.splitlines()[0] for text in notes(in_turn.root)] == [note]
+
+
+def test_what_is_not_whole_yet_is_left_alone(shell: Shell, alice: Mailbox) -> None:
+    """Half a foreign file, a size that is not that of the name, a second link: somebody may still be at work on it."""
+    drop(shell.root, "half.json", '{"from":"x","bo')
+    drop(shell.root, f"{names.new_id()},S=9.json", "{}")
+    linked = drop(shell.root, "linked.json", "{}")
+    os.link(linked, shell.root / "elsewhere")
+    (shell.root / "bob/new/full.json").mkdir()
+    (shell.root / "bob/new/full.json/x").touch()
+    drop(shell.root, ".hidden.json", "{}")
+    drop(shell.root, "note.txt", "{}")
+    before = sorted((shell.root / "bob/new").iterdir())
+    alice.send("bob", "good")
+
+    assert shell.receive("--body", "-n", 9) == Ran(0, b"good\n", "")
+    assert sorted((shell.root / "bob/new").iterdir()) == before
+    assert notes(shell.root) == []
+
+
+def test_what_stays_half_is_a_dead_letter(dash: Shell) -> None:
+    """Once it has been still for five seconds."""
+    stat = shutil.which("stat")
+    dash.allow("sh")
+    dash.fake("stat", f'set -- $({stat} "$@"); [ $# -ne 4 ] || set -- "$1" "$2" "$3" $(($4 - 7)); echo "$@"\n')
+    drop(dash.root, "half.json", '{"from":"x","bo')
+    drop(dash.root, f"{names.new_id()},S=9.json", "{}")
+    os.link(drop(dash.root, f"{names.new_id()},S=2.json", "{}"), dash.root / "elsewhere")
+
+    assert dash.receive("-n", 9).out == b""
+    assert [note.splitlines()[0] for note in notes(dash.root)] == [
+        "it has 2 bytes and its name says S=9: it is not whole",
+        "it has 2 links: somebody else can still change it",
+        "not JSON: it is cut off",
+    ]
+    assert sorted(name.partition(",N=")[2] for name in left(dash.root, "dead")) == ["", "", "half.json"]
+
+
+def test_a_name_of_ours_that_is_no_json_is_a_dead_letter_at_once(shell: Shell) -> None:
+    """Its size says that it is whole. The file is untouched; its note is private."""
+    name = f"{names.new_id()},S=4.json"
+    drop(shell.root, name, "nope")
+
+    assert shell.receive().out == b""
+    assert (shell.root / "bob/dead" / name).read_text() == "nope"
+    (note,) = (shell.root / "bob/dead").glob("*.why")
+    assert note.read_text().startswith("not JSON: ")
+    assert note.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_files_of_one_foreign_name_never_meet(shell: Shell) -> None:
+    """Also not as dead letters."""
+    for _ in range(2):
+        drop(shell.root, "x.json", '{"body":1,"from":2}')
+        os.utime(shell.root / "bob/new/x.json", (0, 0))
+        drop(shell.root, f"{names.new_id()}.json", "{}")
+        shell.receive("-n", 9, "--", "/bin/sh", "-c", "exit 65")
+        (shell.root / "bob/new/x.json").unlink(missing_ok=True)
+
+    assert len(left(shell.root, "dead")) == len(notes(shell.root)) == 2
+
+
+def test_fields_that_a_sender_made_up_are_dropped(shell: Shell, tell: Path) -> None:
+    """Attempts and requeues are believed only where no sender can write."""
+    id = names.new_id()
+    drop(shell.root, f"{id},S=2,A=5,R=3,N=x.json", "{}")
+    ((got, *_, attempt, _, file, _),) = told(shell.receive("--", tell).out)
+
+    assert (got, attempt, Path(file).name) == (id, "1", f"{id},S=2.json")
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_its_mode_hides_is_a_dead_letter(dash: Shell, shared: Path) -> None:
+    """A recipient that may not read it says so; and nobody takes mail out of the box of another user."""
+    root = shared / "mail"
+    with Mailbox.init("bob", root):
+        pass
+    for path in [root / "bob", *(root / "bob").rglob("*")]:
+        os.chown(path, 65534, 65534)
+    shutil.copytree(HOUSE / "scripts", shared / "scripts")
+    shutil.copytree(dash.tools, shared / "tools", symlinks=True)
+    (root / "bob/new/x.json").write_text("{}")
+    (root / "bob/new/x.json").chmod(0o600)
+    command = [*dash.argv, str(shared / "scripts/mailbox-recv"), "--root", str(root), "--as", "bob"]
+    environment = {"PATH": str(shared / "tools")}
+
+    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 77
+    ran = subprocess.run(
+        command, env=environment, user=65534, group=65534, extra_groups=[], cwd="/", check=True, capture_output=True
+    )
+    assert ran.stdout == b""
+    assert why(root).startswith("its mode keeps it from its recipient: it must be 0640 or 0644\n")
+
+
+# What it needs
+
+WRONG = {
+    "nobody": (["--as", ""], 2),
+    "a name that is none": (["--as", "B"], 2),
+    "no number": (["-n", "0"], 2),
+    "no span": (["--wait", "soon"], 2),
+    "no command after --": (["--"], 2),
+    "a word too many": (["x"], 2),
+    "an unknown option": (["--colour"], 2),
+    "no such box": (["--as", "carol"], 67),
+    "no root": (["--root", "/proc/self"], 69),
+}
+
+
+@pytest.mark.parametrize(("words", "code"), WRONG.values(), ids=WRONG)
+def test_what_is_asked_wrongly_is_refused(in_turn: Shell, words: list[str], code: int) -> None:
+    """With the exit codes of `mailbox receive`, and a sentence."""
+    ran = in_turn.receive(*words)
+
+    assert (ran.code, ran.out) == (code, b"")
+    assert re.fullmatch(r"mailbox-recv: .+\n", ran.err)
+
+
+def test_without_flock_it_refuses(dash: Shell, alice: Mailbox) -> None:
+    """For others would take what it holds."""
+    alice.send("bob", "x")
+    dash.forbid("flock")
+    ran = dash.receive()
+
+    assert ran.code == 1
+    assert "there is no flock(1)" in ran.err
+    assert len(left(dash.root, "new")) == 1
+
+
+def test_without_awk_no_mail_is_condemned(dash: Shell, alice: Mailbox) -> None:
+    """Our own trouble is not the message's fault: it goes back."""
+    alice.send("bob", "x")
+    dash.allow("sh")
+    dash.fake("awk", "exit 1\n")
+    dash.receive()
+
+    assert len(left(dash.root, "later")) == 1
+    assert notes(dash.root) == []
