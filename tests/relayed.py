@@ -63,8 +63,8 @@ class Post:
         """Let it carry what it can; everything that is parked is looked at again."""
         for station in self.relay.stations.values():
             station.wanted, station.look_at = True, 0.0
-            for parked in station.parked.values():
-                parked.due = 0.0
+            for name, parked in list(station.parked.items()):
+                station.park(name, 0.0, parked.to, parked.stuck)
         for trouble in self.relay.troubles.values():
             trouble.until = 0.0
         self.relay.turn()

@@ -443,6 +443,27 @@ def test_only_so_much_of_one_sender_waits_for_one_recipient(post: Open, monkeypa
     assert "and 3 messages wait for it already" in office.back("alice")[0]
 
 
+def test_what_waits_for_one_recipient_costs_the_others_nothing(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New mail is announced by its name: an outbox in which much is parked is not listed for it."""
+    office = post(limits="waiting = 1\n")
+    office.box("alice").send_many("bob", range(100))
+    office.turn()
+    listed: list[str] = []
+    real = volumes.Outbox.list
+
+    def counting(self: volumes.Outbox, limit: int) -> list[str]:
+        listed.append(self.agent.name)
+        return real(self, limit)
+
+    monkeypatch.setattr(volumes.Outbox, "list", counting)
+    office.box("alice").send("carol", "quick")
+    office.relay.turn()
+
+    assert office.got("carol") == ["quick"]
+    assert len(office.left("alice")) == 99
+    assert listed == []
+
+
 def test_what_is_accepted_and_cannot_be_renamed_is_renamed_later(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its record is written: it is never recorded again, and delivered once."""
     office = post()

@@ -86,16 +86,25 @@ class Folders:
         """Watch it no more."""
         _libc().inotify_rm_watch(self._file, watch)
 
-    def heard(self) -> set[int]:
-        """The watches that something has happened in since the last time; -1 is among them where some were missed."""
-        heard: set[int] = set()
+    def heard(self) -> dict[int, list[str] | None]:
+        """The watches that something has happened in since the last time, with the names of what it happened to.
+
+        None in the place of names means: look for yourself. The watch -1 is among them where some were missed.
+        """
+        heard: dict[int, list[str] | None] = {}
         with contextlib.suppress(BlockingIOError):
             for _ in range(8):  # a flood must not keep us here
                 events, at = os.read(self._file, 65536), 0
                 while at < len(events):
                     watch, mask, _, length = _HEAD.unpack_from(events, at)
-                    heard.add(-1 if mask & _OVERFLOW else watch)
-                    at += _HEAD.size + length
+                    at += _HEAD.size
+                    name = events[at : at + length].rstrip(b"\0")
+                    at += length
+                    names = heard.setdefault(-1 if mask & _OVERFLOW else watch, [])
+                    if not name or mask & _OVER:
+                        heard[watch] = None
+                    elif names is not None:
+                        names.append(os.fsdecode(name))
                 if len(events) < 32768:
                     break
         return heard

@@ -191,13 +191,18 @@ class Relay:
     def _hear(self) -> None:
         """Look into the outboxes in which something has happened, or into all of them when that is due."""
         now = time.monotonic()
-        heard = self._watches.heard() if self._watches is not None else set()
+        heard = self._watches.heard() if self._watches is not None else {}
         every = now >= self._all_at or -1 in heard
         if every:
             self._all_at = now + self.policy.settings.rescan
         for station in self.stations.values():
-            if every or station.watch in heard:
+            if every:
                 station.wanted = True
+            elif station.watch in heard:
+                if (told := heard[station.watch]) is not None:
+                    station.announce(told)
+                else:
+                    station.wanted = True
             if not station.queue and station.next_look() <= now:
                 station.look(time.monotonic())
 
@@ -220,9 +225,9 @@ class Relay:
             if parked is None and not station.bucket.take(now):
                 station.throttled = now + station.bucket.wait(now)
                 return
-            station.queue.popleft()
+            station.next()
             if parked is not None and parked.to and all(self._troubled(to, now) for to in parked.to):
-                parked.due = min(self.troubles[to].until for to in parked.to)
+                station.park(name, min(self.troubles[to].until for to in parked.to), parked.to)
                 if not self._tired(station, name, parked):
                     continue
             share -= 1
@@ -262,7 +267,7 @@ class Relay:
             for number, case in enumerate(cases):
                 if len(batch) >= BATCH:  # there are messages for many among them: the rest comes next
                     for left in reversed(cases[number:]):
-                        left.station.queue.appendleft(left.name)
+                        left.station.put_back(left.name)
                     del cases[number:]
                     break
                 self._decide(case, batch, records)
@@ -566,8 +571,7 @@ class Relay:
             log.error("nothing is carried: %s", error)
         self.trouble = Trouble(str(error), time.monotonic() + wait, wait)
         for station in self.stations.values():
-            station.queue.clear()
-            station.wanted = True
+            station.forget()
 
     def _recover(self) -> bool:
         """Whether records can be written again."""

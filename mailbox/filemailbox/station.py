@@ -12,13 +12,14 @@ from typing import Final
 
 from . import log
 from .inotify import Folders
+from .order import is_mail
 from .policy import Agent, Bucket, Quota
 from .volumes import Outbox
 
 _SHARE: Final = 20  # a look at an outbox costs at most such a part of the time
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Parked:
     """A message that is left in its outbox for a while."""
 
@@ -34,7 +35,9 @@ class Station:
         self.agent, self._watches = agent, watches
         self.outbox = Outbox(agent)
         self.queue: deque[str] = deque()
+        self._queued: set[str] = set()
         self.parked: dict[str, Parked] = {}
+        self._soonest: float | None = float("inf")  # when the first of them is due, as far as that is known
         self._waiting: Counter[str] = Counter()  # how much is parked, by recipient
         self.wanted = True  # to be looked at
         self.look_at = 0.0  # not before
@@ -53,34 +56,69 @@ class Station:
             listed = self.outbox.list(self.agent.limits.outbox)
         except OSError as error:
             self.outbox.close()
-            self.queue.clear()
+            self.forget()
+            self.wanted = False  # until something happens, or all are looked at
             self._tell(f"its outbox cannot be looked into: {words_of(error)}")
             return
         self._tell(None)
         for gone in self.parked.keys() - set(listed):
             self.unpark(gone)
         self.queue = deque(name for name in listed if name not in self.parked or self.parked[name].due <= now)
+        self._queued = set(self.queue)
         took = time.monotonic() - now
         self.look_at = now + _SHARE * took if took > 0.001 else 0.0
+
+    def announce(self, names: list[str]) -> None:
+        """Something has come, so that nobody need list the outbox, in which much may be parked."""
+        if self.outbox.folder < 0 or len(self.queue) + len(names) > self.agent.limits.outbox:
+            self.wanted = True
+            return
+        for name in names:
+            waits = name in self.parked and (self.parked[name].to or self.parked[name].stuck)
+            if is_mail(name) and name not in self._queued and not waits:
+                self.queue.append(name)
+                self._queued.add(name)
+
+    def next(self) -> str:
+        """Take the first of the queue."""
+        name = self.queue.popleft()
+        self._queued.discard(name)
+        return name
+
+    def put_back(self, name: str) -> None:
+        """It is the first again."""
+        self.queue.appendleft(name)
+        self._queued.add(name)
+
+    def forget(self) -> None:
+        """Empty the queue: what is in it is found again by looking."""
+        self.queue.clear()
+        self._queued.clear()
+        self.wanted = True
 
     def next_look(self) -> float:
         """When it is to be looked at, if nothing happens in it."""
         if self.queue:
             return self.throttled
-        due = 0.0 if self.wanted else min((parked.due for parked in self.parked.values()), default=float("inf"))
-        return max(due, self.look_at)
+        if self._soonest is None:
+            self._soonest = min((parked.due for parked in self.parked.values()), default=float("inf"))
+        return max(0.0 if self.wanted else self._soonest, self.look_at)
 
     def park(self, name: str, due: float, to: frozenset[str] = frozenset(), stuck: bool = False) -> None:
         """Leave it until *due*."""
         self.unpark(name)
         self.parked[name] = Parked(due, to, stuck)
         self._waiting.update(to)
+        if self._soonest is not None:
+            self._soonest = min(self._soonest, due)
 
     def unpark(self, name: str) -> None:
         """It is settled, or gone."""
         parked = self.parked.pop(name, None)
         if parked is not None:
             self._waiting.subtract(parked.to)
+            if parked.due == self._soonest:
+                self._soonest = None  # found out when it is asked for
 
     def is_stuck(self, name: str) -> bool:
         """Whether it was decided already, and could not be removed."""
