@@ -1279,3 +1279,39 @@ def test_without_awk_no_mail_is_condemned(dash: Shell, alice: Mailbox) -> None:
 
     assert len(left(dash.root, "later")) == 1
     assert notes(dash.root) == []
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_cannot_be_moved_is_left_alone(dash: Shell, alice: Mailbox, tmp_path: Path) -> None:
+    """A file that something is mounted on: it stays, and stops nobody."""
+    (tmp_path / "other").write_text("{}")
+    stuck = drop(dash.root, f"{names.new_id()},S=2.json", "{}")
+    if subprocess.run(["mount", "--bind", tmp_path / "other", stuck], check=False, capture_output=True).returncode:
+        pytest.skip("mounting needs the right to mount")
+    alice.send("bob", "good")
+    ran = dash.receive("--body", "-n", 2)
+    subprocess.run(["umount", stuck], check=True)
+
+    assert (ran.code, ran.out) == (0, b"good\n")
+    assert "is left alone" in ran.err
+
+
+def test_what_a_relay_says_of_a_sender_is_kept(in_turn: Shell, tell: Path) -> None:
+    """F= and the N= beside it: who may believe them sees them when the message has gone back."""
+    id = names.new_id()
+    drop(in_turn.root, f"{id},S=2,A=5,N=x,F=alice.json", "{}")
+    in_turn.receive("--", "/bin/sh", "-c", "exit 1")
+    (name,) = left(in_turn.root, "later")
+
+    assert name.partition("~")[2] == f"{id},S=2,A=2,N=x,F=alice.json"
+
+
+def test_mail_for_a_box_elsewhere_goes_to_the_outbox(in_turn: Shell) -> None:
+    """Where a relay carries: in the box of the sender, nothing else changed. Without an outbox there is no such box."""
+    assert in_turn.send("carol", "x").code == 67
+    (in_turn.root / "alice/outbox").mkdir(mode=0o700)
+    id = in_turn.send("carol", "x").out.decode().strip()
+    (file,) = (in_turn.root / "alice/outbox").iterdir()
+
+    assert file.read_bytes() == encode(id, "alice", "carol", "x", {})
+    assert file.name == f"{id},S={file.stat().st_size}.json"
