@@ -35,6 +35,7 @@ def test_the_transcripts_are_what_a_shell_says(tmp_path: Path) -> None:
                 expected.append("")
             else:
                 expected[-1] += line + "\n"
+    (tmp_path / "scripts").symlink_to(README.parent / "scripts")
     shell = subprocess.run(
         ["bash", "-c", "\n".join(script)],
         cwd=tmp_path,
