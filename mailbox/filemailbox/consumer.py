@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from . import log, names
 from .bodies import convert
-from .errors import Invalid, Malformed, TooManyHops, quoted, storage
+from .errors import Invalid, Malformed, Telling, TooManyHops, quoted
 from .ledger import Ledger, page_of
 from .message import MAX_HOPS, Message, time_ns, written
 from .names import ID, Address
@@ -82,7 +82,7 @@ class Consumer:
                 self._taker.bury(claim[0], error.reason)
                 continue
             except BaseException:
-                self._taker.put_off(claim[0], time.time_ns())  # our own trouble: it is not the message's fault
+                self._taker.drop(claim[0])  # our own trouble: it is not the message's fault
                 raise
             if message is not None:
                 self.straight = claim[3]
@@ -131,18 +131,20 @@ class Consumer:
             log.info("%s from %s was handled already: %r is in the ledger", message.id, message.sender, key)
             self._taker.ack(message.name)
             return True
-        if first and _stamp(message) <= self._ledger.floor(message.trust, sender):
+        if first and _stamp(message) <= self._floor(message, sender):
             raise Malformed("it is older than what the ledger remembers: whether its key was handled is not known")
         return False
 
     def _page(self, message: Message[Any]) -> str:
         return page_of(self._root, message.sender, message.trust in PROVEN)
 
+    def _floor(self, message: Message[Any], sender: str) -> str:
+        with Telling(f"reading the ledger of the box {quoted(self._address)}"):
+            return self._ledger.floor(message.trust, sender)
+
     def _handled(self, message: Message[Any], sender: str, key: str) -> bool:
-        try:
+        with Telling(f"reading the ledger of the box {quoted(self._address)}"):
             return self._ledger.handled(message.trust, sender, key)
-        except OSError as error:
-            raise storage(error, f"reading the ledger of the box {quoted(self._address)}") from error
 
     def _note(self, message: Message[Any]) -> None:
         """Note in the ledger that it is handled, where it may not be handled twice."""

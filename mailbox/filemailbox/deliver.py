@@ -52,7 +52,7 @@ def deliver(
         if durable:
             _flush(file, id)
     finally:
-        os.close(file)
+        _close(file, id, durable)
 
 
 def deliver_many(
@@ -76,14 +76,14 @@ def deliver_many(
                 files.append(_move_in(root, to, id, data, None, sender))
                 sent.append(id)
                 if not durable or len(files) == _CROWD:
-                    os.close(files.pop())  # syncfs needs only one of them
+                    _close(files.pop(), id, durable)  # syncfs needs only one of them
         finally:
             try:
                 if durable:
                     _flush_all(files, sent)
             finally:
-                for file in files:
-                    os.close(file)
+                for file, id in zip(files, sent, strict=False):
+                    _close(file, id, durable)
     except BaseException as error:
         error.sent = sent  # type: ignore[attr-defined]  # told to the caller, whatever kind it is
         raise
@@ -113,7 +113,7 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
         if answers is None or not _answer(draft, box, name, answers):
             os.rename(draft, f"{box}/{folder}/{name}")  # this is the delivery
     except BaseException as error:
-        os.close(file)
+        _close(file, id, durable=True)
         with contextlib.suppress(OSError):
             os.unlink(draft)
         if isinstance(error, OSError):
@@ -159,12 +159,24 @@ def _flush(file: int, id: str) -> None:
     try:
         os.fsync(file)
     except OSError as error:
-        raise Unflushed(
-            f"the message {id} was delivered, but the disk did not confirm it ({error.strerror}): "
-            f"send it again with id={id!r}",
-            error.errno,
-            id,
-        ) from error
+        raise _unflushed(error, id) from error
+
+
+def _unflushed(error: OSError, id: str) -> Unflushed:
+    return Unflushed(
+        f"the message {id} was delivered, but the disk did not confirm it ({error.strerror}): "
+        f"send it again with id={id!r}",
+        error.errno,
+        id,
+    )
+
+
+def _close(file: int, id: str, durable: bool) -> None:
+    try:
+        os.close(file)
+    except OSError as error:
+        if not durable:  # else it was flushed: what is said now is about nothing that matters
+            raise _unflushed(error, id) from error
 
 
 def _flush_all(files: list[int], sent: list[str]) -> None:

@@ -36,6 +36,7 @@ import errno
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
     from typing import Any
 
 
@@ -243,3 +244,21 @@ def storage(cause: OSError, doing: str, id: str | None = None) -> Storage:
     if code == errno.EXDEV:
         return SplitMount(f"{doing}: its folders are on different mounts; mount whole boxes, not parts", code, id)
     return Storage(f"{doing}: {(cause.strerror or str(cause)).lower()}", code, id)
+
+
+class Telling:
+    """Within it what the kernel says becomes a member of the tree; that a file is not there is left as it is."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, (MailboxError, FileNotFoundError)):
+            raise storage(error, self._doing) from error

@@ -38,6 +38,14 @@ def read(file: int, size: int) -> bytes:
     return data
 
 
+def close(file: int) -> None:
+    """Let go of a descriptor that was only read from: what the kernel may say to that is about nothing of ours."""
+    try:  # noqa: SIM105  # for each message
+        os.close(file)
+    except OSError:
+        pass
+
+
 def alone(name: str, folder: int, facts: os.stat_result, *, ours: bool) -> bool:
     """Whether the file that was opened lies under *name* in *folder*, and under no other name anywhere.
 

@@ -202,7 +202,7 @@ class Keyring:
     @property
     def has_own(self) -> bool:
         """Whether there is a private key of ours."""
-        return self.folder is not None and os.path.lexists(self.path)
+        return self.folder is not None and _is_there(self.path)
 
     def own(self) -> Identity:
         """Our own keys, read anew where they were rotated. Raises NoKey where there are none, UnsafeKey."""
@@ -316,6 +316,17 @@ class Keyring:
             raise UnsafeKey(f"{quoted(path)} holds the keys of {quoted(public.agent)}, not of {quoted(name)}")
         self._seen[path] = (now, public)
         return public
+
+
+def _is_there(path: str) -> bool:
+    """Raises UnsafeKey where that cannot be known: that we cannot look must not pass for having no key."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UnsafeKey(f"{quoted(path)} cannot be looked at ({error.strerror})") from error
+    return True
 
 
 def _private(path: str, root: Root | None) -> bytes:

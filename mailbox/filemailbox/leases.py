@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from . import names, peek
 from .consumer import Consumer
-from .errors import NoMessage, NotHeld, quoted, storage
-from .files import FOLDER, READ, listing, read
+from .errors import NoMessage, NotHeld, Telling, quoted, storage
+from .files import FOLDER, READ, close, listing, read
 from .locks import Lock
 from .message import Message, moment, written
 from .names import Address
@@ -113,12 +113,14 @@ def held(
     Raises NoMessage for none and for several, NotHeld where it is not held, or by somebody who is still at work.
     """
     while True:
-        folder, name = _find(root, address, part, rules, judge)
+        with Telling(f"looking into the box {quoted(address)}"):
+            folder, name = _find(root, address, part, rules, judge)
         settler = Settler(root, address, rules, folder)
         with contextlib.closing(settler):
             try:
-                settler.hold()
-                message = _message(settler, name, Consumer(root, address, rules, send, judge, settler), judge)
+                with Telling(f"holding {name}"):
+                    settler.hold()
+                    message = _message(settler, name, Consumer(root, address, rules, send, judge, settler), judge)
             except LookupError:
                 if not root.has(address):
                     raise
@@ -171,9 +173,9 @@ def _all_held(root: Root, address: Address) -> Iterator[tuple[str, str]]:
                 try:
                     yield from ((folder, name) for name in listing(opened) if is_mail(name))
                 finally:
-                    os.close(opened)
+                    close(opened)
     finally:
-        os.close(cur)
+        close(cur)
 
 
 def _not_held(root: Root, address: Address, part: str, rules: Rules, judge: Judge) -> NotHeld:
@@ -206,7 +208,7 @@ def _message(settler: Settler, name: str, hold: Consumer, judge: Judge) -> Messa
         facts = os.fstat(file)
         data = read(file, facts.st_size)
     finally:
-        os.close(file)
+        close(file)
     parts = names.parse(name)
     members, trust = judge.judge(data, facts, name)
     assert parts is not None, name  # the spool gives no other names

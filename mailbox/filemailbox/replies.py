@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from . import names
-from .files import FOLDER, NOREPLACE, READ, alone, listing, read, rename
+from .errors import Telling
+from .files import FOLDER, NOREPLACE, READ, alone, close, listing, read, rename
 from .locks import Lock
 from .order import is_mail
 from .root import adopt
@@ -39,14 +40,15 @@ class Reply:
         self._folder = -1
 
     def __enter__(self) -> Self:
-        self._lock.take(1)  # first the lock: a folder without one is abandoned
         path = f"{self._box}/replies/{self.request}"
         try:
-            adopt(_lock_path(self._box, self.request), self._box)
-            os.mkdir(path, 0o700)
-            os.chmod(path, 0o3733)
-            adopt(path, self._box)
-            self._folder = os.open(path, FOLDER)
+            with Telling("making a folder for the answer"):
+                self._lock.take(1)  # first the lock: a folder without one is abandoned
+                adopt(_lock_path(self._box, self.request), self._box)
+                os.mkdir(path, 0o700)
+                os.chmod(path, 0o3733)
+                adopt(path, self._box)
+                self._folder = os.open(path, FOLDER)
         except BaseException:
             self._leave()
             raise
@@ -55,38 +57,39 @@ class Reply:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with contextlib.suppress(OSError):  # what is left is for the next consumer to sweep
             abandon(self._box, self.request)
-        finally:
-            self._leave()
+        self._leave()
 
     def answers(self, max_size: int) -> Iterator[Answer]:
         """The name and the bytes of each answer that has come. What is not whole is left: see abandon()."""
-        for name in sorted(filter(is_mail, listing(self._folder))):
-            try:
-                file = os.open(name, READ, dir_fd=self._folder)
-            except OSError:
-                continue
-            try:
-                facts = os.fstat(file)
-                parts = names.parse(name)
-                regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size <= max_size
-                if regular and (parts is None or parts.size in (None, facts.st_size)):
-                    data = read(file, facts.st_size)
-                    if alone(name, self._folder, facts, ours=False):
-                        yield name, data, facts
-            except FileNotFoundError:
-                continue
-            finally:
-                os.close(file)
+        with Telling("looking for an answer"):
+            for name in sorted(filter(is_mail, listing(self._folder))):
+                try:
+                    file = os.open(name, READ, dir_fd=self._folder)
+                except OSError:
+                    continue
+                try:
+                    facts = os.fstat(file)
+                    parts = names.parse(name)
+                    regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size <= max_size
+                    if regular and (parts is None or parts.size in (None, facts.st_size)):
+                        data = read(file, facts.st_size)
+                        if alone(name, self._folder, facts, ours=False):
+                            yield name, data, facts
+                except FileNotFoundError:
+                    continue
+                finally:
+                    close(file)
 
     def accept(self, name: str) -> None:
         """This is the answer: it is handled."""
-        os.unlink(name, dir_fd=self._folder)
+        with Telling("taking an answer"):
+            os.unlink(name, dir_fd=self._folder)
 
     def _leave(self) -> None:
         if self._folder >= 0:
-            os.close(self._folder)
+            close(self._folder)
             self._folder = -1
         with contextlib.suppress(OSError):
             os.unlink(_lock_path(self._box, self.request))
@@ -152,7 +155,7 @@ def _empty(path: str, new: str) -> bool:
                 _move(name, folder, f"{new}/{name}")
                 moved = True
     finally:
-        os.close(folder)
+        close(folder)
     return moved
 
 

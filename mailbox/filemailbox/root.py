@@ -27,7 +27,7 @@ import os
 import stat
 
 from . import codec, names
-from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, quoted, storage
+from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, Telling, quoted, storage
 from .files import kind
 from .locks import is_held
 from .names import Address
@@ -156,7 +156,7 @@ def init(path: str | os.PathLike[str]) -> Root:
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(where)
-        if not os.path.exists(f"{where}/{MARKER}"):
+        if not _is_there(f"{where}/{MARKER}"):
             _write(where, MARKER, _MARK.decode())
     except FileNotFoundError as error:
         raise NoRoot(where, f"there is no folder {quoted(os.path.dirname(where))} to make it in") from error
@@ -174,8 +174,8 @@ def create(root: Root, name: Address, owner: tuple[int, int] | None = None, outb
     """
     there, building = root.box(name), f"{root.path}/.{name}"
     old = os.path.isdir(there)
-    _refuse_stranger(there if old else building, owner or (os.geteuid(), os.getegid()), given=owner is not None)
     try:
+        _refuse_stranger(there if old else building, owner or (os.geteuid(), os.getegid()), given=owner is not None)
         if old:
             _furnish(there, owner or _owner(there), mend=False, outbox=outbox)
         else:
@@ -201,19 +201,21 @@ def remove(root: Root, name: Address, force: bool = False) -> str | None:
     there = root.box(name)
     if not os.path.isdir(there):
         raise root.missing(name)
-    if not force:
-        _refuse_busy(there, name)
-    gone = f"{root.attic}/{name}-{names.new_id()}"
-    try:
+    with Telling(f"removing the box {quoted(name)}"):
+        if not force:
+            _refuse_busy(there, name)
+        gone = f"{root.attic}/{name}-{names.new_id()}"
         with contextlib.suppress(FileExistsError):
             os.mkdir(root.attic, 0o700)
         os.rename(there, gone)
-    except OSError as error:
-        raise storage(error, f"removing the box {quoted(name)}") from error
-    held = count_mail(gone)
-    if held and not force:  # it came in between
-        os.rename(gone, there)
-        raise _busy(name, held)
+        try:
+            held = count_mail(gone)
+            if held and not force:  # it came in between
+                raise _busy(name, held)
+        except Exception:
+            if not force:  # perhaps there is mail in it
+                os.rename(gone, there)
+            raise
     if held:
         return gone
     discard(root, gone)
@@ -224,8 +226,8 @@ def discard(root: Root, gone: str) -> None:
     """Delete the removed box *gone*, in which there is no mail, and the folder of removed boxes with the last one."""
     import shutil
 
-    shutil.rmtree(gone, ignore_errors=True)
     with contextlib.suppress(OSError):
+        shutil.rmtree(gone, ignore_errors=True)
         os.rmdir(root.attic)
 
 
@@ -315,6 +317,15 @@ def _furnish(box: str, owner: tuple[int, int], *, mend: bool, outbox: bool = Fal
         os.rename(hidden, f"{consumers}/{first}")
     if _owner(box) != owner or stat.S_IMODE(os.stat(box).st_mode) != 0o755:
         own(box, 0o755, owner)
+
+
+def _is_there(path: str) -> bool:
+    """Raises OSError where that cannot be known: os.path.exists() would say no."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _owner(path: str) -> tuple[int, int]:

@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from . import log, names, replies
-from .errors import Malformed, NotHeld, Storage, quoted, storage
-from .files import FOLDER, NOREPLACE, READ, alone, kind, listing, read, rename
+from .errors import Malformed, NotHeld, Storage, Telling, quoted, storage
+from .files import FOLDER, NOREPLACE, READ, alone, close, kind, listing, read, rename
 from .locks import Lock
 from .message import decode
 from .names import Address, Name
@@ -44,6 +44,10 @@ _SHARE: Final = 1.0  # seconds of a look that may go into taking odd files away:
 _TICK: Final = 100_000_000  # nanoseconds: a file changed this lately may change again under the same ctime
 _PLAIN = re.compile(rf"{names.CLOCK}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", re.ASCII).fullmatch
 _STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
+_NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
+_FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
+_TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
+_LEFT_ALONE: Final = 60.0  # seconds for which it is left alone then
 _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -86,6 +90,8 @@ class Taker:
         self._unfinished: dict[str, tuple[int, float, bool]] = {}
         self._odd_until = 0.0
         self._told: set[str] = set()
+        self._failing: dict[str, tuple[int, float]] = {}  # how often in a row, and until when it is left alone
+        self._dropped: set[str] = set()
         self._passed: set[str] = set()
         self._round_at = 0.0
         self._sweep_at = 0.0
@@ -105,7 +111,7 @@ class Taker:
                         if not self._batch and not self._list_new(0):
                             return None
                 if self._batch:
-                    claim = self._claim_new(self._batch.pop())
+                    claim = self._claim_first()
                     if claim is not None:
                         return claim
             with self._guard:
@@ -125,7 +131,7 @@ class Taker:
             if self._later and self._later[0][0] <= time.time_ns():
                 claim = self._claim_due(heapq.heappop(self._later)[1])
             elif self._batch:
-                claim = self._claim_new(self._batch.pop())
+                claim = self._claim_first()
             elif listed < 2 and self._list_new(listed):
                 listed += 1
                 continue
@@ -133,6 +139,29 @@ class Taker:
                 return None
             if claim is not None:
                 return claim
+
+    def _claim_first(self) -> Claim | None:
+        """Claim the first of the batch. Where the disk fails us it stays the first: what is behind it may be later."""
+        text = self._batch.pop()
+        try:
+            return self._claim_new(text)
+        except OSError as error:
+            if self._is_first_again(text, error):
+                self._batch.append(text)
+            raise
+
+    def _is_first_again(self, text: str, error: OSError) -> bool:
+        """Whether it is tried again before what is behind it: but what fails again and again stops nothing."""
+        if error.errno in _FOR_ALL:
+            return True
+        times = self._failing.get(text, (0, 0.0))[0] + 1
+        self._failing[text] = times, time.monotonic() + _LEFT_ALONE if times >= _TRIES else 0.0
+        if times == _TRIES:
+            log.error("%s fails again and again: what is behind it is taken first (%s)", quoted(text), error)
+        return times < _TRIES
+
+    def _is_left_alone(self, text: str) -> bool:
+        return self._failing.get(text, (0, 0.0))[1] > time.monotonic()
 
     def begin(self) -> None:
         """Open the box, find a folder in `cur/` for us, take over what the dead have left. Raises as claim() does."""
@@ -177,6 +206,8 @@ class Taker:
             self._unfinished = {name: seen for name, seen in self._unfinished.items() if name in here}
             self._told &= here
         batch, self._held_back = self._order.sift(waiting, clock, self._changed)
+        if self._failing:
+            batch = [name for name in batch if not self._is_left_alone(name)]
         batch.reverse()
         self._batch = batch  # only now: other threads pop from it
         return bool(batch) or self._held_back
@@ -210,7 +241,7 @@ class Taker:
 
     def _claim_new(self, text: str) -> Claim | None:
         """Claim one file from `new/`. The common case is straight down; all else is _claim_odd()."""
-        plain, how = _PLAIN(text), self._read
+        plain, how, ours = _PLAIN(text), self._read, False
         try:
             file = os.open(text, how, dir_fd=self._new)
         except FileNotFoundError:
@@ -234,17 +265,23 @@ class Taker:
             ):
                 return self._claim_odd(text, file, facts)
             os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
+            ours = True
             data = os.read(file, size + 1)
+            if len(data) < size:
+                data += read(file, size - len(data))
             if not alone(text, self._mine, facts, ours=True):
                 self._exchanged(text)
                 return None
         except FileNotFoundError:
             return None
         except OSError as error:
+            if ours:
+                self.drop(text)
+                raise
             self._unmoved(text, error)
             return None
         finally:
-            os.close(file)
+            close(file)
         if len(data) != size:
             self._bury(text, "it changed while it was read", "")
             return None
@@ -314,7 +351,8 @@ class Taker:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno in _OUR_TROUBLE:
+            if error.errno not in _NO_FILE and not self._is_denied(text, later, error):
+                self._retry_due(text, error)
                 raise
             os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
             self._bury(parts[1], f"it cannot be opened: {(error.strerror or str(error)).lower()}", "")
@@ -330,11 +368,12 @@ class Taker:
             return None
         except OSError as error:
             if error.errno not in _STUCK:
+                self._retry_due(text, error)
                 raise
             self._leave(text, "it cannot be moved", error, "later")
             return None
         finally:
-            os.close(file)
+            close(file)
         if facts.st_size > self._max_size:
             self._bury(parts[1], f"it has {facts.st_size} bytes, and {self._max_size} is the limit", "")
             return None
@@ -346,6 +385,25 @@ class Taker:
             self._bury(parts[1], f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole", "")
             return None
         return parts[1], data, facts, False
+
+    def _retry_due(self, text: str, error: OSError) -> None:
+        if self._is_first_again(text, error):
+            parts = names.untimed(text)
+            assert parts is not None, text
+            heapq.heappush(self._later, (names.nanoseconds(parts[0]), text))
+
+    def _is_denied(self, text: str, folder: int, error: OSError) -> bool:
+        """Whether it is the mode of a file that keeps it from us. Else, that we may not open it is our own trouble."""
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            return False
+        try:
+            facts = os.stat(text, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if facts.st_uid == os.geteuid():
+            return not facts.st_mode & stat.S_IRUSR
+        ours = facts.st_gid == os.getegid() or facts.st_gid in os.getgroups()
+        return not facts.st_mode & (stat.S_IRGRP if ours else stat.S_IROTH)
 
     def _still(self, text: str, facts: os.stat_result) -> bool:
         """Whether the file has not changed for a while: by its ctime, or, where clocks were set, by what we saw."""
@@ -371,6 +429,8 @@ class Taker:
             self._dispose(text, "it is a socket or a device, not a file", None)
         elif error.errno in (errno.EACCES, errno.EPERM):
             try:
+                if not self._is_denied(text, self._new, error):
+                    raise error
                 self._unreadable(text)
             except OSError as trouble:
                 self._unmoved(text, trouble)
@@ -425,7 +485,16 @@ class Taker:
             os.stat(name, dir_fd=self._held(), follow_symlinks=False)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise storage(error, f"looking for {name}") from error
         return True
+
+    def drop(self, name: str) -> None:
+        """It cannot be handled now, by our own fault: it comes back at once, or as soon as that can be."""
+        self._dropped.add(name)
+        with contextlib.suppress(Storage, NotHeld):
+            self.put_off(name, time.time_ns())
+            self._dropped.discard(name)
 
     def put_off(self, name: str, due: int, renamed: Name | None = None) -> None:
         """It comes back at *due* (nanoseconds since 1970), under the name *renamed*: attempts are counted there."""
@@ -454,7 +523,7 @@ class Taker:
 
         Raises FileNotFoundError where it is not there any more.
         """
-        with self._guard:
+        with self._guard, Telling(f"requeueing {quoted(text)}"):
             self._ready()
             dead = self._folders["dead"]
             size = os.stat(text, dir_fd=dead, follow_symlinks=False).st_size  # a person may have mended it
@@ -472,7 +541,7 @@ class Taker:
 
     def purge(self, text: str) -> None:
         """Delete the dead letter *text* and its `.why`. Raises FileNotFoundError where it is not there any more."""
-        with self._guard:
+        with self._guard, Telling(f"purging {quoted(text)}"):
             self._ready()
             os.unlink(text, dir_fd=self._folders["dead"])
             with contextlib.suppress(OSError):
@@ -488,7 +557,7 @@ class Taker:
             for folder in (*self._folders.values(), self._mine):
                 if folder >= 0:
                     with contextlib.suppress(OSError):
-                        os.close(folder)
+                        close(folder)
             self._forget()
 
     def _hand_over(self) -> None:
@@ -582,6 +651,8 @@ class Taker:
         """Find our folder, what dead consumers held, what has come due, and whether the box is still the same."""
         started = time.monotonic()
         self._ready()
+        for name in list(self._dropped):
+            self.drop(name)
         self._take_over()
         self._list_later()
         if started >= self._sweep_at:
@@ -640,7 +711,7 @@ class Taker:
         """`new/` alone is another folder, as gc makes it when it has grown too large: what we hold stays ours."""
         fresh = self._folder_at(f"{self._box}/new")
         os.dup2(fresh, self._new, inheritable=False)  # in one step: other threads are using it
-        os.close(fresh)
+        close(fresh)
         self._identity = identity
         self._sweep_at = 0.0  # whoever exchanged it may have been killed on the way
 
@@ -650,7 +721,7 @@ class Taker:
         for folder in (*self._folders.values(), self._mine):
             if folder >= 0:
                 with contextlib.suppress(OSError):
-                    os.close(folder)
+                    close(folder)
         self._forget()
 
     def _find_folder(self) -> None:
@@ -697,7 +768,7 @@ class Taker:
                 try:
                     self._recover(folder, counted=True)
                 finally:
-                    os.close(folder)
+                    close(folder)
             except FileNotFoundError:
                 pass
             finally:
@@ -745,9 +816,11 @@ class Taker:
 
     def _list_later(self) -> None:
         waiting = listing(self._folders["later"])
-        if self._passed:
-            self._passed.intersection_update([*waiting, *listing(self._folders["new"])])
-            waiting = self._unpassed(waiting)
+        if self._passed or self._failing:
+            here = [*waiting, *listing(self._folders["new"])]
+            self._passed.intersection_update(here)
+            self._failing = {name: tries for name, tries in self._failing.items() if name in here}
+            waiting = [name for name in self._unpassed(waiting) if not self._is_left_alone(name)]
         self._later = [(names.nanoseconds(parts[0]), text) for text in waiting if (parts := names.untimed(text))]
         heapq.heapify(self._later)
 
@@ -784,7 +857,7 @@ class Taker:
 
 def move_all(old: str, new: str) -> None:
     """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
-    for name in os.listdir(old):
+    for name in sorted(os.listdir(old)):  # in the order in which they are to be claimed
         target = f"{new}/{name}"
         with contextlib.suppress(FileNotFoundError):  # somebody was faster
             try:

@@ -16,7 +16,7 @@ from typing import Final
 
 from . import names
 from .doorbell import hears
-from .errors import quoted, storage
+from .errors import Telling, quoted, storage
 from .files import EXCHANGE, FOLDER, rename
 from .ledger import DRAFT
 from .locks import Lock, is_held
@@ -38,7 +38,12 @@ class Leftover:
 
     what: str
     path: str
-    clear: Callable[[], object]
+    how: Callable[[], object]
+
+    def clear(self) -> None:
+        """Take it away. Raises Storage and its kin where that cannot be."""
+        with Telling(f"taking away {quoted(self.path)}"), contextlib.suppress(FileNotFoundError):  # it went by itself
+            self.how()
 
 
 def leftovers(root: Root, address: Address, older_than: float | None = None) -> Iterator[Leftover]:
