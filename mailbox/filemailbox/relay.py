@@ -527,10 +527,15 @@ class Relay:
         """Deliver what was accepted and is still staged: a relay before us did not get so far."""
         for to, left in list(self._memory.unsettled()):
             with Batch(self.policy.agents) as batch:
+                staged = None
+                if to in self.policy.agents:
+                    with contextlib.suppress(OSError):
+                        staged = batch.inbox(to).staged()
                 for key, carried in left:
-                    self._deliver(None, batch, key, carried)
-                    if to in self.troubles:
-                        break  # the others are tried when their originals come up
+                    if staged is not None and carried.file not in staged:
+                        self._memory.delivered(key)
+                    elif to not in self.troubles:  # else the others are tried when their originals come up
+                        self._deliver(None, batch, key, carried)
                 batch.ring()
 
     def _load(self) -> None:

@@ -29,6 +29,7 @@ from .policy import Agent
 STILL: Final = 5.0
 """Seconds for which a file that is not whole must not have changed before it is given up. As in a box."""
 
+_MANY: Final = 20_000  # things in tmp/: where there are more, each is asked for by its name
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -284,6 +285,19 @@ class Inbox:
         except FileNotFoundError:
             return False
         return stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
+
+    def staged(self) -> set[str] | None:
+        """What lies in `tmp/`; None where we may not know, or there is too much to know."""
+        with contextlib.suppress(OSError):
+            folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._tmp)
+            try:
+                with os.scandir(folder) as entries:
+                    names = {entry.name for entry in islice(entries, _MANY + 1)}
+            finally:
+                os.close(folder)
+            if len(names) <= _MANY:
+                return names
+        return None
 
     def deliver(self, name: str, answers: str | None) -> None:
         """Rename `tmp/NAME` to where it is waited for, or to `new/`. Raises OSError."""

@@ -313,8 +313,10 @@ def _kills(place: str, plan: Plan) -> Table:
             sent[to][boxes[sender].send(to, BODY)] += 1
             total += 1
         process = post.start(wait=False)
-        _grown(post.audit)  # it has begun: the next milliseconds are those that matter
-        time.sleep(chance.random() * 0.06)
+        _grown(post.audit)  # it has begun
+        if chance.random() < 0.7:
+            _grown(post.audit)  # and has written its first records: the next milliseconds are those that matter
+        time.sleep(chance.random() * 0.02)
         process.kill()
         process.wait()
         killed += post.left() > 0  # else it was done already
