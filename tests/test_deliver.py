@@ -441,3 +441,30 @@ def test_two_mounts_of_one_volume_are_two_mounts(mount: Callable[..., Path], tmp
             alice.send("bob")
     finally:
         subprocess.run(["umount", str(root / "bob/new")], check=True)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_close_that_fails_matters_only_where_nothing_was_flushed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    """After a flush it tells nothing of the message; without one it may be all that is ever said of it."""
+    real = os.close
+
+    def close(file: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{file}")
+        real(file)
+        if name.endswith(".json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with Mailbox("alice", root, durable=durable) as alice:
+        monkeypatch.setattr(os, "close", close)
+        if durable:
+            ids = [alice.send("bob", 1), *alice.send_many("bob", range(9))]
+        else:
+            with pytest.raises(Unflushed) as caught:
+                alice.send("bob", 1)
+            assert caught.value.id is not None
+            ids = [caught.value.id]
+        monkeypatch.undo()
+
+    assert sorted(name.split(",")[0] for name in mail(root)) == ids

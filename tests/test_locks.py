@@ -1,5 +1,7 @@
 """Locks that die with their holder."""
 
+import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -8,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from filemailbox.locks import Lock
+from filemailbox.locks import Lock, is_held
 
 HOLD = """
 import os, subprocess, sys
-from filemailbox.locks import Lock
+from filemailbox.locks import Lock, is_held
 lock = Lock(sys.argv[1])
 assert lock.take()
 """
@@ -133,3 +135,34 @@ def test_a_lock_in_no_folder_is_not_just_taken_by_somebody_else(tmp_path: Path) 
         Lock(f"{tmp_path}/nowhere/.lock").take()
 
     assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_is_let_go_though_the_kernel_refuses_once(
+    lock: Lock, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be held for as long as this process lives."""
+    real, left = fcntl.flock, [1]
+
+    def flock(file: int, how: int) -> None:
+        if how == fcntl.LOCK_UN and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(file, how)
+
+    assert lock.take()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock.release()
+
+    assert left == [0]
+    assert not is_held(path)
+
+
+def test_that_it_cannot_be_known_is_no_answer(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A living holder must not pass for a dead one because the disk failed us."""
+
+    def stat(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(OSError, match="Input/output"):
+        is_held(path)

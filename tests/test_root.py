@@ -1,6 +1,7 @@
 """The volume and the boxes on it: made, found, removed."""
 
 import contextlib
+import errno
 import os
 import stat
 import threading
@@ -438,3 +439,57 @@ print(roots.create(roots.find(sys.argv[1]), "bob"))
     assert program.line() == "True"
     assert owners(Path(volume.box(BOB))) == {(2002, 2002)}
     assert modes(volume) == FOLDERS
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [(errno.ENOENT, False), (errno.ENOTDIR, False), (errno.EACCES, True), (errno.EIO, None)],
+    ids=["gone", "no folder", "closed to us", "the disk fails"],
+)
+def test_whether_a_box_is_there_is_never_guessed(
+    volume: Root, monkeypatch: pytest.MonkeyPatch, code: int, answer: bool | None
+) -> None:
+    """The ledger has a page for each box: a wrong answer would look for a key on the wrong one."""
+
+    def stat(path: str) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "stat", stat)
+    if answer is None:
+        with pytest.raises(Storage):
+            volume.has(BOB)
+    else:
+        assert volume.has(BOB) is answer
+
+
+def test_a_mark_that_cannot_be_looked_at_is_not_written_anew(volume: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says beside the format would be lost."""
+    roots.tell(volume, "groups", {"team": ["bob"]})
+    real = os.lstat
+
+    def lstat(path: str) -> os.stat_result:
+        if path.endswith(roots.MARKER):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    with pytest.raises(Storage):
+        roots.init(volume.path)
+
+    assert roots.members(volume)["groups"] == {"team": ["bob"]}
+
+
+def test_a_box_in_which_mail_cannot_be_counted_is_put_back(volume: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody wanted it away at any price."""
+    roots.create(volume, BOB)
+
+    def count(box: str) -> int:
+        if ".removed" in box:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return 0
+
+    monkeypatch.setattr(roots, "count_mail", count)
+    with pytest.raises(Storage):
+        roots.remove(volume, BOB)
+
+    assert volume.boxes() == ["bob"]

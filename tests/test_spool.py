@@ -911,3 +911,119 @@ def test_a_name_that_is_listed_is_never_taken_back_to_front(
 
     assert full
     assert all(batch == sorted(batch, reverse=True) for batch in full)
+
+
+# When the disk fails us: scripts/prove lets each call fail in turn; these are the rules that it has taught us.
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, call: str, name: str, code: int, times: int = 1) -> list[int]:
+    """os.*call* of a file that is called *name* fails so often. Returns what is left of that."""
+    real, left = getattr(os, call), [times]
+
+    def failing(path: Any, *arguments: Any, **options: Any) -> Any:
+        if left[0] and name in (os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)):
+            left[0] -= 1
+            raise OSError(code, os.strerror(code))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, call, failing)
+    return left
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("state", ["new", "later"])
+def test_a_message_that_fails_once_keeps_its_place(
+    bob: Mailbox, monkeypatch: pytest.MonkeyPatch, code: int, state: str
+) -> None:
+    """It is our own trouble: the message is no dead letter, and those behind it do not overtake it."""
+    ids = [bob.send("bob", number) for number in range(3)]
+    if state == "later":
+        messages = [bob.receive() for _ in ids]
+        for message in filter(None, messages):
+            message.retry(after=0)
+    fails(monkeypatch, "open", ids[0], code)
+    with pytest.raises(Storage):
+        bob.receive()
+
+    assert bodies(bob) == [0, 1, 2]
+    assert reasons(bob) == []
+
+
+def test_a_message_that_fails_again_and_again_stops_nothing(
+    bob: Mailbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad block under one file: what is behind it is taken, and it when it can be read again."""
+    ids = [bob.send("bob", number) for number in range(3)]
+    left = fails(monkeypatch, "open", ids[0], errno.EIO, 1000)
+    for _ in range(spool._TRIES):
+        with pytest.raises(Storage):
+            bob.receive()
+
+    assert bodies(bob) == [1, 2]
+    assert "fails again and again" in caplog.text
+
+    left[0], started = 0, time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: started + 2 * spool._LEFT_ALONE)
+
+    assert bodies(bob) == [0]
+    assert reasons(bob) == []
+
+
+def test_a_due_message_that_fails_again_and_again_stops_nothing(bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in later/."""
+    ids = [bob.send("bob", number) for number in range(2)]
+    for message in [bob.receive() for _ in ids]:
+        assert message is not None
+        message.retry(after=0)
+    fails(monkeypatch, "open", ids[0], errno.EIO, 1000)
+    for _ in range(spool._TRIES):
+        with pytest.raises(Storage):
+            bob.receive()
+
+    assert bodies(bob) == [1]
+
+
+def test_what_is_short_of_descriptors_waits(bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That says nothing of a file, however often it happens: nothing is overtaken."""
+    ids = [bob.send("bob", number) for number in range(2)]
+    fails(monkeypatch, "open", ids[0], errno.EMFILE, 3 * spool._TRIES)
+    for _ in range(3 * spool._TRIES):
+        with pytest.raises(Storage):
+            bob.receive()
+
+    assert bodies(bob) == [0, 1]
+
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["it can be put back", "it cannot be put back at once"])
+def test_what_was_claimed_and_cannot_be_read_comes_back(
+    bob: Mailbox, monkeypatch: pytest.MonkeyPatch, stuck: bool
+) -> None:
+    """Else it would lie in our folder for as long as we live."""
+    ids = [bob.send("bob", number) for number in range(2)]
+    fails(monkeypatch, "read", ids[0], errno.EIO)
+    real, block = os.rename, [stuck]
+
+    def rename(old: str, new: str, **folders: int) -> None:
+        if block[0] and "~" in new:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        real(old, new, **folders)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(Storage):
+        bob.receive()
+    block[0] = False
+    assert bob._taking is not None
+    bob._taking._taker._round_at = 0.0
+
+    assert bodies(bob) == [0, 1]
+    assert reasons(bob) == []
+
+
+def test_a_short_read_is_read_on(bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems give less than was asked for: that is no change of the file."""
+    bob.send("bob", "x" * 1000)
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: real(file, max(1, size // 3)))
+
+    assert bodies(bob) == ["x" * 1000]
+    assert reasons(bob) == []

@@ -42,12 +42,20 @@ class Lock:
 
     def release(self) -> None:
         """Let go. The file stays: deleting a lock file lets two in."""
-        self._lock.release(force=True)
+        try:
+            self._lock.release(force=True)
+        except OSError:  # it is still ours, and would be until this process ends: once more
+            self._lock.release(force=True)
 
 
 def is_held(path: str) -> bool:
-    """Whether a living process holds the lock at *path*: asked by taking it for a moment. False where there is none."""
-    if not os.path.exists(path):
+    """Whether a living process holds the lock at *path*: asked by taking it for a moment. False where there is none.
+
+    Raises OSError where that cannot be known.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return False
     lock = Lock(path)
     if lock.take():

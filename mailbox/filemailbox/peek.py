@@ -7,8 +7,8 @@ import os
 import stat
 
 from . import names
-from .errors import Malformed, NoMessage, Unproven, Untrusted, quoted, storage
-from .files import FOLDER, READ, alone, kind, listing, read
+from .errors import Malformed, NoMessage, Telling, Unproven, Untrusted, quoted, storage
+from .files import FOLDER, READ, alone, close, kind, listing, read
 from .message import Message, decode, format_time, moment, parse_time, written
 from .order import is_mail
 from .trust import NONE
@@ -47,9 +47,12 @@ def look(root: Root, address: Address, states: Iterable[str], max_size: int, jud
         except OSError as error:
             raise storage(error, f"looking into the box {quoted(address)}") from error
         try:
-            yield from _held(folder, max_size, judge) if state == "cur" else _waiting(folder, state, max_size, judge)
+            with Telling(f"looking into the box {quoted(address)}"):
+                yield from (
+                    _held(folder, max_size, judge) if state == "cur" else _waiting(folder, state, max_size, judge)
+                )
         finally:
-            os.close(folder)
+            close(folder)
 
 
 def find(root: Root, address: Address, part: str, states: Iterable[str], max_size: int, judge: Judge) -> Message[Any]:
@@ -76,7 +79,7 @@ def _held(cur: int, max_size: int, judge: Judge) -> Iterator[Message[Any]]:
         try:
             yield from _waiting(folder, "cur", max_size, judge)
         finally:
-            os.close(folder)
+            close(folder)
 
 
 def _waiting(folder: int, state: str, max_size: int, judge: Judge) -> Iterator[Message[Any]]:
@@ -127,7 +130,7 @@ def seen(folder: int, state: str, text: str, max_size: int, judge: Judge) -> Mes
         except OSError as error:
             problem = f"it cannot be read: {(error.strerror or str(error)).lower()}"
         finally:
-            os.close(file)
+            close(file)
     if parts is None or parts.stem is not None:
         when = written(facts) if facts else _now()
         if parts is not None:
@@ -153,7 +156,7 @@ def why(root: Root, address: Address, dead: str) -> str | None:
     try:
         return _note(folder, dead, 1 << 20)
     finally:
-        os.close(folder)
+        close(folder)
 
 
 def _reason(dead: int, text: str) -> str | None:
@@ -171,7 +174,7 @@ def _note(dead: int, text: str, size: int) -> str | None:
     except OSError:
         return None
     finally:
-        os.close(file)
+        close(file)
 
 
 def _is_time(text: object) -> bool:

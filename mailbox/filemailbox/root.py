@@ -93,8 +93,15 @@ class Root:
         return [Address(name) for name in sorted(found)]
 
     def has(self, name: Address) -> bool:
-        """Whether there is a box of that name."""
-        return os.path.isdir(f"{self.path}/{name}/new")
+        """Whether there is a box of that name. Raises Storage where that cannot be known."""
+        try:
+            return stat.S_ISDIR(os.stat(f"{self.path}/{name}/new").st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except PermissionError:
+            return True  # it is there, and closed to us
+        except OSError as error:
+            raise storage(error, f"looking for the box {quoted(name)}") from error
 
     def missing(self, name: str) -> NoRoot | NoBox:
         """The error for a box that turned out not to be there: its volume may have gone away as well."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from . import names
-from .files import READ, read
+from .files import READ, close, read
 from .locks import is_held
 from .order import is_mail
 
@@ -60,7 +60,7 @@ class Status:
     def close(self) -> None:
         """Take it away: nobody listens here any more."""
         if self._file >= 0:
-            os.close(self._file)
+            close(self._file)
             self._file = -1
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
