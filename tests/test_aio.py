@@ -333,6 +333,43 @@ def test_bodies_are_checked_off_the_loop(alice: Mailbox, patient: Mailbox) -> No
     assert threads[0] is not threads[1] is threading.main_thread()
 
 
+def test_what_is_carried_into_the_loop_arrives_once_and_in_order() -> None:
+    """Also what is carried while something arrives; what did not arrive until the end is handed back."""
+    got: list[Any] = []
+
+    async def main() -> list[Any]:
+        arrived = asyncio.Event()
+
+        def arrive(message: Any, _: Any) -> None:
+            got.append(message)
+            if message == 0:
+                bridge.carry("meanwhile", None)  # type: ignore[arg-type]
+            if len(got) == 101:
+                arrived.set()
+            if message == "fails":
+                raise ValueError
+
+        def carry() -> None:
+            for number in range(100):
+                bridge.carry(number, None)  # type: ignore[arg-type]
+
+        bridge = aio._Bridge(asyncio.get_running_loop(), arrive)
+        await asyncio.to_thread(carry)
+        await arrived.wait()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        bridge.carry("fails", None)  # type: ignore[arg-type]
+        bridge.carry("arrives", None)  # type: ignore[arg-type]
+        await eventually(lambda: got[-1] == "arrives")
+        bridge.carry("left", None)  # type: ignore[arg-type]
+        return bridge.close()
+
+    left = run(main())
+
+    assert [each for each in got if isinstance(each, int)] == list(range(100))
+    assert got[-2:] == ["fails", "arrives"]
+    assert left == [("left", None)]
+
+
 def test_who_stands_by_runs_before_what_brings_it_goes_on() -> None:
     """It costs no turn of the loop."""
     order: list[object] = []
