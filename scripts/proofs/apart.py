@@ -35,6 +35,16 @@ class Apart:
                 os.kill(self.pid, signal.SIGKILL)
             self.wait()
 
+    def over(self) -> bool:
+        """Whether it has ended by itself. Raises where it failed."""
+        if self._running:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._running = False
+                if status:
+                    raise RuntimeError(f"a process failed ({status:#x}): it has said why")
+        return not self._running
+
     def wait(self) -> int:
         """Wait until it ends; its exit code, negative for a signal."""
         self._running = False

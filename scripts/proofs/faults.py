@@ -3,9 +3,9 @@
 ENOSPC, EDQUOT, EIO, EMFILE, EINTR, EACCES, ESTALE: the call is not made and answers so; close(2) is made, as the kernel
 closes whatever it answers. `short`: a read or a write gets half of what it asked for, and what it says is true.
 
-Each time the deed is done all the same, or ends with an error of our tree; nothing else comes out. Then the same process
-tries again, and it works. No message is lost, doubled under another id, or condemned by our own trouble; no file of a
-message is left open.
+Each time the deed is done all the same, or ends with an error of our tree; nothing else comes out. Then the same
+process tries again, and it works. No message is lost, doubled under another id, or condemned by our own trouble; no
+file of a message is left open.
 """
 
 from collections.abc import Callable, Iterator

@@ -9,6 +9,7 @@ kill cut off is not there. So the logs know what was asked for, what was answere
     {"do": "unknown", "token": T, "why": W}         nobody knows: it may come
     {"do": "got", "token": T, "id": I, "box": B, "attempt": N, "trust": …, "from": …}
     {"do": "acked", "token": T, "id": I}            ack returned: it may not come again
+    {"do": "unnoted", "id": I}                      it could not be noted in the ledger: a copy may come
     {"do": "forge", "token": T}                     somebody put it there who is not who it says
 
 A send that has no end in its log was cut off, and is unknown.
@@ -103,8 +104,17 @@ def _ids(got: dict[str, list[Event]], sent: dict[str, str]) -> Iterator[str]:
 
 
 def _twice(got: dict[str, list[Event]], logs: list[list[Event]]) -> Iterator[str]:
-    """Each time that it came again, somebody had taken it before and had not acked it; or it was sent twice."""
-    acked = Counter(event["token"] for log in logs for event in log if event["do"] == "acked")
+    """Each time that it came again, somebody had taken it before and had not acked it; or it was sent twice.
+
+    A copy that a forger made is acked unseen, unless the ledger could not be written when the first was acked.
+    """
+    unnoted = {event["id"] for log in logs for event in log if event["do"] == "unnoted"}
+    acked = Counter(
+        event["token"]
+        for log in logs
+        for event in log
+        if event["do"] == "acked" and event.get("name", event["id"]) not in unnoted
+    )
     sends = Counter(event["token"] for log in logs for event in log if event["do"] == "send")
     for token, times in got.items():
         if acked[token] > max(1, sends[token]):

@@ -5,8 +5,8 @@ after the last. Right after it, nothing partial is to be seen and no message in 
 all there is: each message has a fate that is right at that moment, and what send() had returned is there, under the id
 that it returned. Then gc, with everything three days old: nothing of ours is left lying.
 
-What waits for that age: drafts in tmp/, notes without a dead letter, and folders half made, for no lock tells whose they
-are. All else is mended by the next start.
+What waits for that age: drafts in tmp/, notes without a dead letter, and folders half made, for no lock tells whose
+they are. All else is mended by the next start.
 """
 
 from collections.abc import Callable, Iterator

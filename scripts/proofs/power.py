@@ -25,7 +25,7 @@ from .record import Record, Result
 
 
 def prove(record: Record, place: str, rounds: int = 20, only: list[str] | None = None, longest: float = 1.0) -> None:
-    """Cut the power *rounds* times on each disk, after at most *longest* seconds; a quarter as often for the control."""
+    """Cut the power *rounds* times on each disk, after at most *longest* seconds; less often for the control."""
     units = []
     for name in only or list(disks.KINDS):
         units.append((name, partial(cuts, disks.KINDS[name], place, rounds, longest)))
@@ -78,7 +78,7 @@ def _send(root: str, log: str, durable: bool) -> None:
     out, chance = os.open(log, os.O_WRONLY | os.O_APPEND), random.Random()
     with Mailbox("alice", root, durable=durable) as box:
         while True:
-            body = {"fill": "x" * chance.choice((10, 500, 5_000, 50_000))}
+            body: dict[str, object] = {"fill": "x" * chance.choice((10, 500, 5_000, 50_000))}
             _note(out, _sent(lambda: [box.send("bob", body)]), [body])  # noqa: B023  # called at once
 
 

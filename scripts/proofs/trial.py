@@ -60,7 +60,7 @@ def judge(deed: Deed, outcome: stepper.Outcome) -> list[str]:
     deed.next_start()
     came = _come(deed, wrong)
     wrong += volume.broken(deed.path, deed.planted)
-    fates = {token: "came" for token in came} | _lying(deed.path)
+    fates = dict.fromkeys(came, "came") | _lying(deed.path)
     allowed = deed.fates(outcome)
     for token in sorted(fates.keys() | allowed.keys()):
         fate = fates.get(token, "gone")

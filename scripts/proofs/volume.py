@@ -72,23 +72,25 @@ def _letter(box: str, state: str, path: str) -> Letter:
     return Letter(box, state, path, id[0] if id else None, members if isinstance(members, dict) else None)
 
 
-def broken(root: str, planted: frozenset[str] = frozenset()) -> Iterator[str]:
+def broken(root: str, planted: frozenset[str] = frozenset(), copies: bool = False) -> Iterator[str]:
     """What must never be seen, at no moment: a partial message, one in two places, one under two ids.
 
-    *planted* are ends of names that we have put there ourselves and that are no mail.
+    *planted* are ends of names that we have put there ourselves and that are no mail. With *copies* somebody has copied
+    messages under names of his own.
     """
     found = letters(root)
     for each in found:
         if each.members is None and not each.path.endswith(tuple(planted) or "\0"):
             yield f"a message that is not whole: {each.path}"
-        if each.members is not None and each.id is not None and each.members.get("id", each.id) != each.id:
+        ours = each.id is not None and ",N=" not in each.path
+        if ours and each.members is not None and each.members.get("id", each.id) != each.id:
             yield f"its name and its content speak of two ids: {each.path}"
     for (box, id), count in Counter((each.box, each.id) for each in found if each.id).items():
         if count > 1:
             yield f"the message {id} is in {count} places of the box {box}"
     ids: dict[str, set[str | None]] = {}
     for each in found:
-        if each.token is not None:
+        if each.token is not None and not (copies and ",N=" in each.path):
             ids.setdefault(each.token, set()).add(each.id)
     for token, several in ids.items():
         if len(several) > 1:
