@@ -205,7 +205,7 @@ def test_a_job_under_a_lease(sh: Callable[..., Any], bob: Mailbox) -> None:
           id=$(printf %s "$message" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
           if $(mailbox read --body "$id"); then mailbox ack "$id"; else mailbox reject "$id" --reason "it said no"; fi
         done
-        mailbox dead list | cut -f 6
+        mailbox dead list | cut -f 7
     """)
 
     assert (said.stdout, said.stderr) == ("it said no\n", "")

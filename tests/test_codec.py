@@ -88,7 +88,7 @@ def test_floats_without_an_exponent_are_plain(value: float) -> None:
         OrderedDict(a=1),
         Point(1),
         (1, 2),
-        {"a", "b"},
+        {"a"},
         b"bytes",
         object(),
         [[]] * 300,

@@ -172,8 +172,8 @@ def carry(volume: Path, origin: str, uid: int = RELAY, **members: Any) -> None:
 def test_the_relay_s_word_is_its_file(volume: Path, bob: Mailbox) -> None:
     """Its uid stands in the marker of the root; `F=` names the sender, also where the message does not."""
     roots.tell(roots.find(volume), "relay", RELAY)
-    carry(volume, "carol", **{"from": "carol"})
-    carry(volume, "carol", **{"from": None})
+    carry(volume, "carol", RELAY, **{"from": "carol"})
+    carry(volume, "carol", RELAY, **{"from": None})
     (seen, *_) = bob.peek()
     first, second = take(bob), take(bob)
     second.retry(0)

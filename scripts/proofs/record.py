@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 _SHOWN: Final = 12  # broken rules of one proof that are printed
 
@@ -34,6 +34,8 @@ class Record:
 
     def __init__(self, folder: str | None = None, quiet: bool = False) -> None:
         self._path = f"{folder}/state.jsonl" if folder else None
+        if folder:
+            os.makedirs(folder, exist_ok=True)
         self._quiet = quiet
         self._done: dict[tuple[str, str], Result] = {}
         self._started = time.monotonic()
@@ -106,8 +108,3 @@ class Record:
         elif text:
             sys.stderr.write(f"{time.monotonic() - self._started:6.0f} s  {text}\n")
         sys.stderr.flush()
-
-
-def spread(counts: dict[str, Any]) -> str:
-    """Counts as a phrase."""
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
