@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -235,7 +236,9 @@ def _together(folder: str, opened: Callable[[str, bool], rivals.Queue], n: int, 
 
 
 def _begin(job: Callable[[], None]) -> int:
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a test runner has threads; the child has one
+        pid = os.fork()
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a queue complains of when it was killed
         try:
