@@ -330,7 +330,12 @@ class Taker:
                 ours = ours.but(stem=name.stem, origin=name.origin)
         os.rename(text, str(ours), src_dir_fd=self._folders["new"], dst_dir_fd=self._mine)
         self._unfinished.pop(text, None)
-        if not alone(str(ours), self._mine, facts, ours=True):
+        try:
+            whole = alone(str(ours), self._mine, facts, ours=True)
+        except OSError:
+            self.drop(str(ours))
+            raise
+        if not whole:
             self._exchanged(str(ours))
             return None
         return str(ours), data, facts, True
