@@ -8,11 +8,12 @@ kill cut off is not there. So the logs know what was asked for, what was answere
     {"do": "refused", "token": T, "why": W}         send said that nothing was delivered: it may not come
     {"do": "unknown", "token": T, "why": W}         nobody knows: it may come
     {"do": "got", "token": T, "id": I, "box": B, "attempt": N, "trust": …, "from": …}
-    {"do": "acked", "token": T, "id": I}            ack returned: it may not come again
+    {"do": "acked", "token": T, "name": M}          ack returned: it may not come again; M is the id of this copy
     {"do": "unnoted", "id": I}                      it could not be noted in the ledger: a copy may come
     {"do": "forge", "token": T}                     somebody put it there who is not who it says
 
-A send that has no end in its log was cut off, and is unknown.
+A send that has no end in its log was cut off, and is unknown. Each event has its time, `at`, by the clock that never
+steps and that all processes of a machine share.
 """
 
 import json
@@ -106,19 +107,33 @@ def _ids(got: dict[str, list[Event]], sent: dict[str, str]) -> Iterator[str]:
 def _twice(got: dict[str, list[Event]], logs: list[list[Event]]) -> Iterator[str]:
     """Each time that it came again, somebody had taken it before and had not acked it; or it was sent twice.
 
-    A copy that a forger made is acked unseen, unless the ledger could not be written when the first was acked.
+    A copy that a forger made is acked unseen, unless the ledger could not be written when the first was acked, or both
+    were in hand at the same moment: the ledger is written at ack.
     """
     unnoted = {event["id"] for log in logs for event in log if event["do"] == "unnoted"}
-    acked = Counter(
-        event["token"]
-        for log in logs
-        for event in log
-        if event["do"] == "acked" and event.get("name", event["id"]) not in unnoted
-    )
     sends = Counter(event["token"] for log in logs for event in log if event["do"] == "send")
-    for token, times in got.items():
-        if acked[token] > max(1, sends[token]):
-            yield f"twice: {token} came {len(times)} times, and {acked[token]} of them were acked"
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)  # from when to when it was in hand, and was acked then
+    for log in logs:
+        taken: dict[str, int] = {}
+        for event in log:
+            if event["do"] == "got":
+                taken[event["token"]] = event["at"]
+            elif event["do"] == "acked" and event["name"] not in unnoted:
+                spans[event["token"]].append((taken[event["token"]], event["at"]))
+    for token, each in spans.items():
+        times = _apart(each)
+        if times > max(1, sends[token]):
+            story = ", ".join(f"{begin} to {end}" for begin, end in sorted(each))
+            yield f"twice: {token} came {len(got[token])} times, and {times} times it was acked before: {story}"
+
+
+def _apart(spans: list[tuple[int, int]]) -> int:
+    """How many of these spans of time follow one another."""
+    count, last = 0, -1
+    for begin, end in sorted(spans, key=lambda span: span[1]):
+        if begin > last:
+            count, last = count + 1, end
+    return count
 
 
 def _order(logs: list[list[Event]]) -> Iterator[str]:
@@ -130,6 +145,6 @@ def _order(logs: list[list[Event]]) -> Iterator[str]:
             if event["do"] != "got" or event["attempt"] != 1 or event.get("foreign"):
                 continue
             writer = id[27:]
-            if id <= last.get(writer, ""):
+            if id < last.get(writer, ""):  # the same is there again where it was sent again
                 yield f"order: {id} came after {last[writer]} to one consumer"
             last[writer] = id
