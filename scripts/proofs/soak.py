@@ -211,6 +211,7 @@ def soak(place: str, span: float, seed: int) -> Result:
             shutil.rmtree(f"{place}/{folder}", ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{place}/stop")
+        _tidy()
     return result
 
 
@@ -255,6 +256,14 @@ def _end(process: Process) -> None:
 def _remount(mount: str, how: str) -> bool:
     command = ["mount", "-o", f"remount,{how}", mount]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _tidy() -> None:
+    """Take away what libfaketime keeps in memory for a process, where that was killed."""
+    for path in glob.glob("/dev/shm/faketime_shm_*") + glob.glob("/dev/shm/sem.faketime_sem_*"):
+        if not os.path.exists(f"/proc/{path.rpartition('_')[2]}"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def _libfaketime() -> str | None:
