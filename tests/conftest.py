@@ -5,6 +5,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,10 @@ SOURCE = str(Path(filemailbox.__file__).parents[1])
 for variable in ("ROOT", "AGENT", "KEYS", "REGISTRY", "REQUIRE"):
     os.environ.pop(f"MAILBOX_{variable}", None)
 os.environ["HOME"] = "/nonexistent"
+
+# In the background of a shell Ctrl-C is ignored, and children inherit that: what they do at Ctrl-C is tried here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No timing is asserted, and nothing is left behind.
 settings.register_profile("ours", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
