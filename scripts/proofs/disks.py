@@ -43,8 +43,8 @@ class Kind:
 
 
 _FAST: Final = (
-    "with fast commits, which mkfs.ext4 does not turn on by itself, cuts under Linux 6.18 have damaged whole disks, and "
-    "sends that had returned with them; the promise is not made for them"
+    "with fast commits, which mkfs.ext4 does not turn on by itself, cuts under Linux 6.18 have damaged whole disks: "
+    "the promise is not made for them"
 )
 _EXT4: Final = ("mkfs.ext4", "-qF")
 KINDS: Final = {
