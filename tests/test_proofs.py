@@ -1,6 +1,7 @@
 """What scripts/prove proves, in tiny versions; and that each of its checkers bites."""
 
 import errno
+import logging
 import os
 import shutil
 import subprocess
@@ -29,10 +30,14 @@ def place() -> Iterator[str]:
 
 
 @pytest.fixture
-def stepping() -> None:
+def stepping() -> Iterator[None]:
+    logger = logging.getLogger("filemailbox")
+    level = logger.level
     trial.warm()
     if why := stepper.possible():
         pytest.skip(why)
+    yield
+    logger.setLevel(level)  # others want to hear it
 
 
 # Stepping

@@ -231,12 +231,15 @@ def test_mail_in_an_exchange_that_was_cut_off_comes_back(root: Path, bob: Mailbo
     if who == "one that is at work":
         assert bob.receive() is None
     ids = [bob.send("bob", number) for number in range(2)]
+    now = time.time()  # the kernel writes times in ticks: a file may seem older than what was sent before it
     (root / "bob/new/job.json").write_text('{"n": 1}')
+    os.utime(root / "bob/new/job.json", (now, now + 1))
     box = root / "bob"
     (box / "fresh").mkdir()
     (box / "new").rename(box / ".new-0123456789ab")
     (box / "fresh").rename(box / "new")
     (box / "new/job.json").write_text('{"n": 2}')
+    os.utime(box / "new/job.json", (now, now + 2))
     if who != "one that is at work":  # sent again: the same, in both
         bob.send("bob", 1, id=ids[1])
     if who == "gc":
