@@ -26,7 +26,7 @@ import pytest
 from nacl import bindings
 
 from conftest import Said
-from filemailbox import Mailbox, seal
+from filemailbox import Mailbox, UnsafeKey, seal
 from filemailbox.keys import Identity, Keyring, Public
 from filemailbox.names import Address
 from filemailbox.trust import Judge
@@ -299,9 +299,12 @@ def test_a_broken_file_of_keys_is_not_shown(
         lambda: box.send("bob", "x", seal=True),
         box.keyring.own,
         lambda: ring(folders, "alice").own().rotate("x"),
-        lambda: Public.read(path.read_bytes(), str(path)),
     ):
         watch.hear(raised(call))
+    try:
+        watch.hear(repr(Public.read(path.read_bytes(), str(path))))  # one seed in sixteen could be somebody's identity
+    except UnsafeKey as error:
+        watch.hear(told(error))
 
     assert watch.found() == []
     assert [each.code for each in said] == [4] * len(said)
