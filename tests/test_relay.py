@@ -754,6 +754,7 @@ def test_kill_9_at_any_moment_loses_and_doubles_nothing(
         receive()
         program.kill()
     program = start(RELAY, office.place, **environment)
+    assert program.line() == "ready"
     until(lambda: not any(office.left(name) for name in office.agents))
     program.process.terminate()
     assert program.end() == 0
