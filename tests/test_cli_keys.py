@@ -139,7 +139,7 @@ def test_what_cannot_be_trusted_is_exit_code_4(
 def test_sealed_mail_over_the_command_line(mailbox: Run, keys: Run, friends: None, tmp_path: Path) -> None:
     """Sent, listed, read and received, with the key; without it only what stands outside."""
     keys("alice")
-    mailbox("send", "bob", "the code is 1234", "--seal", "--type", "code", sender="alice")
+    mailbox("send", "bob", "the code is open-sesame", "--seal", "--type", "code", sender="alice")
     keys("bob")
     listed = mailbox("list").lines[0].split("\t")
     read = mailbox("read", "Z", "--json").records[0]
@@ -150,9 +150,9 @@ def test_sealed_mail_over_the_command_line(mailbox: Run, keys: Run, friends: Non
     keys("bob")
     got = mailbox("receive").records[0]
 
-    assert (listed[1:4], listed[-1]) == (["alice", "sealed", "code"], "the code is 1234")
-    assert (read["body"], got["body"], got["trust"]) == ("the code is 1234", "the code is 1234", "sealed")
-    assert "1234" not in raw + blind
+    assert (listed[1:4], listed[-1]) == (["alice", "sealed", "code"], "the code is open-sesame")
+    assert (read["body"], got["body"], got["trust"]) == ("the code is open-sesame", "the code is open-sesame", "sealed")
+    assert "open-sesame" not in raw + blind
     assert (outside["from"], outside["to"], outside["body"], outside["trust"]) == ("alice", "bob", None, "none")
     assert outside["problem"].startswith("it is sealed, and there is no key to open it")
 
