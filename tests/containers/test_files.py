@@ -45,6 +45,15 @@ def test_podman_compose_understands_it(tools: Path, more: list[str]) -> None:
     assert all(f"  {name}:\n" in said.stdout for name in ("alice", "bob", "boxes", "carol"))
 
 
+def test_podman_compose_understands_the_profile(tools: Path) -> None:
+    """`--profile relay`: those with volumes of their own, too."""
+    compose = [tools / "podman-compose", "--profile", "relay", "-f", HOME / COMPOSE[0], "config"]
+    said = _run(compose, PATH=f"{tools}:{os.environ['PATH']}")
+
+    assert said.returncode == 0, said.stderr
+    assert all(f"  {name}:\n" in said.stdout for name in ("offices", "relay", "planner", "coder", "tester"))
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_pod_is_valid_by_the_schema_of_kubernetes(tools: Path, version: str) -> None:
     """Strictly: no member that the API does not know."""
