@@ -642,6 +642,12 @@ def gate(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
     os.close(end)
 
 
+def waits(pid: int) -> bool:
+    """Whether a process has taken all signals and waits for something."""
+    facts = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return facts["State"].startswith("S") and not int(facts["SigPnd"], 16) | int(facts["ShdPnd"], 16)
+
+
 def notes(root: Path) -> list[str]:
     """What stands beside dead letters, and what is said of things that were removed."""
     return sorted(file.read_text() for file in (root / "bob/dead").glob("*.why"))
@@ -1022,9 +1028,12 @@ def test_nothing_in_time_is_124(shell: Shell) -> None:
 
 
 def test_told_to_stop_it_finishes_what_it_has_in_hand(
-    shell: Shell, alice: Mailbox, gate: tuple[Path, Callable[[], object]]
+    shell: Shell, alice: Mailbox, gate: tuple[Path, Callable[[], object]], until: Callable[[Callable[[], object]], None]
 ) -> None:
-    """SIGTERM: the command may end and settles its message; no further one is taken."""
+    """SIGTERM: the command may end and settles its message; no further one is taken.
+
+    The command ends when the shell has taken the signal: bash forgets how a command ended in the same moment.
+    """
     fifo, go_on = gate
     alice.send("bob", "first")
     alice.send("bob", "second")
@@ -1033,6 +1042,7 @@ def test_told_to_stop_it_finishes_what_it_has_in_hand(
     with running(process) as out:
         out.readline()
         process.terminate()
+        until(lambda: waits(process.pid))
         go_on()
 
         assert process.wait(PATIENCE) == 0
