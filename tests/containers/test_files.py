@@ -47,7 +47,7 @@ def test_podman_compose_understands_it(tools: Path, more: list[str]) -> None:
 
 def test_podman_compose_understands_the_profile(tools: Path) -> None:
     """`--profile relay`: those with volumes of their own, too."""
-    compose = [tools / "podman-compose", "--profile", "relay", "-f", HOME / COMPOSE[0], "config"]
+    compose: list[str | Path] = [tools / "podman-compose", "--profile", "relay", "-f", HOME / COMPOSE[0], "config"]
     said = _run(compose, PATH=f"{tools}:{os.environ['PATH']}")
 
     assert said.returncode == 0, said.stderr
