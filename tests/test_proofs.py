@@ -320,6 +320,14 @@ ACKED = acked(1, ID)
         pytest.param(
             [
                 [SEND, SENT],
+                [got("t", 0), acked(5, ID)],
+                [got("t", 8, looked=3), acked(9, LATER)],
+            ],
+            id="two copies, and who had asked the ledger was stopped for a while",
+        ),
+        pytest.param(
+            [
+                [SEND, SENT],
                 [got(), {"do": "unnoted", "id": ID}, ACKED, got("t", 5), acked(6, LATER)],
             ],
             id="a copy, and the ledger could not be written",

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from filemailbox import DiskFull, Forbidden, Mailbox, MailboxError, Message, NotHeld, Unflushed, names
+from filemailbox.ledger import Ledger
+from filemailbox.trust import PROVEN
 
 _PAUSE: Final = 0.02  # seconds after trouble
 SHELL: Final = str(Path(__file__).resolve().parent.parent / "mailbox-send")
@@ -45,11 +47,29 @@ class _Unnoted(logging.Handler):
             self._log("unnoted", id=record.getMessage().split()[0])
 
 
+class _Asked:
+    """When this process last asked a ledger whether a message was handled."""
+
+    at = 0
+
+    @classmethod
+    def note(cls) -> None:
+        """Have it noted from now on."""
+        real = Ledger.handled
+
+        def handled(ledger: Ledger, trust: str, sender: str, key: str) -> bool:
+            cls.at = time.monotonic_ns()
+            return real(ledger, trust, sender, key)
+
+        Ledger.handled = handled  # type: ignore[method-assign, assignment]
+
+
 def consume(root: str, log: Log, name: str, keys: str) -> None:
     """Take what comes, handle it for a moment, ack it. Whatever the disk says, go on."""
     chance = random.Random()
     logging.getLogger("filemailbox").addHandler(_Unnoted(log))
     box = Mailbox(name, root, durable=False, max_attempts=1_000_000, keys=keys or None)
+    _Asked.note()
     while True:
         try:
             message = box.receive(timeout=None)
@@ -59,8 +79,10 @@ def consume(root: str, log: Log, name: str, keys: str) -> None:
             continue
         assert message is not None
         body = message.body if isinstance(message.body, dict) else {}
-        facts = {"token": body.get("token"), "id": message.answers_to, "from": message.sender}
+        facts: dict[str, Any] = {"token": body.get("token"), "id": message.answers_to, "from": message.sender}
         foreign = ",N=" in message.name
+        if message.trust in PROVEN:
+            facts["looked"] = _Asked.at
         log("got", box=name, attempt=message.attempt, trust=message.trust, foreign=foreign, **facts)
         if chance.random() < 0.05:
             time.sleep(0.01)

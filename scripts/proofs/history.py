@@ -7,7 +7,8 @@ kill cut off is not there. So the logs know what was asked for, what was answere
     {"do": "sent", "token": T, "id": I}             send returned: from now on it may not be lost
     {"do": "refused", "token": T, "why": W}         send said that nothing was delivered: it may not come
     {"do": "unknown", "token": T, "why": W}         nobody knows: it may come
-    {"do": "got", "token": T, "id": I, "box": B, "attempt": N, "trust": …, "from": …}
+    {"do": "got", "token": T, "id": I, "box": B, "attempt": N, "trust": …, "from": …, "looked": W}
+                                                    W: when the ledger was asked, where it was
     {"do": "acked", "token": T, "name": M}          ack returned: it may not come again; M is the id of this copy
     {"do": "unnoted", "id": I}                      it could not be noted in the ledger: a copy may come
     {"do": "forge", "token": T}                     somebody put it there who is not who it says
@@ -108,7 +109,8 @@ def _twice(got: dict[str, list[Event]], logs: list[list[Event]]) -> Iterator[str
     """Each time that it came again, somebody had taken it before and had not acked it; or it was sent twice.
 
     A copy that a forger made is acked unseen, unless the ledger could not be written when the first was acked, or both
-    were in hand at the same moment: the ledger is written at ack.
+    were in hand at the same moment: the ledger is written at ack. A copy is in hand from when the ledger was asked:
+    who is stopped then finds out nothing more of what happens to the other.
     """
     unnoted = {event["id"] for log in logs for event in log if event["do"] == "unnoted"}
     sends = Counter(event["token"] for log in logs for event in log if event["do"] == "send")
@@ -117,7 +119,7 @@ def _twice(got: dict[str, list[Event]], logs: list[list[Event]]) -> Iterator[str
         taken: dict[str, int] = {}
         for event in log:
             if event["do"] == "got":
-                taken[event["token"]] = event["at"]
+                taken[event["token"]] = event["looked"] if "looked" in event else event["at"]
             elif event["do"] == "acked" and event["name"] not in unnoted:
                 spans[event["token"]].append((taken[event["token"]], event["at"]))
     for token, each in spans.items():
