@@ -34,5 +34,7 @@ def run(what: str, kept: record.Record, settings: Settings) -> None:
         module.prove(kept, place, settings.rounds or (3 if short else 20), only, 0.3 if short else 1.0)
     elif what == "soak":
         module.prove(kept, place, settings.span or (60.0 if short else 300.0))
+    elif what == "coverage":
+        module.prove(kept, place)
     else:
         module.prove(kept, place, short)
