@@ -1,5 +1,6 @@
 """The envelope and Message: encode, strict decode; a handle that settles once."""
 
+import asyncio
 import dataclasses
 import enum
 import json
@@ -7,6 +8,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -136,6 +138,8 @@ class Model(pydantic.BaseModel):
         pytest.param((1, (2,)), [1, [2]], id="tuple"),
         pytest.param({"b", "a"}, ["a", "b"], id="set, sorted"),
         pytest.param(frozenset([2, 1]), [1, 2], id="frozenset, sorted"),
+        pytest.param(MappingProxyType({"a": 1}), {"a": 1}, id="mapping that is no dict"),
+        pytest.param([None, uuid.UUID(int=1)], [None, "00000000-0000-0000-0000-000000000001"], id="uuid beside null"),
         pytest.param(uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001", id="uuid"),
         pytest.param(datetime(2026, 11, 24, tzinfo=UTC), "2026-11-24T00:00:00+00:00", id="datetime"),
         pytest.param(2**64 - 1, 2**64 - 1, id="the largest integer"),
@@ -375,6 +379,21 @@ def test_a_span_becomes_a_time(after: Any, text: str) -> None:
     assert later(after, datetime(2026, 11, 24, 1, 45, 30, tzinfo=UTC)) == text
 
 
+def test_a_span_that_ends_after_all_time_is_refused() -> None:
+    """The format has years of four digits."""
+    with pytest.raises(Invalid, match="after the year 9999"):
+        later(1e12, datetime(2026, 11, 24, tzinfo=UTC))
+
+
+class Word(str):
+    """A text of a class of its own, as enums and configuration libraries have it."""
+
+
+def test_a_text_of_another_class_is_text() -> None:
+    """What is a str may be an option."""
+    assert decode(written(1, type=Word("job")))["type"] == "job"
+
+
 # Message
 
 
@@ -494,6 +513,27 @@ def test_a_with_block_settles_as_it_ends(
 
     assert desk.asked == [asked]
     assert raised is (None if swallowed else error)
+
+
+@pytest.mark.parametrize("error", [None, Reject("no"), KeyError("x")], ids=["clean exit", "Reject", "error"])
+def test_an_async_with_block_leaves_what_is_settled(
+    message: Message[Any], desk: Desk, error: BaseException | None
+) -> None:
+    """Nothing is asked for twice; a word to us is swallowed all the same, an error goes on."""
+
+    async def settle() -> None:
+        async with message:
+            message.ack()
+            if error is not None:
+                raise error
+
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError):
+            asyncio.run(settle())
+    else:
+        asyncio.run(settle())
+
+    assert desk.asked == [("ack",)]
 
 
 def test_the_first_settling_counts(message: Message[Any], desk: Desk) -> None:

@@ -312,3 +312,12 @@ def test_the_child_of_a_fork_is_another_writer() -> None:
     assert names.is_id(other)
     assert other[names.STAMP :] != mine[names.STAMP :]
     assert names.new_id()[names.STAMP :] == mine[names.STAMP :]
+
+
+def test_names_that_are_written_alike_are_one() -> None:
+    """In a set, and in a log."""
+    name = names.parse(f"{ID},S=9,A=2.json")
+
+    assert name is not None
+    assert {name, Name(ID, 9, 2)} == {name}
+    assert repr(name) == f"<Name {ID},S=9,A=2.json>"
