@@ -29,7 +29,6 @@ _SETTINGS: Final = """
 [run]
 branch = true
 parallel = true
-sigterm = true
 core = ctrace
 patch = subprocess, _exit
 data_file = {place}/data
