@@ -356,7 +356,11 @@ class Taker:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno not in _NO_FILE and not self._is_denied(text, later, error):
+            try:
+                lost = error.errno in _NO_FILE or self._is_denied(text, later, error)
+            except FileNotFoundError:
+                return None  # gone meanwhile
+            if not lost:
                 self._retry_due(text, error)
                 raise
             os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
@@ -398,13 +402,13 @@ class Taker:
             heapq.heappush(self._later, (names.nanoseconds(parts[0]), text))
 
     def _is_denied(self, text: str, folder: int, error: OSError) -> bool:
-        """Whether it is the mode of a file that keeps it from us. Else, that we may not open it is our own trouble."""
+        """Whether it is the mode of a file that keeps it from us. Else, that we may not open it is our own trouble.
+
+        Raises FileNotFoundError where it is gone.
+        """
         if error.errno not in (errno.EACCES, errno.EPERM):
             return False
-        try:
-            facts = os.stat(text, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+        facts = os.stat(text, dir_fd=folder, follow_symlinks=False)
         if facts.st_uid == os.geteuid():
             return not facts.st_mode & stat.S_IRUSR
         ours = facts.st_gid == os.getegid() or facts.st_gid in os.getgroups()
@@ -437,16 +441,15 @@ class Taker:
                 if not self._is_denied(text, self._new, error):
                     raise error
                 self._unreadable(text)
+            except FileNotFoundError:
+                return  # gone meanwhile
             except OSError as trouble:
                 self._unmoved(text, trouble)
         elif error.errno != errno.EAGAIN:  # EAGAIN: its owner has a lease on it; the next listing finds it again
             raise error
 
     def _unreadable(self, text: str) -> None:
-        try:
-            facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
-        except FileNotFoundError:
-            return
+        facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
         if stat.S_ISREG(facts.st_mode):
             self._bury_new(text, "its mode keeps it from its recipient: it must be 0640 or 0644", facts)
         else:

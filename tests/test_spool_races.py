@@ -1,0 +1,395 @@
+"""What others do between two steps of ours, and what the kernel may say to one: step by step, with no chance in it.
+
+tests/test_stress.py and `scripts/prove` meet most of this by chance; here each case has its name.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filemailbox import Mailbox, Storage, spool
+from filemailbox import root as roots
+from filemailbox.files import listing
+from filemailbox.locks import Lock
+from filemailbox.names import Address
+from filemailbox.spool import Taker
+
+BOB = Address("bob")
+Step = Callable[..., None]
+
+
+@pytest.fixture
+def new(root: Path) -> Path:
+    return root / "bob/new"
+
+
+@pytest.fixture
+def taker(root: Path) -> Iterator[Taker]:
+    taker = Taker(roots.find(root), BOB)
+    yield taker
+    taker.close()
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch) -> Step:
+    """step("open", "x.json", act, code, nth): before the nth such call *act* is done; with *code* it then fails."""
+
+    def at(
+        call: str, name: str, act: Callable[[], object] = lambda: None, code: int | None = None, nth: int = 1
+    ) -> None:
+        real, left = getattr(os, call), [nth]
+
+        def stepping(path: Any, *arguments: Any, **options: Any) -> Any:
+            text = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
+            if name in text:
+                left[0] -= 1
+                if left[0] == 0:
+                    act()
+                    if code is not None:
+                        raise OSError(code, os.strerror(code))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, call, stepping)
+
+    return at
+
+
+def drop(new: Path, name: str = "x.json", text: str = '{"body":1}') -> Path:
+    """A file in new/, moved in by hand."""
+    path = new / name
+    path.write_text(text)
+    return path
+
+
+def notes(root: Path) -> str:
+    return "".join(path.read_text() for path in (root / "bob/dead").glob("*.why"))
+
+
+def test_the_last_of_a_batch_may_be_taken_by_another_thread(
+    alice: Mailbox, taker: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look whether there is one and the taking: there is another look."""
+    id = alice.send("bob", 1)
+    taker.begin()
+    real, late = taker._claim_first, [True]
+
+    def claim_first() -> Any:
+        if late.pop() if late else False:
+            raise IndexError
+        return real()
+
+    monkeypatch.setattr(taker, "_claim_first", claim_first)
+    claim = taker.claim()
+
+    assert claim is not None
+    assert claim[0].startswith(id)
+
+
+@pytest.mark.parametrize(("call", "name"), [("stat", "bob"), ("open", "bob/later")], ids=["box", "folder"])
+def test_a_box_that_cannot_be_opened_is_trouble_that_is_told(taker: Taker, step: Step, call: str, name: str) -> None:
+    """Not that there is no box; the next time it works."""
+    step(call, name, code=errno.EIO)
+    with pytest.raises(Storage, match='opening the box "bob"'):
+        taker.begin()
+
+    taker.begin()
+    assert taker.folder is not None
+
+
+def test_a_folder_that_cannot_be_listed_is_trouble_that_is_told(taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The box is open then, and stays so."""
+    real = listing
+
+    def failing(folder: int) -> list[str]:
+        if os.readlink(f"/proc/self/fd/{folder}").endswith("/later"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "listing", failing)
+        with pytest.raises(Storage, match='opening the box "bob"'):
+            taker.begin()
+
+    taker.begin()
+    assert taker.folder is not None
+
+
+def test_a_lock_that_nobody_can_know_of_is_not_held(root: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the kernel say so all the same, no folder of ours becomes visible."""
+    with Mailbox("bob", root) as other:  # has the first folder
+        other.receive()
+        before = set(os.listdir(root / "bob/cur"))
+        real = Lock.take
+        monkeypatch.setattr(
+            Lock, "take", lambda lock, *wait: "/cur/." not in str(lock._lock.lock_file) and real(lock, *wait)
+        )
+        with pytest.raises(Storage, match='opening the box "bob"'):
+            taker.begin()
+
+        assert {name for name in os.listdir(root / "bob/cur") if not name.startswith(".")} == before
+
+
+def test_what_is_not_whole_is_looked_at_once_where_there_is_much_of_it(
+    root: Path, new: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood of unfinished files costs a stat(2) each, not a read; what has gone is forgotten."""
+    monkeypatch.setattr(spool, "_MANY", 1)
+    monkeypatch.setattr(spool, "_TICK", -(10**12))  # nothing can change unseen any more
+    files = [drop(new, f"{n}.json", '{"bo') for n in range(4)]
+    assert [taker.claim() for _ in range(3)] == [None, None, None]
+    assert set(taker._unfinished) == {file.name for file in files}
+
+    for file in files[1:]:
+        file.unlink()
+    assert taker.claim() is None
+    assert set(taker._unfinished) == {files[0].name}
+    files[0].write_text('{"body":1}')
+    claim = taker.claim()
+    assert claim is not None
+    assert claim[1] == b'{"body":1}'
+
+
+def test_what_goes_while_it_is_sorted_is_not_there(new: Path, taker: Taker, step: Step) -> None:
+    """Foreign names are sorted by the time of their files."""
+    taker.begin()
+    file = drop(new)
+    step("stat", "x.json", file.unlink)
+
+    assert taker.claim() is None
+
+
+def test_a_foreign_file_that_is_not_wanted_is_left(new: Path, taker: Taker) -> None:
+    """Whoever takes some types alone looks into it, and leaves it to others."""
+    file = drop(new)
+    taker.wants = lambda _: False
+
+    assert taker.claim() is None
+    assert file.exists()
+
+
+def test_what_is_cut_short_while_it_is_looked_into_is_no_mail(
+    root: Path, new: Path, alice: Mailbox, taker: Taker, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only some types are wanted, what is read before it is claimed."""
+    monkeypatch.setattr(spool, "STILL", -3600.0)
+    alice.send("bob", "x" * 100)
+    (file,) = new.iterdir()
+    taker.wants = lambda _: True
+    step("read", file.name, lambda: os.truncate(file, 5))
+
+    assert taker.claim() is None
+    assert "it changed while it was read" in notes(root)
+
+
+@pytest.mark.parametrize("answer", [errno.EIO, None], ids=["it cannot be told", "it was replaced"])
+def test_a_foreign_file_that_may_have_been_exchanged_is_read_anew(
+    new: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch, answer: int | None
+) -> None:
+    """What is handed out is what lies under our name, where nobody else reaches it."""
+
+    def alone(*_: object, **__: object) -> bool:
+        if answer is not None:
+            raise OSError(answer, os.strerror(answer))
+        return False
+
+    drop(new)
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "alone", alone)
+        if answer is not None:
+            with pytest.raises(Storage):
+                taker.claim()
+            taker._round_at = 0.0
+        claim = taker.claim()
+
+    assert claim is not None
+    assert claim[1] == b'{"body":1}'
+
+
+@pytest.mark.parametrize("call", ["open", "rename"])
+def test_what_is_due_may_be_taken_by_another_consumer(root: Path, alice: Mailbox, step: Step, call: str) -> None:
+    """Between the listing of later/ and ours."""
+    with Mailbox("bob", root) as bob:
+        alice.send("bob", 1)
+        message = bob.receive()
+        assert message is not None
+        message.retry(after=0)
+        (due,) = (root / "bob/later").iterdir()
+        step(call, due.name, due.unlink)
+
+        assert bob.receive() is None
+
+
+@pytest.mark.parametrize("state", ["new", "later"])
+def test_what_may_not_be_opened_and_is_gone_then_is_gone(root: Path, alice: Mailbox, step: Step, state: str) -> None:
+    """Another consumer was faster: nothing is told of it."""
+    with Mailbox("bob", root) as bob:
+        alice.send("bob", 1)
+        if state == "later":
+            message = bob.receive()
+            assert message is not None
+            message.retry(after=0)
+        (file,) = (root / "bob" / state).iterdir()
+        step("open", file.name, file.unlink, errno.EACCES)
+
+        assert bob.receive() is None
+
+
+def test_what_is_no_mail_and_cannot_be_opened_is_left(new: Path, taker: Taker) -> None:
+    """A link of another suffix is nobody's business."""
+    (new / "x.txt").symlink_to("y")
+
+    assert taker.claim() is None
+    assert os.path.islink(new / "x.txt")
+
+
+def test_an_error_that_means_nothing_to_us_is_told(alice: Mailbox, taker: Taker, step: Step) -> None:
+    """It condemns no mail."""
+    id = alice.send("bob", 1)
+    step("open", id, code=errno.EOVERFLOW)
+    with pytest.raises(Storage):
+        taker.claim()
+
+    claim = taker.claim()
+    assert claim is not None
+    assert claim[0].startswith(id)
+
+
+def test_what_is_no_file_and_may_not_be_opened_is_removed(root: Path, new: Path, taker: Taker, step: Step) -> None:
+    """As what may be opened and is no file."""
+    os.mkfifo(new / "x.json", 0o000)
+    step("open", "x.json", code=errno.EACCES)
+
+    assert taker.claim() is None
+    assert "it is a FIFO, not a file: it was removed" in notes(root)
+
+
+def test_a_file_that_becomes_a_folder_is_left_to_the_next_look(
+    new: Path, alice: Mailbox, taker: Taker, step: Step
+) -> None:
+    """The kernel refuses to move the folder of somebody else."""
+    alice.send("bob", 1)
+    (file,) = new.iterdir()
+
+    def exchange() -> None:
+        file.unlink()
+        file.mkdir()
+
+    step("rename", file.name, exchange, errno.EACCES)
+
+    assert taker.claim() is None
+    assert file.is_dir()
+
+
+def test_whether_it_is_held_may_be_unknown(alice: Mailbox, taker: Taker, step: Step) -> None:
+    """Then the settling is refused, and can be tried again."""
+    alice.send("bob", 1)
+    claim = taker.claim()
+    assert claim is not None
+    step("stat", claim[0], code=errno.EIO)
+    with pytest.raises(Storage, match="looking for"):
+        taker.holds(claim[0])
+
+    assert taker.holds(claim[0])
+
+
+def test_what_cannot_be_buried_stays_held(alice: Mailbox, taker: Taker, step: Step) -> None:
+    """And can be buried later."""
+    alice.send("bob", 1)
+    claim = taker.claim()
+    assert claim is not None
+    step("rename", claim[0], code=errno.EIO)
+    with pytest.raises(Storage, match="burying"):
+        taker.bury(claim[0], "no", "")
+
+    assert taker.holds(claim[0])
+    taker.bury(claim[0], "no", "")
+    assert not taker.holds(claim[0])
+
+
+@pytest.mark.parametrize("code", [errno.EIO, None], ids=["the disk fails", "it was taken"])
+def test_a_dead_letter_that_never_came_has_no_note(
+    root: Path, new: Path, taker: Taker, step: Step, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """The note is written first, and goes again where the file does not follow."""
+    monkeypatch.setattr(spool, "STILL", -3600.0)
+    file = drop(new, text="[1]")
+    step("rename", "x.json", file.unlink if code is None else lambda: None, code)
+    if code is None:
+        assert taker.claim() is None
+    else:
+        with pytest.raises(Storage):
+            taker.claim()
+
+    assert notes(root) == ""
+    assert file.exists() == (code is not None)
+
+
+def test_what_others_remove_first_needs_no_note(root: Path, new: Path, taker: Taker, step: Step) -> None:
+    """A link in new/, taken away by another consumer."""
+    link = new / "x.json"
+    link.symlink_to("y")
+    remove = os.unlink
+    step("unlink", "x.json", lambda: remove(link))
+
+    assert taker.claim() is None
+    assert notes(root) == ""
+
+
+def test_a_free_folder_may_go_before_it_is_ours(root: Path, taker: Taker, step: Step) -> None:
+    """gc sweeps what is empty: then another one is made."""
+    (free,) = (root / "bob/cur").iterdir()
+    step("open", free.name, lambda: shutil.rmtree(free), nth=2)  # the first is its lock
+    taker.begin()
+
+    assert taker.folder not in (None, free.name)
+
+
+def test_a_dead_consumer_s_folder_may_go_before_it_is_taken_over(root: Path, taker: Taker, step: Step) -> None:
+    """Another consumer was faster."""
+    taker.begin()
+    dead = root / "bob/cur/0123456789ab"
+    dead.mkdir()
+    (dead / ".lock").touch()
+    step("open", dead.name, lambda: shutil.rmtree(dead), nth=2)
+    taker._round_at = 0.0
+
+    assert taker.claim() is None
+    assert not dead.exists()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, None], ids=["the disk fails", "it was taken"])
+def test_what_the_dead_held_may_go_or_stay_for_now(
+    root: Path, alice: Mailbox, taker: Taker, step: Step, code: int | None
+) -> None:
+    """What could not be moved is moved by the next round; what others have moved is theirs."""
+    taker.begin()
+    alice.send("bob", 1)
+    dead = root / "bob/cur/0123456789ab"
+    dead.mkdir()
+    (dead / ".lock").touch()
+    (file,) = (root / "bob/new").iterdir()
+    held = file.rename(dead / file.name)
+    step("rename", held.name, held.unlink if code is None else lambda: None, code)
+    taker._round_at = 0.0
+    if code is None:
+        assert taker.claim() is None
+    else:
+        with pytest.raises(Storage):
+            taker.claim()
+        taker._round_at = 0.0
+        assert taker.claim() is not None
+
+
+def test_drafts_are_given_up_for_a_second_at_a_time(root: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tmp/ with a million of them does not stop the mail."""
+    for n in range(3):
+        os.utime(drop(root / "bob/tmp", f"{n}"), (0, 0))
+    monkeypatch.setattr(spool, "_SHARE", -1.0)
+    taker.begin()
+
+    assert len(os.listdir(root / "bob/tmp")) == 2
