@@ -37,21 +37,23 @@ def taker(root: Path) -> Iterator[Taker]:
 
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch) -> Step:
-    """step("open", "x.json", act, code, nth): before the nth such call *act* is done; with *code* it then fails."""
+    """step("open", "x.json", act, code): before the first such call *act* is done; with *code* it then fails.
+
+    *whole*: of exactly this path, which is a name where it is opened within a folder.
+    """
 
     def at(
-        call: str, name: str, act: Callable[[], object] = lambda: None, code: int | None = None, nth: int = 1
+        call: str, name: str, act: Callable[[], object] = lambda: None, code: int | None = None, whole: bool = False
     ) -> None:
-        real, left = getattr(os, call), [nth]
+        real, left = getattr(os, call), [1]
 
         def stepping(path: Any, *arguments: Any, **options: Any) -> Any:
             text = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
-            if name in text:
-                left[0] -= 1
-                if left[0] == 0:
-                    act()
-                    if code is not None:
-                        raise OSError(code, os.strerror(code))
+            if left[0] and (text == name if whole else name in text):
+                left[0] = 0
+                act()
+                if code is not None:
+                    raise OSError(code, os.strerror(code))
             return real(path, *arguments, **options)
 
         monkeypatch.setattr(os, call, stepping)
@@ -142,6 +144,8 @@ def test_what_is_not_whole_is_looked_at_once_where_there_is_much_of_it(
     monkeypatch.setattr(spool, "_TICK", -(10**12))  # nothing can change unseen any more
     files = [drop(new, f"{n}.json", '{"bo') for n in range(4)]
     assert [taker.claim() for _ in range(3)] == [None, None, None]
+    files.append(drop(new, "one more.json", '{"bo'))
+    assert taker.claim() is None
     assert set(taker._unfinished) == {file.name for file in files}
 
     for file in files[1:]:
@@ -240,11 +244,12 @@ def test_what_may_not_be_opened_and_is_gone_then_is_gone(root: Path, alice: Mail
 
 
 def test_what_is_no_mail_and_cannot_be_opened_is_left(new: Path, taker: Taker) -> None:
-    """A link of another suffix is nobody's business."""
-    (new / "x.txt").symlink_to("y")
+    """A link of another suffix is nobody's business, also where the rest of its name is ours."""
+    link = new / "20200101T000000.000000000Z-00000000000a.txt"
+    link.symlink_to("y")
 
     assert taker.claim() is None
-    assert os.path.islink(new / "x.txt")
+    assert link.is_symlink()
 
 
 def test_an_error_that_means_nothing_to_us_is_told(alice: Mailbox, taker: Taker, step: Step) -> None:
@@ -343,7 +348,7 @@ def test_what_others_remove_first_needs_no_note(root: Path, new: Path, taker: Ta
 def test_a_free_folder_may_go_before_it_is_ours(root: Path, taker: Taker, step: Step) -> None:
     """gc sweeps what is empty: then another one is made."""
     (free,) = (root / "bob/cur").iterdir()
-    step("open", free.name, lambda: shutil.rmtree(free), nth=2)  # the first is its lock
+    step("open", free.name, lambda: shutil.rmtree(free), whole=True)
     taker.begin()
 
     assert taker.folder not in (None, free.name)
@@ -355,7 +360,7 @@ def test_a_dead_consumer_s_folder_may_go_before_it_is_taken_over(root: Path, tak
     dead = root / "bob/cur/0123456789ab"
     dead.mkdir()
     (dead / ".lock").touch()
-    step("open", dead.name, lambda: shutil.rmtree(dead), nth=2)
+    step("open", dead.name, lambda: shutil.rmtree(dead), whole=True)
     taker._round_at = 0.0
 
     assert taker.claim() is None
