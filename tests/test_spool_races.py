@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, Storage, spool
+from filemailbox import Mailbox, MailboxError, Storage, spool
 from filemailbox import root as roots
 from filemailbox.files import listing
 from filemailbox.locks import Lock
@@ -398,3 +398,19 @@ def test_drafts_are_given_up_for_a_second_at_a_time(root: Path, taker: Taker, mo
     taker.begin()
 
     assert len(os.listdir(root / "bob/tmp")) == 2
+
+
+def test_a_folder_that_goes_while_the_box_is_opened_is_no_box(taker: Taker, step: Step) -> None:
+    """The box is being removed."""
+    step("open", "bob/later", code=errno.ENOENT)
+    with pytest.raises(MailboxError):
+        taker.begin()
+
+
+def test_a_free_folder_may_go_before_its_lock_is_tried(root: Path, taker: Taker, step: Step) -> None:
+    """Then it is nobody's, and another one is made."""
+    (free,) = (root / "bob/cur").iterdir()
+    step("stat", f"cur/{free.name}", lambda: shutil.rmtree(free))
+    taker.begin()
+
+    assert taker.folder not in (None, free.name)
