@@ -20,7 +20,10 @@ from hypothesis import HealthCheck, settings
 
 import filemailbox
 from filemailbox import Mailbox
+from filemailbox import root as roots
 from filemailbox.cli.run import main
+from filemailbox.names import Address
+from filemailbox.spool import Taker
 
 PATIENCE = 20.0  # seconds after which what we wait for will not come any more
 SOURCE = str(Path(filemailbox.__file__).parents[1])
@@ -52,6 +55,20 @@ def root(tmp_path: Path) -> Path:
 def alice(root: Path) -> Iterator[Mailbox]:
     with Mailbox("alice", root, durable=False) as box:
         yield box
+
+
+@pytest.fixture
+def new(root: Path) -> Path:
+    """Bob's `new/`."""
+    return root / "bob/new"
+
+
+@pytest.fixture
+def taker(root: Path) -> Iterator[Taker]:
+    """A consumer of bob's, below the mailbox."""
+    taker = Taker(roots.find(root), Address("bob"))
+    yield taker
+    taker.close()
 
 
 @pytest.fixture

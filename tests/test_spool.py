@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,6 @@ from filemailbox.spool import Taker
 Until = Callable[[Callable[[], object]], None]
 BOB = Address("bob")
 BEFORE, AFTER = "20200101T000000.000000000Z-00000000000a", "20990101T000000.000000000Z-00000000000a"
-
-
-@pytest.fixture
-def new(root: Path) -> Path:
-    return root / "bob/new"
-
-
-@pytest.fixture
-def taker(root: Path) -> Iterator[Taker]:
-    taker = Taker(roots.find(root), BOB)
-    yield taker
-    taker.close()
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ tests/test_stress.py and `scripts/prove` meet most of this by chance; here each 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from filemailbox import Mailbox, MailboxError, Storage, spool
-from filemailbox import root as roots
 from filemailbox.files import listing
 from filemailbox.locks import Lock
 from filemailbox.names import Address
@@ -21,18 +20,6 @@ from filemailbox.spool import Taker
 
 BOB = Address("bob")
 Step = Callable[..., None]
-
-
-@pytest.fixture
-def new(root: Path) -> Path:
-    return root / "bob/new"
-
-
-@pytest.fixture
-def taker(root: Path) -> Iterator[Taker]:
-    taker = Taker(roots.find(root), BOB)
-    yield taker
-    taker.close()
 
 
 @pytest.fixture

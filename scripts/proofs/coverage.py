@@ -1,7 +1,7 @@
 """Every line and every branch of the modules that everything stands on is run by the tests.
 
-The whole test suite, watched by coverage.py, in the processes that it starts, too. That a branch was run does not mean
-that it is right; that one was never run means that nobody knows.
+The test suite but for ASIDE, watched by coverage.py, in the processes that it starts, too. That a branch was run does
+not mean that it is right; that one was never run means that nobody knows.
 """
 
 import importlib.util
