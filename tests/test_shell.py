@@ -16,6 +16,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -483,6 +484,18 @@ def test_spans_of_time_are_those_of_python(in_turn: Shell, text: str) -> None:
     assert list(members) == ["id", "from", "to", "sent", "expires", "deliver_after", "body"]
 
 
+def test_zeros_in_front_make_no_octal(shell: Shell) -> None:
+    """As awk of busybox would have it: in spans of time, in the clock and in exponents."""
+    shell.fake("date", "echo 20261124T014530.077716000\n")
+    shell.send("bob", "x", "--ttl", "010m", "--after", "017")
+    members = decode(raw(shell.root))
+
+    assert members["expires"] == "2026-11-24T01:55:30.077716Z"
+    assert members["deliver_after"] == "2026-11-24T01:45:47.077716Z"
+    assert shell.send("bob", "--json", "1e0310").code == 65
+    assert shell.send("bob", "--json", "1e0010").code == 0
+
+
 def _as_message(data: bytes) -> Any:
     from filemailbox import Message
 
@@ -873,6 +886,16 @@ def test_what_the_envelope_asks_for_is_done(shell: Shell, alice: Mailbox) -> Non
             "it expired",
             "it is answer number 17 in a row, and 16 is the limit\n",
         ]
+        assert later.due == later.deliver_after
+
+
+def test_a_time_far_off_is_read_to_the_microsecond(shell: Shell, alice: Mailbox) -> None:
+    """Its seconds are a number without an 8 or a 9: with zeros in front, awk of busybox would see octal digits."""
+    alice.send("bob", "for later", after=datetime(2031, 10, 6, 17, 58, 31, 20517, UTC))
+    shell.receive("--body", "-n", 1)
+    with Mailbox("bob", shell.root) as bob:
+        (later,) = bob.peek("later")
+
         assert later.due == later.deliver_after
 
 
