@@ -1,11 +1,14 @@
 """JSON, as bytes: orjson, imported when it is needed. That takes longer than Python's own start.
 
-`dumps` and `loads` are orjson's own from then on. The first few messages of a process, as long as they are small and
-plain, are written and read without it: with the C functions behind Python's own `json`, whose import takes long, too.
+`dumps` and `loads` are orjson's own from then on. The first few messages of a process that has not imported it, as long
+as they are small and plain, are written and read without it: with the C functions behind Python's own `json`, whose
+import takes long, too.
 What these might make something else of than orjson is left to orjson, and so is what it refuses. Tests compare the two.
 """
 
 from __future__ import annotations
+
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ _spared = 0
 def dumps(value: Any, default: Callable[[Any], Any] | None = None, option: int = 0) -> bytes:
     """*value* as JSON. *default* makes something that JSON has of what it has not. Raises TypeError."""
     global _spared
-    if _spared < _FEW and not option & INDENT:
+    if _spared < _FEW and not option & INDENT and "orjson" not in sys.modules:
         _spared += 1
         try:
             return write(value) + (b"\n" if option & LINE else b"")
@@ -47,7 +50,7 @@ def dumps(value: Any, default: Callable[[Any], Any] | None = None, option: int =
 def loads(data: bytes | str) -> Any:
     """What the JSON in *data* stands for. Raises ValueError."""
     global _spared
-    if _spared < _FEW:
+    if _spared < _FEW and "orjson" not in sys.modules:
         _spared += 1
         try:
             return read(data.encode() if isinstance(data, str) else data)
