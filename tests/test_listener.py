@@ -554,7 +554,7 @@ def test_stop_ends_all_who_listen_on_a_mailbox(patient: Mailbox, until: Until) -
     looping = [threading.Thread(target=loop, args=(number,)) for number in range(4)]
     for thread in looping:
         thread.start()
-    until(lambda: patient._wake._asleep == 4)
+    until(lambda: len(patient._wake._asleep) == 4)
     patient.stop()
     for thread in looping:
         thread.join(LONG / 2)

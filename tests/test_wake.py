@@ -189,7 +189,7 @@ def test_a_poke_wakes_all_who_wait(waker: Callable[..., Wake], until: Until) -> 
     threads = [threading.Thread(target=lambda: told.append(woken(one, lambda: None))) for _ in range(5)]
     for thread in threads:
         thread.start()
-    until(lambda: one._asleep == 5)
+    until(lambda: len(one._asleep) == 5)
     one.poke()
     for thread in threads:
         thread.join(LONG)
@@ -225,7 +225,7 @@ def test_a_ring_wakes_all_who_wait(waker: Callable[..., Wake], ringer: Ringer, u
     threads = [threading.Thread(target=wait) for _ in range(4)]
     for thread in threads:
         thread.start()
-    until(lambda: one._asleep == 4)
+    until(lambda: len(one._asleep) == 4)
     ringer.ring("bob")
     for thread in threads:
         thread.join(LONG)

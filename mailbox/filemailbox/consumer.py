@@ -182,7 +182,7 @@ class Consumer:
     # What a message asks of us: see message.Hold
 
     def ack(self, message: Message[Any]) -> None:
-        if self._taker.holds(message.name):
+        if once(message) is not None and self._taker.holds(message.name):
             self._note(message)
         self._taker.ack(message.name)
         message.settled = True

@@ -80,7 +80,7 @@ class Listener:
             by_timer = self.wake.wait(self.look(), heard, empty) == "timer"
             # One look more, before arming: it is what the message waits for, and what rings until we arm again tells
             # of nothing new. A flood gets none.
-            early = not by_timer and not self.stopping and not self.wake.flooded(empty)
+            early = not by_timer and not self.stopping and (empty == 1 or not self.wake.flooded(empty))
             if early and (message := self.take(heard)) is not None:
                 self.count(message, by_timer)
                 empty = 0
@@ -114,12 +114,17 @@ class Listener:
     def run(self, handlers: Handlers, workers: int, drain: bool = False, limit: int | None = None) -> None:
         """Call handlers for *limit* messages, or until stop(). With one worker: in this thread, one after the other."""
         self.consumer.only(handlers.types())
+        if workers == 1:
+            with contextlib.closing(self.messages(drain)) as messages:
+                for message in itertools.islice(messages, limit):
+                    self._handle(handlers, message)
+            return
         with (
             self._pool(workers) as (slots, submit),
             contextlib.closing(self.claims(slots, workers, drain)) as claims,
         ):
             for message in itertools.islice(claims, limit):
-                submit(self._handle, handlers, message)
+                submit(handlers, message)
         if self._fatal is not None:
             raise self._fatal
 
@@ -127,25 +132,17 @@ class Listener:
     def _pool(self, workers: int) -> Iterator[tuple[threading.Semaphore, Callable[..., object]]]:
         slots = threading.Semaphore(workers)
 
-        def work(call: Callable[..., None], *arguments: Any) -> None:
+        def work(handlers: Handlers, message: Message[Any]) -> None:
             try:
-                call(*arguments)
-            finally:
-                slots.release()
-
-        if workers == 1:
-            yield slots, work
-            return
-
-        def work_in_thread(*call: Any) -> None:
-            try:
-                work(*call)
+                self._handle(handlers, message)
             except BaseException as error:  # noqa: BLE001  # sys.exit() in a handler: run() raises it, at its end
                 self._fatal = error
                 self.stop()
+            finally:
+                slots.release()
 
         with ThreadPoolExecutor(workers, thread_name_prefix="mailbox") as pool:
-            yield slots, lambda *call: pool.submit(work_in_thread, *call)
+            yield slots, lambda *work_on: pool.submit(work, *work_on)
 
     def tell(self) -> None:
         """Say in `run/` how we are, at most four times a second."""

@@ -58,7 +58,7 @@ class Wake:
         self._guard = threading.RLock()  # one that a signal handler can take, too
         self.heard = 0
         """How often something was heard. See arm()."""
-        self._asleep = 0
+        self._asleep: list[None] = []  # one for each who is; a list, for that grows and shrinks without the guard
         self._brief = 0
         self.sleepers: Sleepers = {}
 
@@ -91,7 +91,7 @@ class Wake:
             self.rest(QUIET, heard)
         began = time.monotonic()
         source = self._sleep(self.span(longest), heard, deaf=False)
-        self.slept(time.monotonic() - began)
+        self._brief = self._brief + 1 if time.monotonic() - began < QUIET else 0  # as slept(), and without a call
         return source
 
     def flooded(self, empty: int) -> bool:
@@ -120,7 +120,7 @@ class Wake:
                 sources[self._watch.fileno()] = "watch"
             if self._poke >= 0:
                 sources[self._poke] = "poke"
-            self._asleep += 1
+            self._asleep.append(None)
         ear = select.poll()
         for source in sources:
             ear.register(source, select.POLLIN)
@@ -129,8 +129,7 @@ class Wake:
                 return "bell"
             woken = ear.poll(seconds * 1000)  # in the order of registration
         finally:
-            with self._guard:
-                self._asleep -= 1
+            self._asleep.pop()
         if not woken:
             return "timer"
         if sources[woken[-1][0]] == "poke":
@@ -142,7 +141,7 @@ class Wake:
         """Something was heard, and what it was is gone: others may have been asleep on it."""
         with self._guard:
             self.heard += 1
-            asleep = self._asleep
+            asleep = len(self._asleep)
         if asleep and self._poke >= 0:
             os.eventfd_write(self._poke, asleep)  # a semaphore: each of them takes one
         for call, from_outside in list(self.sleepers.items()):
@@ -214,7 +213,7 @@ class Wake:
         if self._poke >= 0:
             os.close(self._poke)
             self._poke = -1
-        self._guard, self._asleep = threading.RLock(), 0
+        self._guard, self._asleep = threading.RLock(), []
         self.sleepers.clear()
 
     def _new(self) -> tuple[int, int] | None:
