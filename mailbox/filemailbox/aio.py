@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 from .consumer import Consumer
 from .handlers import Handler, Handlers
-from .listener import Listener
+from .listener import Listener, Slots
 from .message import Message
 from .replies import Reply
 from .wake import QUIET, Sleepers, Wake
@@ -91,7 +91,7 @@ async def request(
 async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bool) -> None:
     """See Mailbox.arun(). A thread claims, so that the loop never waits for the disk, and handlers run in the loop."""
     loop = asyncio.get_running_loop()
-    slots = threading.Semaphore(workers)
+    slots = Slots(workers)
     running: set[asyncio.Task[None]] = set()
     cancelled: asyncio.CancelledError | None = None
     listener.consumer.only(handlers.types())

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -29,6 +30,25 @@ _AWAY: Final = 0.1  # the same, when the box is not there: it is perhaps being m
 _UNANNOUNCED: Final = 100_000_000  # nanoseconds that mail lies before finding it by the timer counts as a miss
 
 T = TypeVar("T")
+
+
+class Slots:
+    """How many messages may still be claimed: a semaphore whose waiters let go of the interpreter at once.
+
+    threading.Semaphore is written in Python. The thread that claims would run through that, and hold the interpreter,
+    while the event loop that it has just woken waits to have it.
+    """
+
+    def __init__(self, free: int) -> None:
+        self._free: SimpleQueue[bool] = SimpleQueue()
+        self.release(free)
+        self.acquire = self._free.get
+        """Take one, and wait until there is one. Returns True."""
+
+    def release(self, n: int = 1) -> None:
+        """Give back *n*."""
+        for _ in range(n):
+            self._free.put(True)
 
 
 class Listener:
@@ -87,7 +107,7 @@ class Listener:
                 yield message
             heard = self.wake.arm()
 
-    def claims(self, slots: threading.Semaphore, workers: int, drain: bool) -> Generator[Message[Any], None, None]:
+    def claims(self, slots: Slots, workers: int, drain: bool) -> Generator[Message[Any], None, None]:
         """messages(), each with one of the *slots* taken, so that nothing is claimed which nobody has time for."""
         again = True
         while again:
@@ -129,8 +149,8 @@ class Listener:
             raise self._fatal
 
     @contextlib.contextmanager
-    def _pool(self, workers: int) -> Iterator[tuple[threading.Semaphore, Callable[..., object]]]:
-        slots = threading.Semaphore(workers)
+    def _pool(self, workers: int) -> Iterator[tuple[Slots, Callable[..., object]]]:
+        slots = Slots(workers)
 
         def work(handlers: Handlers, message: Message[Any]) -> None:
             try:
