@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from filemailbox import Mailbox, chain, doorbell, ledger, message, names, rules, seal, spool, trust
+from filemailbox import Mailbox, chain, doorbell, ledger, message, names, odd, rules, seal, spool, trust
 from filemailbox.keys import Public
 from filemailbox.message import decode, encode
 from filemailbox.names import Name
@@ -50,7 +50,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (message.MAX_HOPS, "`hops` is above {} | dead letter"),
         (message.MAX_HOPS, "above {} it MUST NOT be sent"),
         (max(message._HOPS), "whole number, 0 to {} |"),
-        (spool.STILL, "once it is still for {:g} s"),
+        (odd.STILL, "once it is still for {:g} s"),
         (rules.RESCAN * 1000, "At least every {:g} ms of looking"),
         (spool.ABANDONED / 3600, "more than {:g} hours ago"),
         (rules.MAX_ATTEMPTS, "the limit of attempts, by default {}"),

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, MailboxError, doctor, files, names, replies, spool
+from filemailbox import Mailbox, MailboxError, doctor, files, names, odd, replies, spool
 from filemailbox import root as roots
 from filemailbox.message import Message
 from hostile import KINDS, LIMIT, SECRET, Ground, Kind, ending, harmless
@@ -60,7 +60,7 @@ def ground(root: Path, outside: Path) -> Iterator[Ground]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been still for a tenth of a second is given up, not after five."""
-    monkeypatch.setattr(spool, "STILL", 0.1)
+    monkeypatch.setattr(odd, "STILL", 0.1)
 
 
 class Listening:
@@ -501,7 +501,7 @@ def test_one_listener_lives_through_all_of_them(as_root: None, shared: Path, unt
         return list(names_of.items())
 
     def listen(tell: Callable[[Any], object]) -> None:
-        vars(spool)["STILL"] = 0.1
+        vars(odd)["STILL"] = 0.1
         with Mailbox("bob", volume, durable=False, rescan=0.02) as bob:
 
             @bob.on()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, NoBox, NotHeld, Storage, names, spool
+from filemailbox import Mailbox, NoBox, NotHeld, Storage, names, odd, spool
 from filemailbox import root as roots
 from filemailbox.files import READ
 from filemailbox.locks import Lock
@@ -28,7 +28,7 @@ BEFORE, AFTER = "20200101T000000.000000000Z-00000000000a", "20990101T000000.0000
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if all files had been still for long enough."""
-    monkeypatch.setattr(spool, "STILL", -3600.0)
+    monkeypatch.setattr(odd, "STILL", -3600.0)
 
 
 def bodies(box: Mailbox) -> list[Any]:
@@ -222,7 +222,7 @@ def test_what_does_not_become_mail_is_a_dead_letter_once_it_is_still(
     (new / name).write_bytes(content)
     alice.send("bob", "good")
     early = (bodies(bob), reasons(bob))
-    monkeypatch.setattr(spool, "STILL", -3600.0)
+    monkeypatch.setattr(odd, "STILL", -3600.0)
     alice.send("bob", "good")
     late = bodies(bob)
 
@@ -256,10 +256,10 @@ def test_stillness_is_judged_by_the_last_change(new: Path, bob: Mailbox, monkeyp
     assert bodies(bob) == []
     assert reasons(bob) == []
     changed = (new / "x.json").stat().st_ctime_ns
-    monkeypatch.setattr(time, "time_ns", lambda: changed + int(spool.STILL * 1e9) - 1)
+    monkeypatch.setattr(time, "time_ns", lambda: changed + int(odd.STILL * 1e9) - 1)
     assert bodies(bob) == []
     early = reasons(bob)
-    monkeypatch.setattr(time, "time_ns", lambda: changed + int(spool.STILL * 1e9))
+    monkeypatch.setattr(time, "time_ns", lambda: changed + int(odd.STILL * 1e9))
     bodies(bob)
 
     assert early == []
@@ -273,7 +273,7 @@ def test_stillness_needs_no_clock_that_is_right(new: Path, bob: Mailbox, monkeyp
     bodies(bob)
     early = reasons(bob)
     started = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: started + spool.STILL + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: started + odd.STILL + 1)
     bodies(bob)
 
     assert early == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, MailboxError, Storage, spool
+from filemailbox import Mailbox, MailboxError, Storage, odd, spool
 from filemailbox.files import listing
 from filemailbox.locks import Lock
 from filemailbox.names import Address
@@ -127,18 +127,18 @@ def test_what_is_not_whole_is_looked_at_once_where_there_is_much_of_it(
     root: Path, new: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flood of unfinished files costs a stat(2) each, not a read; what has gone is forgotten."""
-    monkeypatch.setattr(spool, "_MANY", 1)
-    monkeypatch.setattr(spool, "_TICK", -(10**12))  # nothing can change unseen any more
+    monkeypatch.setattr(odd, "_MANY", 1)
+    monkeypatch.setattr(odd, "_TICK", -(10**12))  # nothing can change unseen any more
     files = [drop(new, f"{n}.json", '{"bo') for n in range(4)]
     assert [taker.claim() for _ in range(3)] == [None, None, None]
     files.append(drop(new, "one more.json", '{"bo'))
     assert taker.claim() is None
-    assert set(taker._unfinished) == {file.name for file in files}
+    assert set(taker._odd.unfinished) == {file.name for file in files}
 
     for file in files[1:]:
         file.unlink()
     assert taker.claim() is None
-    assert set(taker._unfinished) == {files[0].name}
+    assert set(taker._odd.unfinished) == {files[0].name}
     files[0].write_text('{"body":1}')
     claim = taker.claim()
     assert claim is not None
@@ -167,7 +167,7 @@ def test_what_is_cut_short_while_it_is_looked_into_is_no_mail(
     root: Path, new: Path, alice: Mailbox, taker: Taker, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where only some types are wanted, what is read before it is claimed."""
-    monkeypatch.setattr(spool, "STILL", -3600.0)
+    monkeypatch.setattr(odd, "STILL", -3600.0)
     alice.send("bob", "x" * 100)
     (file,) = new.iterdir()
     taker.wants = lambda _: True
@@ -308,7 +308,7 @@ def test_a_dead_letter_that_never_came_has_no_note(
     root: Path, new: Path, taker: Taker, step: Step, monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
     """The note is written first, and goes again where the file does not follow."""
-    monkeypatch.setattr(spool, "STILL", -3600.0)
+    monkeypatch.setattr(odd, "STILL", -3600.0)
     file = drop(new, text="[1]")
     step("rename", "x.json", file.unlink if code is None else lambda: None, code)
     if code is None:
@@ -381,7 +381,7 @@ def test_drafts_are_given_up_for_a_second_at_a_time(root: Path, taker: Taker, mo
     """A tmp/ with a million of them does not stop the mail."""
     for n in range(3):
         os.utime(drop(root / "bob/tmp", f"{n}"), (0, 0))
-    monkeypatch.setattr(spool, "_SHARE", -1.0)
+    monkeypatch.setattr(spool, "SHARE", -1.0)
     taker.begin()
 
     assert len(os.listdir(root / "bob/tmp")) == 2

@@ -28,7 +28,10 @@ Who is built on whom, from the ground up; each imports only what stands above it
     wake        doorbell + inotify (or watchfiles) + rescan → "look now" (the only user of watchfiles)
     groups      mail for several: who they are
     deliver     into a box: write, rename, flush
-    spool       out of a box: claim, settle, recover
+    place       a consumer's place in a box: found, locked, taken over
+    graves      dead letters: buried with the reason, requeued, purged
+    odd         what lies in new/ and is not plain mail
+    spool       out of a box: claim, settle
     peek        looking without touching
     consumer    what a claim becomes, and how a message ends
     ready       whether there is mail to take

@@ -23,9 +23,10 @@ from .locks import Lock, is_held
 from .mounts import mount_of
 from .names import Address
 from .order import is_mail
+from .place import move_all
 from .root import MARKER, REPLACED, Root, count_mail, discard, own
 from .rules import Rules
-from .spool import ABANDONED, Taker, move_all
+from .spool import ABANDONED, Taker
 
 _BLOATED: Final = 1 << 20  # bytes of a folder from which on shrinking is worth it
 _ENTRY: Final = 256  # bytes of a folder that an entry is granted

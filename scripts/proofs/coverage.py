@@ -15,7 +15,7 @@ from typing import Final
 
 from .record import LeftOut, Record, Result
 
-MODULES: Final = ("names", "message", "spool", "locks", "ledger", "seal", "doorbell")
+MODULES: Final = ("names", "message", "place", "graves", "odd", "spool", "locks", "ledger", "seal", "doorbell")
 
 ASIDE: Final = (  # what a fresh process imports and writes, coverage.py changes
     "test_pattern.py::test_re_is_not_imported_before",

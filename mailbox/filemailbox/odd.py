@@ -1,0 +1,197 @@
+"""What lies in `new/` and is not plain mail: foreign, unfinished, unreadable or hostile.
+
+It may be mail all the same, or become it: then it is left until it is. What never will be is a dead letter, with the
+reason; or, where there is nothing to keep, removed, with a note. Nothing of it raises, waits, or stops the mail behind
+it; and our own trouble (no more descriptors, a failing disk) condemns nothing.
+"""
+
+import errno
+import os
+import stat
+import time
+from typing import Final
+
+from . import log, names
+from .errors import Malformed, quoted
+from .files import kind, read
+from .graves import Graves
+from .message import decode
+from .names import Name
+from .order import is_mail
+from .place import STUCK, Folders
+
+STILL: Final = 5.0
+"""Seconds for which a file that is not whole must not have changed before it is a dead letter."""
+
+SHARE: Final = 1.0
+"""Seconds of a look that may go into taking odd files away: mail comes first."""
+
+_MANY: Final = 1000  # odd files from which on they are looked at less often
+_TICK: Final = 100_000_000  # nanoseconds: a file changed this lately may change again under the same ctime
+_OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
+
+
+class Odd:
+    """What is odd in the `new/` of a box, as one consumer has come to know it."""
+
+    __slots__ = ("_folders", "_graves", "_max_size", "told", "unfinished", "until")
+
+    def __init__(self, folders: Folders, graves: Graves, max_size: int) -> None:
+        self._folders, self._graves, self._max_size = folders, graves, max_size
+        self.told = folders.told
+        self.unfinished: dict[str, tuple[int, float, bool]] = {}
+        """Name → its ctime, when we first saw that, whether we have looked since it could change unseen."""
+        self.until = 0.0
+        """Until when odd files may be taken away in this look, by the monotonic clock."""
+
+    def forget(self, waiting: list[str]) -> None:
+        """Forget what has gone, where we remember much more than what is *waiting*."""
+        if len(self.unfinished) + len(self.told) > 2 * len(waiting) + _MANY:
+            here = set(waiting)
+            self.unfinished = {name: seen for name, seen in self.unfinished.items() if name in here}
+            self.told &= here
+
+    def when(self, text: str) -> str | None:
+        """The stamp of its mtime. None where it is gone, or not worth another look yet."""
+        try:
+            facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if len(self.unfinished) > _MANY and self._as_it_was(text, facts):
+            return None
+        return names.stamp(facts.st_mtime_ns)
+
+    def _as_it_was(self, text: str, facts: os.stat_result) -> bool:
+        """Whether it was not whole when we looked last, has not changed since, and not been still for long enough."""
+        seen, changed = self.unfinished.get(text), facts.st_ctime_ns
+        if seen is None or seen[0] != changed or not seen[2]:
+            return False
+        return (time.time_ns() - changed) / 1e9 < STILL and time.monotonic() - seen[1] < STILL
+
+    def mail(self, text: str, file: int, facts: os.stat_result) -> tuple[Name | None, bytes] | None:
+        """What its name says, and its content, where it is mail all the same. Else None, and it is dealt with."""
+        if not is_mail(text):
+            return None
+        if not stat.S_ISREG(facts.st_mode):
+            self._dispose(text, f"it is {kind(facts.st_mode)}, not a file", facts)
+            return None
+        name = names.parse(text)
+        if facts.st_size > self._max_size:
+            self._bury(text, f"it has {facts.st_size} bytes, and {self._max_size} is the limit", facts)
+            return None
+        problem: str | None
+        if facts.st_nlink != 1:
+            problem = f"it has {facts.st_nlink} links: somebody else can still change it"
+        elif name is not None and name.size is not None and name.size != facts.st_size:
+            problem = f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole"
+        else:
+            data = read(file, facts.st_size)
+            if name is None or name.size is None:  # complete once it parses
+                problem = _problem(data)
+            else:
+                problem = "it changed while it was read" if len(data) != name.size else None
+            if problem is None:
+                return name, data
+        if self._still(text, facts):  # else perhaps somebody is still writing it
+            self._bury(text, problem, facts)
+        return None
+
+    def _still(self, text: str, facts: os.stat_result) -> bool:
+        """Whether the file has not changed for a while: by its ctime, or, where clocks were set, by what we saw."""
+        changed, now = facts.st_ctime_ns, time.monotonic()
+        if (time.time_ns() - changed) / 1e9 >= STILL:
+            return True
+        seen, sure = self.unfinished.get(text), time.time_ns() - changed > _TICK
+        if seen is None or seen[0] != changed:
+            self.unfinished[text] = (changed, now, sure)
+            return False
+        if sure and not seen[2]:
+            self.unfinished[text] = (changed, seen[1], True)
+        return now - seen[1] >= STILL
+
+    def unopened(self, text: str, error: OSError) -> None:
+        """Deal with what could not be opened. Raises *error* where that is our own trouble."""
+        if error.errno in _OUR_TROUBLE:  # our own trouble never condemns mail
+            raise error
+        if not is_mail(text):
+            return
+        if error.errno == errno.ELOOP:
+            self._dispose(text, "it is a symbolic link, not a file", None)
+        elif error.errno in (errno.ENXIO, errno.ENODEV):
+            self._dispose(text, "it is a socket or a device, not a file", None)
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            try:
+                if not is_denied(text, self._folders["new"], error):
+                    raise error
+                self._unreadable(text)
+            except FileNotFoundError:
+                return  # gone meanwhile
+            except OSError as trouble:
+                self.unmoved(text, trouble)
+        elif error.errno != errno.EAGAIN:  # EAGAIN: its owner has a lease on it; the next listing finds it again
+            raise error
+
+    def _unreadable(self, text: str) -> None:
+        facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
+        if stat.S_ISREG(facts.st_mode):
+            self._bury(text, "its mode keeps it from its recipient: it must be 0640 or 0644", facts)
+        else:
+            self._dispose(text, f"it is {kind(facts.st_mode)}, not a file", facts)
+
+    def unmoved(self, text: str, error: OSError) -> None:
+        """Leave a file alone that cannot be moved, though the folder is ours. Raises *error* where it is not that."""
+        if error.errno == errno.EACCES:
+            facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
+            if stat.S_ISDIR(facts.st_mode):
+                return  # it was a file when we looked, and is no longer: the next look finds a folder
+        if error.errno not in STUCK or os.geteuid() not in (0, os.fstat(self._folders["new"]).st_uid):
+            raise error
+        self._folders.leave(text, "it cannot be moved", error)
+
+    def _bury(self, text: str, reason: str, facts: os.stat_result) -> None:
+        if time.monotonic() > self.until:
+            return  # the next look finds it again
+        self._graves.bury_new(text, reason, facts.st_size)
+        self.unfinished.pop(text, None)
+
+    def _dispose(self, text: str, what: str, facts: os.stat_result | None) -> None:
+        """Take away what can never be mail and has nothing to keep; leave a note. What cannot go is left, said once."""
+        new = self._folders["new"]
+        if time.monotonic() > self.until:
+            return  # the next look finds it again
+        try:
+            target = f" to {quoted(os.readlink(text, dir_fd=new))}" if facts is None and "link" in what else ""
+            if facts is not None and stat.S_ISDIR(facts.st_mode):
+                os.rmdir(text, dir_fd=new)
+            else:
+                os.unlink(text, dir_fd=new)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._folders.leave(text, f"{what}, and it cannot be removed", error)
+            return
+        note = str(Name(names.new_id(), stem=names.stem(text)))
+        self._graves.explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}")
+        log.warning("%s in the new/ of %s was removed: %s", quoted(text), self._folders.address, what)
+
+
+def is_denied(text: str, folder: int, error: OSError) -> bool:
+    """Whether it is the mode of a file that keeps it from us. Else, that we may not open it is our own trouble.
+
+    Raises FileNotFoundError where it is gone.
+    """
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return False
+    facts = os.stat(text, dir_fd=folder, follow_symlinks=False)
+    if facts.st_uid == os.geteuid():
+        return not facts.st_mode & stat.S_IRUSR
+    ours = facts.st_gid == os.getegid() or facts.st_gid in os.getgroups()
+    return not facts.st_mode & (stat.S_IRGRP if ours else stat.S_IROTH)
+
+
+def _problem(data: bytes) -> str | None:
+    try:
+        decode(data)
+    except Malformed as error:
+        return error.reason
+    return None

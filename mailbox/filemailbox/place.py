@@ -1,0 +1,289 @@
+"""A consumer's place in a box: the folders of the box, held open, and one in `cur/` that is its own.
+
+That folder is ours because we hold its lock, as long as we live. Whoever can take the lock of another one knows that
+its consumer is gone, and takes over what lies there. All folders are held open: nobody can put another one in the way;
+where the box was replaced, or its `new/` alone, we find out.
+"""
+
+import contextlib
+import errno
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Final
+
+from . import log, names
+from .errors import NotHeld, Storage, quoted, storage
+from .files import FOLDER, NOREPLACE, close, kind, listing, rename
+from .locks import Lock
+from .names import Address
+from .root import REPLACED, Root, adopt
+
+STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
+"""What the kernel says of a file that cannot be moved, though the folder is ours: a mount point, or chattr +i."""
+
+
+class Folders(dict[str, int]):
+    """The folders of a box by their names, held open; none while it is not open."""
+
+    def __init__(self, box: str, address: Address) -> None:
+        super().__init__()
+        self.box, self.address = box, address
+        self.told: set[str] = set()
+        """What is left alone, and was said to be."""
+
+    def open(self) -> None:
+        for name in ("new", "replies", "later", "dead", "done", "cur"):
+            self[name] = folder_at(f"{self.box}/{name}")
+
+    def close(self) -> None:
+        for folder in self.values():
+            close(folder)
+        self.clear()
+        self.told.clear()
+
+    def leave(self, text: str, what: str, error: OSError, where: str = "new") -> None:
+        """It stays where it is, and is no mail. Said once."""
+        if text not in self.told:
+            self.told.add(text)
+            log.warning(
+                "%s in the %s/ of %s is left alone: %s (%s)", quoted(text), where, self.address, what, error.strerror
+            )
+
+
+class Place:
+    """One consumer's place in a box, found when it is first needed.
+
+    Its folder in `cur/` is locked while it lives; in the child of a fork it holds nothing, and finds itself another
+    folder when used.
+    """
+
+    def __init__(self, root: Root, address: Address) -> None:
+        self.root, self.address = root, address
+        self._box = root.box(address)
+        self._folders = Folders(self._box, address)
+        self._forget()
+        _places.add(self)
+
+    def _forget(self) -> None:
+        """As if nothing had been opened yet."""
+        self._guard = threading.RLock()
+        self._identity: tuple[tuple[int, int], ...] = ()
+        self._lock: Lock | None = None
+        self._new = self._mine = -1
+        self._folder = ""
+
+    @property
+    def folder(self) -> str | None:
+        """The name of our folder in `cur/`, once we have one."""
+        return self._folder or None
+
+    @property
+    def descriptor(self) -> int:
+        """That folder, open. Raises NotHeld where there is none any more."""
+        return self._held()
+
+    def _held(self) -> int:
+        if self._mine < 0:
+            raise NotHeld("the message is not held any more: its mailbox was closed, or this is the child of a fork")
+        return self._mine
+
+    def close(self) -> None:
+        """Hand back what is held, the attempt not counted, and let go of the folder."""
+        with self._guard:
+            if self._lock is not None:
+                with contextlib.suppress(OSError):
+                    self._hand_over()
+                self._lock.release()
+            self._let_go()
+
+    def _hand_over(self) -> None:
+        """What becomes of what we hold when we leave."""
+        self._recover(self._mine, counted=False)
+
+    def disown(self) -> None:
+        """In the child of a fork: the folder, its lock and what lies there are the parent's."""
+        _parents.append(self._lock)  # to drop it would unlock it, for the parent as well
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._folders.close()
+        if self._mine >= 0:
+            close(self._mine)
+        self._forget()
+
+    # The box
+
+    def _ready(self) -> None:
+        """Open the box, or find out that it, or our folder in it, is not what we had opened any more."""
+        identity = self._identify()
+        if identity != self._identity or os.fstat(self._mine).st_nlink == 0:
+            if self._identity[:1] == identity[:1] and os.fstat(self._mine).st_nlink > 0:
+                self._exchange_new(identity)
+                return
+            if self._identity:
+                log.warning("the box %s, or our folder in it, was replaced: starting anew", self.address)
+                self.close()
+            self._open(identity)
+
+    def _identify(self) -> tuple[tuple[int, int], ...]:
+        try:
+            box, new = os.stat(self._box), os.stat(f"{self._box}/new")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.root.missing(self.address) from error
+        except OSError as error:
+            raise storage(error, f"opening the box {quoted(self.address)}") from error
+        return (box.st_dev, box.st_ino), (new.st_dev, new.st_ino)
+
+    def _open(self, identity: tuple[tuple[int, int], ...]) -> None:
+        try:
+            self._folders.open()
+            self._new = self._folders["new"]
+            self._find_folder()
+        except OSError as error:
+            self.close()
+            if isinstance(error, Storage):
+                raise
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise self.root.missing(self.address) from error
+            raise storage(error, f"opening the box {quoted(self.address)}") from error
+        self._identity = identity
+
+    def _exchange_new(self, identity: tuple[tuple[int, int], ...]) -> None:
+        """`new/` alone is another folder, as gc makes it when it has grown too large: what we hold stays ours."""
+        fresh = folder_at(f"{self._box}/new")
+        os.dup2(fresh, self._new, inheritable=False)  # in one step: other threads are using it
+        close(fresh)
+        self._identity = identity
+
+    def _rescue(self) -> None:
+        """Take back what lies in a `new/` that was exchanged, and never emptied: gc was killed on the way."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._box):
+                if name.startswith(REPLACED):
+                    move_all(f"{self._box}/{name}", f"{self._box}/new")
+
+    # The folders of consumers
+
+    def _find_folder(self) -> None:
+        """Take a free folder in `cur/` for ours; make one only where there is none."""
+        for name in self._consumers():
+            lock = self._try(name)
+            if lock is None:
+                continue
+            try:
+                self._adopt_folder(name, lock)
+            except FileNotFoundError:  # swept away, or leased, between the listing and the lock
+                lock.release()
+                continue
+            self._recover(self._mine, counted=True)
+            return
+        self._make_folder()
+
+    def _make_folder(self) -> None:
+        name = os.urandom(6).hex()
+        hidden = f"{self._box}/cur/.{name}"
+        os.mkdir(hidden, 0o700)
+        adopt(hidden, self._box)
+        lock = Lock(f"{hidden}/.lock")
+        if not lock.take():
+            raise OSError(errno.EDEADLK, "a lock nobody can know of is held")
+        adopt(f"{hidden}/.lock", self._box)
+        os.rename(hidden, f"{self._box}/cur/{name}")  # never visible without its lock
+        self._adopt_folder(name, lock)
+
+    def _adopt_folder(self, name: str, lock: Lock) -> None:
+        self._mine = os.open(name, FOLDER, dir_fd=self._folders["cur"])
+        self._lock, self._folder = lock, name
+
+    def _take_over(self) -> None:
+        """Move what consumers held whose lock can be taken: they are dead, however they died."""
+        for name in self._consumers():
+            if name == self._folder:
+                continue
+            lock = self._try(name)
+            if lock is None:
+                continue
+            try:
+                folder = os.open(name, FOLDER, dir_fd=self._folders["cur"])
+                try:
+                    self._recover(folder, counted=True)
+                finally:
+                    close(folder)
+            except FileNotFoundError:
+                pass
+            finally:
+                lock.release()
+
+    def _consumers(self) -> Iterator[str]:
+        """The folders in `cur/` that may be taken over if their lock can be had: leases only when they are over."""
+        now = names.now()
+        for name in listing(self._folders["cur"]):
+            deadline = names.deadline_of(name)
+            if deadline is not None and deadline <= now:
+                yield name
+
+    def _try(self, name: str) -> Lock | None:
+        lock = Lock(f"{self._box}/cur/{name}/.lock")
+        try:
+            return lock if lock.take() else None
+        except FileNotFoundError:
+            return None
+
+    def _recover(self, folder: int, *, counted: bool) -> None:
+        """Move all that lies in a consumer's folder to `later/`, due now."""
+        now = names.stamp(time.time_ns())
+        for text in sorted(listing(folder)):
+            name = names.parse(text)
+            if name is None:
+                continue
+            back = name.but(attempt=name.attempt + counted)
+            try:
+                os.rename(text, names.timed(now, str(back)), src_dir_fd=folder, dst_dir_fd=self._folders["later"])
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in STUCK:
+                    raise
+                self._folders.leave(text, "it cannot be moved", error, "cur")
+                continue
+            if counted:
+                log.warning(
+                    "%s was held by a consumer that is gone: it comes back as attempt %d", name.id, back.attempt
+                )
+
+
+def move_all(old: str, new: str) -> None:
+    """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
+    for name in sorted(os.listdir(old)):  # in the order in which they are to be claimed
+        target = f"{new}/{name}"
+        with contextlib.suppress(FileNotFoundError):  # somebody was faster
+            try:
+                rename(f"{old}/{name}", target, NOREPLACE)
+            except FileExistsError:
+                if names.parse(name) is None:  # two files of one foreign name
+                    target = f"{new}/{os.urandom(6).hex()}-{name}"[-255:]
+                os.rename(f"{old}/{name}", target)  # one of ours is the same message, sent again
+
+
+def folder_at(path: str) -> int:
+    """The folder at *path*, open. Raises Storage where something else lies there."""
+    try:
+        return os.open(path, FOLDER)
+    except NotADirectoryError as error:
+        what = kind(os.lstat(path).st_mode)
+        raise Storage(f"{quoted(path)} is {what}, not a folder: somebody has put it there", error.errno) from error
+
+
+_places: weakref.WeakSet[Place] = weakref.WeakSet()
+_parents: list[Lock | None] = []
+
+
+def _disown_all() -> None:
+    for place in list(_places):
+        place.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
