@@ -2,9 +2,9 @@
 
 A sorted listing alone is not first in, first out. `readdir` is no snapshot: it can show a writer's message k+1 and miss
 k, which was renamed in while the listing ran. The rule that gave no inversion and starved nobody: note the clock
-before the listing, and hold back a name later than it, unless the same writer had that or a later name in the listing
-before. For a writer stamps a message after the one before it is in place; so what precedes a name that is older than
-the listing, or that an earlier listing showed, is in this listing.
+before the listing, and hold back a name that is not earlier than it, unless the same writer had that or a later name in
+the listing before. For a writer stamps a message after the one before it is in place; so what precedes a name that is
+older than the listing, or that an earlier listing showed, is in this listing.
 
 Held back mail waits for one more listing, not for the clock: a writer that is an hour ahead loses nothing.
 """
@@ -27,7 +27,7 @@ class Order:
     __slots__ = ("_ahead",)
 
     def __init__(self) -> None:
-        self._ahead: dict[str, str] = {}  # writer → its last name that was later than the clock
+        self._ahead: dict[str, str] = {}  # writer → its last name that was not earlier than the clock
 
     def sift(self, listed: list[str], clock: str, when: Callable[[str], str | None]) -> tuple[list[str], bool]:
         """The names to claim now, in order, and whether some were held back: then list again.
@@ -43,9 +43,9 @@ class Order:
         ready.sort()
         ahead, held = {}, False
         if ready and ready[-1] > clock:
-            from bisect import bisect_right  # rarely needed
+            from bisect import bisect_left  # rarely needed
 
-            known = bisect_right(ready, clock + "~")  # "~" sorts after all that can follow a stamp
+            known = bisect_left(ready, clock)  # one of that very tick may be made after the clock was read
             ready, later = ready[:known], ready[known:]
             for name in later:
                 writer = name[_WRITER]
