@@ -8,21 +8,9 @@ from typing import Any
 import pytest
 
 from filemailbox import Mailbox
+from mail import bodies, reasons
 
 BEFORE = "20200101T000000.000000000Z-00000000000a"
-
-
-def bodies(box: Mailbox) -> list[Any]:
-    """Take all there is, ack it."""
-    taken = []
-    while (message := box.receive()) is not None:
-        taken.append(message.body)
-        message.ack()
-    return taken
-
-
-def reasons(box: Mailbox) -> list[str]:
-    return [message.problem or "" for message in box.peek("dead")]
 
 
 def test_two_dead_letters_of_one_id_do_not_meet(root: Path, new: Path, bob: Mailbox) -> None:

@@ -17,6 +17,7 @@ from filemailbox import root as roots
 from filemailbox.files import READ
 from filemailbox.names import Address
 from filemailbox.spool import Taker
+from mail import bodies, reasons
 
 BOB = Address("bob")
 BEFORE, AFTER = "20200101T000000.000000000Z-00000000000a", "20990101T000000.000000000Z-00000000000a"
@@ -26,19 +27,6 @@ BEFORE, AFTER = "20200101T000000.000000000Z-00000000000a", "20990101T000000.0000
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if all files had been still for long enough."""
     monkeypatch.setattr(odd, "STILL", -3600.0)
-
-
-def bodies(box: Mailbox) -> list[Any]:
-    """Take all there is, ack it."""
-    taken = []
-    while (message := box.receive()) is not None:
-        taken.append(message.body)
-        message.ack()
-    return taken
-
-
-def reasons(box: Mailbox) -> list[str]:
-    return [message.problem or "" for message in box.peek("dead")]
 
 
 def whys(root: Path) -> str:

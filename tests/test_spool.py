@@ -14,20 +14,7 @@ import pytest
 from filemailbox import Mailbox, NotHeld, Storage, spool
 from filemailbox.locks import Lock
 from filemailbox.spool import Taker
-
-
-def bodies(box: Mailbox) -> list[Any]:
-    """Take all there is, ack it."""
-    taken = []
-    while (message := box.receive()) is not None:
-        taken.append(message.body)
-        message.ack()
-    return taken
-
-
-def reasons(box: Mailbox) -> list[str]:
-    return [message.problem or "" for message in box.peek("dead")]
-
+from mail import bodies, reasons
 
 # Claiming and settling
 

@@ -100,7 +100,7 @@ class Listener:
             by_timer = self.wake.wait(self.look(), heard, empty) == "timer"
             # One look more, before arming: it is what the message waits for, and what rings until we arm again tells
             # of nothing new. A flood gets none.
-            early = not by_timer and not self.stopping and (empty == 1 or not self.wake.flooded(empty))
+            early = not by_timer and not self.stopping and not self.wake.flooded(empty)
             if early and (message := self.take(heard)) is not None:
                 self.count(message, by_timer)
                 empty = 0

@@ -91,7 +91,7 @@ class Wake:
             self.rest(QUIET, heard)
         began = time.monotonic()
         source = self._sleep(self.span(longest), heard, deaf=False)
-        self._brief = self._brief + 1 if time.monotonic() - began < QUIET else 0  # as slept(), and without a call
+        self.slept(time.monotonic() - began)
         return source
 
     def flooded(self, empty: int) -> bool:
