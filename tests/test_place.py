@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from filemailbox import Mailbox, NoBox, names
+from filemailbox import Mailbox, NoBox, NotHeld, names
 from filemailbox import root as roots
 from filemailbox.names import Address
 from filemailbox.spool import Taker
@@ -45,6 +45,29 @@ def test_a_dead_consumer_s_folder_is_taken_over_and_the_attempt_counted(root: Pa
 
     assert message is not None
     assert (message.id, message.attempt) == (BEFORE, 2)
+
+
+def test_who_takes_mail_while_another_thread_closes_the_mailbox_is_told(
+    alice: Mailbox, taker: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no KeyError; and what was claimed comes back."""
+    alice.send("bob", 1)
+    claim = taker.claim()
+    assert claim is not None
+    taker.put_off(claim[0], 0)
+    real = names.untimed
+
+    def late(text: str) -> tuple[str, str] | None:
+        if taker.folder is not None:
+            taker.close()
+        return real(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(names, "untimed", late)
+        with pytest.raises(NotHeld, match="was closed"):
+            taker.claim()
+
+    assert taker.claim() is not None
 
 
 def test_a_lease_is_left_alone_until_its_time(root: Path, bob: Mailbox, until: Until) -> None:

@@ -82,7 +82,7 @@ class Consumer:
                 self._taker.bury(claim[0], error.reason)
                 continue
             except BaseException:
-                self._taker.drop(claim[0])  # our own trouble: it is not the message's fault
+                self._taker.drop(claim[0], unread=claim[3])  # our own trouble: it is not the message's fault
                 raise
             if message is not None:
                 self.straight = claim[3]

@@ -48,7 +48,8 @@ class Odd:
         """Forget what has gone, where we remember much more than what is *waiting*."""
         if len(self.unfinished) + len(self.told) > 2 * len(waiting) + _MANY:
             here = set(waiting)
-            self.unfinished = {name: seen for name, seen in self.unfinished.items() if name in here}
+            for name in self.unfinished.keys() - here:  # other threads may be adding to it
+                self.unfinished.pop(name, None)
             self.told &= here
 
     def when(self, text: str) -> str | None:

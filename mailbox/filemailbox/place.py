@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NoReturn
 
 from . import log, names
 from .errors import NotHeld, Storage, quoted, storage
@@ -33,6 +33,9 @@ class Folders(dict[str, int]):
         self.box, self.address = box, address
         self.told: set[str] = set()
         """What is left alone, and was said to be."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise NotHeld("the mailbox was closed, by another thread or in the child of a fork")
 
     def open(self) -> None:
         for name in ("new", "replies", "later", "dead", "done", "cur"):

@@ -7,7 +7,7 @@
     done/              handled           only where retention is on
 
 Every state is a folder and every step is one rename, so a crash leaves a message where it was or where it was going,
-never in between. What was once claimed never goes back to `new/`, where its sender could touch it. This module and what
+never in between. What was once read never goes back to `new/`, where its sender could touch it. This module and what
 it stands on (place, graves, odd) are the only movers of messages that were delivered.
 """
 
@@ -40,10 +40,11 @@ _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
 _TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
 _LEFT_ALONE: Final = 60.0  # seconds for which it is left alone then
+_LEASED: Final = 1_000_000_000  # nanoseconds until a file that its writer has a lease on is tried again
 
 Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
 """A message that is ours now: the name of its file in our folder; its bytes, read once; what the kernel says of the
-file; and whether it came straight from `new/`, never claimed before. A tuple, because it is made for every message."""
+file; and whether it was never read before. A tuple, because it is made for every message."""
 
 
 class Taker(Place):
@@ -69,7 +70,9 @@ class Taker(Place):
         self._held_back = False
         self._later: list[tuple[int, str]] = []
         self._failing: dict[str, tuple[int, float]] = {}  # how often in a row, and until when it is left alone
-        self._dropped: set[str] = set()
+        self._suspects: set[str] = set()  # what lies in new/ under a name of ours, and is no plain mail
+        self._dropped: dict[str, bool] = {}
+        self._unread: set[str] = set()  # what was put into later/ before it was judged
         self._passed: set[str] = set()
         self._round_at = 0.0
         self._sweep_at = 0.0
@@ -166,10 +169,13 @@ class Taker(Place):
         waiting = listing(self._new)
         if not waiting:
             odd.unfinished.clear()
+            self._suspects.clear()
             self._held_back = False
             return False
         if self._passed:
             waiting = self._unpassed(waiting)
+        if self._suspects:
+            self._suspects.intersection_update(waiting)
         if odd.unfinished or odd.told:
             odd.forget(waiting)
         batch, self._held_back = self._order.sift(waiting, clock, odd.when)
@@ -191,62 +197,83 @@ class Taker(Place):
         return True
 
     def _claim_new(self, text: str) -> Claim | None:
-        """Claim one file from `new/`. The common case is straight down; all else is _claim_odd()."""
-        plain, how, ours = _PLAIN(text), self._read, False
+        """Claim one file from `new/`: rename it, then look at what we hold. All that may be odd is looked at first."""
+        plain = _PLAIN(text)
+        if plain is None or self._suspects or self.wants is not None:
+            return self._look_first(text)
+        try:
+            os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
+        except FileNotFoundError:
+            return None  # another consumer was faster
+        except OSError:
+            return self._look_first(text)
+        try:
+            file = os.open(text, self._read, dir_fd=self._mine)
+            try:
+                facts = os.fstat(file)
+                size = facts.st_size
+                if (
+                    size == int(plain[1])
+                    and size <= self._max_size
+                    and facts.st_nlink == 1  # where nobody else reaches it: there it has no other name
+                    and facts.st_mode & 0o170000 == stat.S_IFREG
+                ):
+                    data = os.read(file, size + 1)
+                    if len(data) < size:
+                        data += read(file, size - len(data))
+                    if len(data) == size:
+                        return text, data, facts, True
+            finally:
+                close(file)
+        except OSError as error:
+            if error.errno == errno.EPERM:  # the file is another user's
+                self._read = READ
+        return self._look_first(text) if self._unclaim(text) else None
+
+    def _unclaim(self, text: str) -> bool:
+        """Put back, unread, what is no plain mail: to be looked at where it lay. Returns whether it lies there.
+
+        As long as it does, everything is looked at before it is claimed.
+        """
+        self._suspects.add(text)
+        try:
+            os.rename(text, text, src_dir_fd=self._mine, dst_dir_fd=self._new)
+        except OSError as error:
+            self.drop(text, unread=True)
+            if error.errno in (*_FOR_ALL, errno.EIO, errno.EROFS, errno.ESTALE):
+                raise
+            return False  # its new/ is gone, or a folder came under its name
+        return True
+
+    def _look_first(self, text: str) -> Claim | None:
+        """Claim one file from `new/`, if it is mail: under a name of ours, without the fields that a sender made up."""
+        how = self._read
         try:
             file = os.open(text, how, dir_fd=self._new)
         except FileNotFoundError:
-            return None  # another consumer was faster
+            return None
         except OSError as error:
             if error.errno == errno.EPERM and how != READ:  # the file is another user's
                 self._read = READ
-                return self._claim_new(text)
+                return self._look_first(text)
             self._odd.unopened(text, error)
             return None
         try:
             facts = os.fstat(file)
-            size = facts.st_size
-            if (
-                plain is None
-                or size != int(plain[1])
-                or size > self._max_size
-                or facts.st_nlink != 1
-                or facts.st_mode & 0o170000 != stat.S_IFREG
-                or self.wants is not None
-            ):
-                return self._claim_odd(text, file, facts)
-            os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
-            ours = True
-            data = os.read(file, size + 1)
-            if len(data) < size:
-                data += read(file, size - len(data))
-            if not alone(text, self._mine, facts, ours=True):
-                self._exchanged(text)
+            found = self._odd.mail(text, file, facts)
+            if found is None or self._pass_by(text, found[1]):
                 return None
+            return self._take_in(text, *found, facts)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if ours:
-                self.drop(text)
-                raise
             self._odd.unmoved(text, error)
             return None
         finally:
             close(file)
-        if len(data) != size:
-            self._bury(text, "it changed while it was read", "")
-            return None
-        return text, data, facts, True
-
-    def _claim_odd(self, text: str, file: int, facts: os.stat_result) -> Claim | None:
-        """Claim a file whose name is not of our making, or that is not as its name says."""
-        found = self._odd.mail(text, file, facts)
-        if found is None or self._pass_by(text, found[1]):
-            return None
-        return self._take_in(text, *found, facts)
 
     def _take_in(self, text: str, name: Name | None, data: bytes, facts: os.stat_result) -> Claim | None:
-        """Claim a file under a name of ours: a fresh id for a foreign name, no fields that a sender made up."""
+        """Claim what was looked at. A foreign name gets a fresh id."""
         ours = Name(names.new_id(), len(data), stem=names.stem(text))
         if name is not None:
             ours = Name(name.id, len(data))
@@ -257,16 +284,12 @@ class Taker(Place):
         try:
             whole = alone(str(ours), self._mine, facts, ours=True)
         except OSError:
-            self.drop(str(ours))
+            self.drop(str(ours), unread=True)
             raise
-        if not whole:
-            self._exchanged(str(ours))
+        if not whole:  # it was replaced in between: what we hold is read anew, where nobody else reaches it
+            self.drop(str(ours), unread=True)
             return None
         return str(ours), data, facts, True
-
-    def _exchanged(self, name: str) -> None:
-        """What we hold is not what we read: it was replaced in between. It is read anew, where nobody reaches it."""
-        self.put_off(name, time.time_ns())
 
     def _claim_due(self, text: str) -> Claim | None:
         """Claim one file from `later/`."""
@@ -280,6 +303,9 @@ class Taker(Place):
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.EAGAIN:  # its writer has a lease on it
+                heapq.heappush(self._later, (time.time_ns() + _LEASED, text))
+                return None
             try:
                 lost = error.errno in _NO_FILE or is_denied(text, later, error)
             except FileNotFoundError:
@@ -317,7 +343,9 @@ class Taker(Place):
         if name.size != facts.st_size or len(data) != facts.st_size:
             self._bury(parts[1], f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole", "")
             return None
-        return parts[1], data, facts, False
+        unread = text in self._unread
+        self._unread.discard(text)
+        return parts[1], data, facts, unread
 
     def _retry_due(self, text: str, error: OSError) -> None:
         if self._is_first_again(text, error):
@@ -351,12 +379,18 @@ class Taker(Place):
             raise storage(error, f"looking for {name}") from error
         return True
 
-    def drop(self, name: str) -> None:
-        """It cannot be handled now, by our own fault: it comes back at once, or as soon as that can be."""
-        self._dropped.add(name)
+    def drop(self, name: str, *, unread: bool) -> None:
+        """It cannot be handled now, by our own fault: it comes back at once, or as soon as that can be.
+
+        What is still *unread* comes back as what was never claimed.
+        """
+        self._dropped[name] = unread
         with contextlib.suppress(Storage, NotHeld):
-            self.put_off(name, time.time_ns())
-            self._dropped.discard(name)
+            due = time.time_ns()
+            if unread:
+                self._unread.add(names.timed(names.stamp(due), name))
+            self.put_off(name, due)
+            self._dropped.pop(name, None)
 
     def put_off(self, name: str, due: int, renamed: Name | None = None) -> None:
         """It comes back at *due* (nanoseconds since 1970), under the name *renamed*: attempts are counted there."""
@@ -410,8 +444,8 @@ class Taker(Place):
         """Find our folder, what dead consumers held, what has come due, and whether the box is still the same."""
         started = time.monotonic()
         self._ready()
-        for name in list(self._dropped):
-            self.drop(name)
+        for name, unread in list(self._dropped.items()):
+            self.drop(name, unread=unread)
         self._take_over()
         replies.sweep(self._box, self._folders["replies"])
         self._list_later()
@@ -430,6 +464,8 @@ class Taker(Place):
 
     def _list_later(self) -> None:
         waiting = listing(self._folders["later"])
+        if self._unread:
+            self._unread.intersection_update(waiting)
         if self._passed or self._failing:
             here = [*waiting, *listing(self._folders["new"])]
             self._passed.intersection_update(here)
