@@ -92,19 +92,19 @@ def deliver_many(
 
 def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sender: Address | None) -> int:
     """Write, rename: from then on it is delivered. Returns the open file, for the flush."""
-    box, folder = f"{root.path}/{to}", "new"
-    name = f"{id},S={len(data)}.json"
+    box, name = f"{root.path}/{to}", f"{id},S={len(data)}.json"
+    folder, draft = "new", f"{box}/tmp/{name}"
     try:
-        try:
-            file, draft = _draft(box, name)
-        except (FileNotFoundError, NotADirectoryError):
-            outbox = sender is not None and os.path.isdir(f"{root.path}/{sender}/outbox")
-            if not outbox or os.path.isdir(box):
-                raise
-            box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
-            file, draft = _draft(box, name)
+        file = os.open(draft, _NEW, 0o640)
     except OSError as error:
-        raise _refused(root, to, id, error) from error
+        try:
+            if isinstance(error, FileNotFoundError | NotADirectoryError) and _has_outbox(root, sender, box):
+                box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
+            elif not isinstance(error, FileExistsError):
+                raise
+            file, draft = _draft(box, name)
+        except OSError as trouble:
+            raise _refused(root, to, id, trouble) from trouble
     try:
         written = os.write(file, data)
         while written < len(data):  # a full disk says so only on the write after the short one
@@ -122,14 +122,15 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
     return file
 
 
+def _has_outbox(root: Root, sender: Address | None, box: str) -> bool:
+    """Whether mail for *box*, which is not to be had here, is left to a relay."""
+    return sender is not None and os.path.isdir(f"{root.path}/{sender}/outbox") and not os.path.isdir(box)
+
+
 def _draft(box: str, name: str) -> tuple[int, str]:
-    """A new file in `tmp/`, open, and its path."""
-    draft = f"{box}/tmp/{name}"
-    try:
-        return os.open(draft, _NEW, 0o640), draft
-    except FileExistsError:  # left behind by a try that was killed: nobody else makes this id
-        draft += f".{os.urandom(6).hex()}"
-        return os.open(draft, _NEW, 0o640), draft
+    """A new file in `tmp/`, open, and its path: also where a try that was killed left one. Nobody else makes this id."""
+    draft = f"{box}/tmp/{name}.{os.urandom(6).hex()}"
+    return os.open(draft, _NEW, 0o640), draft
 
 
 def _answer(draft: str, box: str, name: str, answers: str) -> bool:

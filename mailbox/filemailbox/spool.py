@@ -224,7 +224,7 @@ class Taker(Place):
                     if len(data) == size:
                         return text, data, facts, True
             finally:
-                close(file)
+                os.close(file)
         except OSError as error:
             if error.errno == errno.EPERM:  # the file is another user's
                 self._read = READ
