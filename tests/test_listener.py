@@ -1089,18 +1089,19 @@ def test_announced_and_missed_are_counted(
     ]
 
     def sleep(seconds: float, heard: int, *, deaf: bool) -> str:
+        counts.append((listener.announced, listener.missed))
         source, arrive = steps.pop(0)
         arrive()
         return source
 
     monkeypatch.setattr(quick._wake, "_sleep", sleep)
-    counts = []
+    counts: list[tuple[int, int]] = []
     with quick.listening() as listener, contextlib.closing(listener.messages()) as messages:
         for message in itertools.islice(messages, 4):
             message.ack()
-            counts.append((listener.announced, listener.missed))
 
-    assert counts == [(1, 0), (2, 0), (2, 1), (2, 2)]
+    assert counts == [(0, 0), (1, 0), (2, 0), (2, 0), (2, 1)]
+    assert (listener.announced, listener.missed) == (2, 2)
 
 
 def test_what_was_put_off_was_not_missed(alice: Mailbox, root: Path) -> None:

@@ -128,7 +128,6 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
                 if handler is None:
                     finish(message)
                     continue
-                listener.on_look()
                 bridge.carry(message, handler)
                 if loop.is_closed():  # under us
                     listener.give_back(message)

@@ -210,7 +210,9 @@ class Mailbox:
                 return self._send_to_all(to, body, options)
             address = self._address(to)
         id, how = (names.new_id(), self._how) if _SPECIAL.isdisjoint(options) else _resolve(options, self._how)
-        data = self._encode(id, address, body, options, how)
+        data = encode(id, self.name, address, body, options, 1 if how else None)
+        if how or len(data) > self.max_size:
+            data = self._secured(id, address, data, how)
         answers = options.get("in_reply_to")
         deliver(self.root, address, id, data, durable=self.durable, answers=answers, sender=self.name)
         self._ringer.ring(address)
@@ -274,7 +276,10 @@ class Mailbox:
         return sent
 
     def _encode(self, id: str, to: str, body: Any, options: Mapping[str, Any], how: str | None) -> bytes:
-        data = encode(id, self.name, to, body, options, 1 if how else None)
+        return self._secured(id, to, encode(id, self.name, to, body, options, 1 if how else None), how)
+
+    def _secured(self, id: str, to: str, data: bytes, how: str | None) -> bytes:
+        """Sealed or signed, where that is wanted, and not too large."""
         if how:
             data = self.keyring.seal(to, id, data) if how == SEALED else self.keyring.sign(data)
         if len(data) > self.max_size:
@@ -456,9 +461,7 @@ class Mailbox:
     def __iter__(self) -> Iterator[Message[Any]]:
         """Messages as they come, each yours to settle: `for message in box: with message: …`. Ends with stop()."""
         with self.listening() as listener:
-            for message in listener.messages():
-                listener.on_look()
-                yield message
+            yield from listener.messages()
 
     async def __aiter__(self) -> AsyncIterator[Message[Any]]:
         """Messages as they come, each yours to settle: `async for message in box: async with message: …`."""

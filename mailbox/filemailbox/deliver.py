@@ -128,7 +128,7 @@ def _has_outbox(root: Root, sender: Address | None, box: str) -> bool:
 
 
 def _draft(box: str, name: str) -> tuple[int, str]:
-    """A new file in `tmp/`, open, and its path: also where a try that was killed left one. Nobody else makes this id."""
+    """A new file in `tmp/`, open, and its path: beside what a try that was killed may have left of this id."""
     draft = f"{box}/tmp/{name}.{os.urandom(6).hex()}"
     return os.open(draft, _NEW, 0o640), draft
 

@@ -67,7 +67,8 @@ class Listener:
         self.handled = 0
         """How many messages handlers have settled, whatever came of it."""
         self.on_look: Callable[[], None] = self.tell
-        """Called before each wait and each handler: every 250 ms at least, unless a handler is at work."""
+        """Called before each wait, and before each message that was not waited for: every 250 ms at least, unless a
+        handler is at work."""
         self._status = Status(wake.box)
 
     def stop(self) -> None:
@@ -93,6 +94,7 @@ class Listener:
             empty += 1
             while not self.stopping and (message := self.take(heard)) is not None:
                 self.count(message, by_timer)
+                self.on_look()
                 empty = 0
                 yield message
             if drain or self.stopping:
@@ -102,9 +104,9 @@ class Listener:
             # of nothing new. A flood gets none.
             early = not by_timer and not self.stopping and not self.wake.flooded(empty)
             if early and (message := self.take(heard)) is not None:
-                self.count(message, by_timer)
                 empty = 0
                 yield message
+                self.count(message, by_timer)  # not sooner, for the message waits
             heard = self.wake.arm()
 
     def claims(self, slots: Slots, workers: int, drain: bool) -> Generator[Message[Any], None, None]:
@@ -183,7 +185,6 @@ class Listener:
         handler = self.prepare(handlers, message)
         if handler is None:
             return
-        self.on_look()
         try:
             function, timeout = handler.function, handler.timeout
             value = function(message) if timeout is None else _within(timeout, function, message)
@@ -201,7 +202,8 @@ class Listener:
             if handler is None:  # its type was wanted when it was taken
                 message.hand_back()
                 return None
-            handler.prepare(message)
+            if handler.into is not None:
+                handler.prepare(message)
         except Malformed as error:
             reason = error.reason
             self._settle(message, lambda: message.reject(reason))

@@ -121,16 +121,6 @@ class Taker(Place):
             if claim is not None:
                 return claim
 
-    def _claim_first(self) -> Claim | None:
-        """Claim the first of the batch. Where the disk fails us it stays the first: what is behind it may be later."""
-        text = self._batch.pop()
-        try:
-            return self._claim_new(text)
-        except OSError as error:
-            if self._is_first_again(text, error):
-                self._batch.append(text)
-            raise
-
     def _is_first_again(self, text: str, error: OSError) -> bool:
         """Whether it is tried again before what is behind it: but what fails again and again stops nothing."""
         if error.errno in _FOR_ALL:
@@ -196,17 +186,18 @@ class Taker(Place):
         self._passed.add(text)
         return True
 
-    def _claim_new(self, text: str) -> Claim | None:
-        """Claim one file from `new/`: rename it, then look at what we hold. All that may be odd is looked at first."""
+    def _claim_first(self) -> Claim | None:
+        """Claim the first of the batch: rename it, then look at what we hold. What may be odd is looked at first."""
+        text = self._batch.pop()
         plain = _PLAIN(text)
         if plain is None or self._suspects or self.wants is not None:
-            return self._look_first(text)
+            return self._claim_with_care(text)
         try:
             os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
         except FileNotFoundError:
             return None  # another consumer was faster
         except OSError:
-            return self._look_first(text)
+            return self._claim_with_care(text)
         try:
             file = os.open(text, self._read, dir_fd=self._mine)
             try:
@@ -228,7 +219,19 @@ class Taker(Place):
         except OSError as error:
             if error.errno == errno.EPERM:  # the file is another user's
                 self._read = READ
-        return self._look_first(text) if self._unclaim(text) else None
+        return self._claim_with_care(text, in_vain=True)
+
+    def _claim_with_care(self, text: str, in_vain: bool = False) -> Claim | None:
+        """Claim what may be odd, or was claimed *in vain*: see _look_first().
+
+        Where the disk fails us it stays the first of the batch: what is behind it may be later.
+        """
+        try:
+            return self._look_first(text) if not in_vain or self._unclaim(text) else None
+        except OSError as error:
+            if self._is_first_again(text, error):
+                self._batch.append(text)
+            raise
 
     def _unclaim(self, text: str) -> bool:
         """Put back, unread, what is no plain mail: to be looked at where it lay. Returns whether it lies there.
