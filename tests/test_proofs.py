@@ -240,7 +240,7 @@ def test_what_the_faults_have_found_is_found_again(place: str, stepping: None, m
     """The order that was lost, before a message that failed was put back."""
     monkeypatch.setattr(spool.Taker, "_is_first_again", lambda *_: False)
 
-    assert "tried again, it failed" in broken_at(place, deeds.ClaimNext, "EIO")
+    assert "tried again, it failed" in broken_at(place, deeds.ClaimForeign, "EIO")
 
 
 def test_a_ledger_that_looks_on_the_wrong_page_is_caught(

@@ -1,6 +1,7 @@
 """Out of a box: claim and settle, in which order, and when the disk fails us."""
 
 import errno
+import functools
 import logging
 import os
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, NotHeld, Storage, spool
+from filemailbox import Mailbox, NotHeld, Storage, files, spool
 from filemailbox.locks import Lock
 from filemailbox.spool import Taker
 from mail import bodies, reasons
@@ -273,15 +274,16 @@ def test_what_was_claimed_and_cannot_be_read_comes_back(
     """Else it would lie in our folder for as long as we live."""
     ids = [bob.send("bob", number) for number in range(2)]
     fails(monkeypatch, "read", ids[0], errno.EIO, 1 if stuck else 2)
-    real, block = os.rename, [stuck]
+    block = [stuck]
 
-    def rename(old: str, new: str, **folders: int) -> None:
-        if block[0] and os.readlink(f"/proc/self/fd/{folders['dst_dir_fd']}").endswith(("/new", "/later")):
+    def stuck_at(real: Callable[..., None], *arguments: Any, **folders: int) -> None:
+        if block[0] and (real is files.put_back or "~" in arguments[1]):
             block[0] -= 1
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        real(old, new, **folders)
+        real(*arguments, **folders)
 
-    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(spool, "put_back", functools.partial(stuck_at, files.put_back))
+    monkeypatch.setattr(os, "rename", functools.partial(stuck_at, os.rename))
     with pytest.raises(Storage):
         bob.receive()
     assert block == [0]

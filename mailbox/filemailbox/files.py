@@ -21,6 +21,8 @@ NOREPLACE: Final = 1
 EXCHANGE: Final = 2
 """For rename(): both change places, in one step."""
 
+_NO_RENAMEAT2: Final = (errno.ENOSYS, errno.EINVAL, errno.ENOENT)  # the last: or there is no /proc
+
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -69,6 +71,24 @@ def kind(mode: int) -> str:
         stat.S_IFLNK: "a symbolic link",
     }
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def put_back(name: str, source: int, target: int) -> None:
+    """Rename *name* from one open folder into another, where no file lies under it. Raises OSError: FileExistsError.
+
+    In one step, but where there is no renameat2: then what comes under that name in the same microseconds is replaced.
+    """
+    try:
+        rename(name, f"/proc/self/fd/{target}/{name}", NOREPLACE, source)
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_RENAMEAT2:
+            raise
+        try:
+            os.stat(name, dir_fd=target, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
 
 
 def rename(source: str, target: str, flags: int, folder: int | None = None) -> None:

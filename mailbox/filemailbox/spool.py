@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 
 from . import log, names, replies
 from .errors import NotHeld, Storage, Telling, quoted, storage
-from .files import READ, alone, close, kind, listing, read
+from .files import READ, alone, close, kind, listing, put_back, read
 from .graves import Graves
 from .names import Address, Name
 from .odd import SHARE, Odd, is_denied
@@ -240,12 +240,12 @@ class Taker(Place):
         """
         self._suspects.add(text)
         try:
-            os.rename(text, text, src_dir_fd=self._mine, dst_dir_fd=self._new)
+            put_back(text, self._mine, self._new)
         except OSError as error:
             self.drop(text, unread=True)
             if error.errno in (*_FOR_ALL, errno.EIO, errno.EROFS, errno.ESTALE):
                 raise
-            return False  # its new/ is gone, or a folder came under its name
+            return False  # its new/ is gone, or another file came under its name
         return True
 
     def _look_first(self, text: str) -> Claim | None:
