@@ -107,11 +107,11 @@ async def listen(listener: Listener, handlers: Handlers, workers: int, drain: bo
         if cancelled is not None:
             return finish(message)
         coming, task = ready if not ready[0].done() else stand_by()  # somebody has cancelled whatever tasks there were
-        running.add(task)
-        task.add_done_callback(functools.partial(finish, message))
         try:
             return coming.bring((message, handler))
-        finally:
+        finally:  # not sooner, for the message waits
+            running.add(task)
+            task.add_done_callback(functools.partial(finish, message))
             ready = stand_by()
 
     def finish(message: Message[Any], task: asyncio.Task[None] | None = None) -> None:
