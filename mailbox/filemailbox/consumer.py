@@ -43,7 +43,7 @@ class Consumer:
         self._taker = taker or Taker(root, address, rules)
         self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
         self.straight = False
-        """Whether the last one taken came straight from `new/`, so that somebody should have announced it."""
+        """Whether the last one taken was not judged before: it came from `new/`, and should have been announced."""
         self.close = self._taker.close
         self.next_due = self._taker.next_due
         self.requeue = self._taker.requeue

@@ -151,7 +151,7 @@ class NoMessage(NotThere):
 
 
 class NotHeld(MailboxError):
-    """Settling a message that was looked at, not taken."""
+    """Settling a message that was looked at, not taken; or taking one while another thread closes the mailbox."""
 
 
 class NotAll(MailboxError):

@@ -27,9 +27,8 @@ class Handler:
     timeout: float | None  # seconds that it may take
 
     def prepare(self, message: Message[Any]) -> Message[Any]:
-        """*message* with the body that the handler wants. Raises Mismatch."""
-        if self.into is not None:
-            message.body = convert(message.body, self.into)
+        """*message* with the body that the handler wants, where it wants a certain one. Raises Mismatch."""
+        message.body = convert(message.body, self.into)
         return message
 
 
