@@ -95,7 +95,7 @@ def test_a_message_is_written_then_renamed_then_flushed_then_announced(
     """One flush, after the rename, so that it takes the new name along; the bell rings last."""
     seen: list[str] = []
     with Mailbox("alice", root) as alice:
-        monkeypatch.setattr(alice._ringer, "ring", lambda box: seen.append(f"ring {box}"))
+        monkeypatch.setattr(alice._ringer, "ring", lambda box, look: seen.append(f"ring {box}"))
         record(("write", "fchmod", "rename", "fsync"), monkeypatch, seen)
         alice.send("bob")
 

@@ -70,6 +70,17 @@ def reached(ringer: Ringer, bell: Bell) -> bool:
     return rung(bell)
 
 
+def settled(hang: Callable[..., Bell], ringer: Ringer, monkeypatch: pytest.MonkeyPatch) -> Bell:
+    """A bell that the ringer knows, and takes to be the only one for a long time to come."""
+    monkeypatch.setattr(doorbell, "_FRESH", 0)
+    for period in ("_AMONG", "_TRUST"):
+        monkeypatch.setattr(doorbell, period, 3600.0)
+    bell = hang()
+    ringer.ring("bob")
+    bell.hush()
+    return bell
+
+
 def descriptors() -> int:
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
@@ -139,7 +150,7 @@ def test_a_full_queue_is_ringing_already(hang: Callable[..., Bell], ringer: Ring
 def test_a_bell_that_was_hung_after_the_first_ring_is_found(
     hang: Callable[..., Bell], ringer: Ringer, until: Until
 ) -> None:
-    """The ringer keeps what it knows for a millisecond, not longer."""
+    """The ringer keeps what it knows for a quarter of a second, not longer."""
     ringer.ring("bob")
     first = hang()
     until(lambda: reached(ringer, first))
@@ -148,6 +159,31 @@ def test_a_bell_that_was_hung_after_the_first_ring_is_found(
     until(lambda: reached(ringer, second))
 
     assert rung(first)
+
+
+def test_a_bell_in_the_place_of_one_that_is_gone_rings_at_once(
+    hang: Callable[..., Bell], ringer: Ringer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listener was started again: nobody waits until the ringer looks by itself."""
+    first = settled(hang, ringer, monkeypatch)
+    first.close()
+    second = hang()
+
+    assert reached(ringer, second)
+
+
+def test_an_answer_rings_a_bell_that_has_just_been_hung_beside_another(
+    hang: Callable[..., Bell], ringer: Ringer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for an answer is woken by that bell alone. Any other ring leaves it to the next look."""
+    first = settled(hang, ringer, monkeypatch)
+    second = hang()
+    ringer.ring("bob")
+    before = rung(first), rung(second)
+    ringer.ring("bob", look=True)
+
+    assert before == (True, False)
+    assert rung(second)
 
 
 def test_a_bell_that_was_hung_within_one_tick_of_the_clock_is_found(

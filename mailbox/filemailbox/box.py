@@ -215,7 +215,7 @@ class Mailbox:
             data = self._secured(id, address, data, how)
         answers = options.get("in_reply_to")
         deliver(self.root, address, id, data, durable=self.durable, answers=answers, sender=self.name)
-        self._ringer.ring(address)
+        self._ringer.ring(address, look=answers is not None)
         return id
 
     def send_each(self, to: str, body: Any = None, **options: Unpack[Options]) -> dict[str, str | MailboxError]:
@@ -235,7 +235,7 @@ class Mailbox:
                 results[name] = id
             except MailboxError as error:
                 results[name] = error
-            self._ringer.ring(name)
+            self._ringer.ring(name, look=options.get("in_reply_to") is not None)
         return results
 
     def _send_to_all(self, to: str, body: Any, options: Options) -> str:

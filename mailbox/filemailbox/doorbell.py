@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _LONGEST: Final = 107  # bytes in the path of a Unix socket (unix(7): sun_path)
 _STALE: Final = 60.0  # seconds after which a bell that nobody holds is taken away
 _FRESH: Final = 50_000_000  # nanoseconds: a folder changed this lately may change again under the same mtime
-_BLINK: Final = 0.001  # seconds for which bells are believed without asking: a burst asks once
+_BLINK: Final = 0.001  # seconds for which it is believed that nobody listens: a burst asks once
+_AMONG: Final = 0.25  # seconds for which those who listen are believed to be all: who has come meanwhile looks by then
 _TRUST: Final = 1.0  # seconds for which a kept folder is taken to be the one at its path
 _BOXES: Final = 64  # how many boxes' bells are kept open
 
@@ -89,13 +90,13 @@ class _Known:
     def __init__(self, folder: int, changed: int, fresh: float, until: float, bells: list[socket]) -> None:
         self.folder = folder  # run/, open
         self.changed = changed  # its mtime when it was listed
-        self.fresh = fresh  # until when not even the mtime is asked
+        self.fresh = fresh  # until when not even the mtime is asked, unless one of them is gone
         self.until = until  # until when it is taken to be the folder at its path
         self.bells = bells  # sockets connected to them: the kernel looks for each of them once, not at every ring
 
 
 class Ringer:
-    """Rings the bells of others. It keeps them at hand, so that a ring costs one stat and one send."""
+    """Rings the bells of others. It keeps them at hand, so that a ring costs one send, and now and then a stat."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -103,21 +104,25 @@ class Ringer:
         self._guard = allocate_lock()
         _ringers.add(self)
 
-    def ring(self, box: str) -> None:
-        """Ring every bell of the box, without waiting. Never raises."""
+    def ring(self, box: str, *, look: bool = False) -> None:
+        """Ring every bell of the box, without waiting. Never raises.
+
+        A bell that was hung beside others less than 250 ms ago may stay silent: whoever hung it looks by then. *look*
+        is for answers: who waits for one has often just come, and has nothing but his bell.
+        """
         known, now = self._known.get(box), time.monotonic()
         if known is not None and not known.bells and now < known.fresh:
             return  # nobody listened a moment ago
         with self._guard:
             try:
-                bells = self._bells(box, now)
+                known = self._known.get(box)
+                if known is None or look or now >= known.fresh:
+                    _all_ring(self._look(box, now))
+                elif not _all_ring(known.bells):  # one is gone: another has perhaps come for it
+                    self._forget(box)
+                    _all_ring(self._look(box, now))
             except OSError:
                 return
-            for bell in bells:
-                try:
-                    bell.send(b"!")
-                except OSError:  # EAGAIN: its queue is full, so it is ringing already
-                    continue
 
     def close(self) -> None:
         """Let go of sockets and descriptors."""
@@ -128,25 +133,19 @@ class Ringer:
     def __del__(self) -> None:
         self.close()
 
-    def _bells(self, box: str, now: float) -> list[socket]:
+    def _look(self, box: str, now: float) -> list[socket]:
         """The bells of *box*, listed anew where the folder has changed, or may not be the same any more."""
         known = self._known.get(box)
-        if (
-            known is not None
-            and now < known.until
-            and (now < known.fresh or os.fstat(known.folder).st_mtime_ns == known.changed)
-        ):
-            if now >= known.fresh:
-                known.fresh = now + _BLINK
-            return known.bells
-        self._forget(box)
-        folder = os.open(f"{self._root}/{box}/run", FOLDER)
-        changed = os.fstat(folder).st_mtime_ns
-        known = self._known[box] = _Known(folder, changed, now + _BLINK, now + _TRUST, _open_bells(folder))
-        if time.time_ns() - changed < _FRESH:
-            known.changed = -1  # it may change again under the same mtime: look again the next time
-        if len(self._known) > _BOXES:
-            self._forget(next(iter(self._known)))
+        if known is None or now >= known.until or os.fstat(known.folder).st_mtime_ns != known.changed:
+            self._forget(box)
+            folder = os.open(f"{self._root}/{box}/run", FOLDER)
+            changed = os.fstat(folder).st_mtime_ns
+            known = self._known[box] = _Known(folder, changed, now, now + _TRUST, _open_bells(folder))
+            if time.time_ns() - changed < _FRESH:
+                known.changed = -1  # it may change again under the same mtime: look again the next time
+            if len(self._known) > _BOXES:
+                self._forget(next(iter(self._known)))
+        known.fresh = now + (_AMONG if known.bells and known.changed >= 0 else _BLINK)
         return known.bells
 
     def _forget(self, box: str) -> None:
@@ -195,6 +194,19 @@ def _open_bells(folder: int) -> list[socket]:
             finally:
                 os.close(bell)
     return bells
+
+
+def _all_ring(bells: list[socket]) -> bool:
+    """Ring these; whether there is somebody behind each of them."""
+    held = True
+    for bell in bells:
+        try:
+            bell.send(b"!")
+        except BlockingIOError:
+            continue  # its queue is full, so it is ringing already
+        except OSError:
+            held = False
+    return held
 
 
 def _connected(path: str) -> socket:
