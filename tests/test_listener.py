@@ -918,11 +918,11 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
     quick.on()(lambda message: got.append(message.body))
     take, fails = quick._consumer.take, [3]
 
-    def fail(*arguments: Any) -> Any:
+    def fail(*arguments: Any, **options: Any) -> Any:
         if fails[0]:
             fails[0] -= 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return take(*arguments)
+        return take(*arguments, **options)
 
     monkeypatch.setattr(listeners, "_TROUBLE", 0.01)
     monkeypatch.setattr(quick._consumer, "take", fail)

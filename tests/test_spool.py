@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, NotHeld, Storage, files, spool
+from filemailbox import Mailbox, NotHeld, Storage, files, names, spool
 from filemailbox.locks import Lock
 from filemailbox.spool import Taker
 from mail import bodies, reasons
@@ -39,6 +39,32 @@ def test_a_claim_is_one_rename_into_a_locked_folder(root: Path, alice: Mailbox, 
     assert claim[0].startswith(id)
     assert (folder / claim[0]).read_bytes() == claim[1]
     assert not Lock(f"{folder}/.lock").take()
+
+
+def test_what_was_just_announced_is_claimed_before_a_round_that_is_due(
+    root: Path, alice: Mailbox, taker: Taker
+) -> None:
+    """The round, which finds what the dead have left, is for the next claim."""
+    taker.begin()
+    left = alice.send("bob", "left")
+    (waiting,) = (root / "bob/new").iterdir()
+    dead = root / "bob/cur/0123456789ab"
+    dead.mkdir()
+    waiting.rename(dead / waiting.name)
+    announced = alice.send("bob", "announced")
+    taker._round_at = 0.0
+    claims = [taker.claim(hasty=True), taker.claim()]
+
+    assert [claim and claim[0][: names.ID] for claim in claims] == [announced, left]
+
+
+def test_the_first_claim_finds_its_place_however_hasty_it_is(alice: Mailbox, taker: Taker) -> None:
+    """There is nothing to claim into before that."""
+    id = alice.send("bob")
+    claim = taker.claim(hasty=True)
+
+    assert claim is not None
+    assert claim[0].startswith(id)
 
 
 @pytest.mark.parametrize(

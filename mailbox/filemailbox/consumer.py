@@ -73,9 +73,12 @@ class Consumer:
         """The name of the folder in `cur/` that is ours, once there is one."""
         return self._taker.folder
 
-    def take(self, into: Any = None) -> Message[Any] | None:
-        """The next message to handle, or None. Everything that is not one is dealt with on the way."""
-        while (claim := self._taker.claim()) is not None:
+    def take(self, into: Any = None, *, hasty: bool = False) -> Message[Any] | None:
+        """The next message to handle, or None. Everything that is not one is dealt with on the way.
+
+        *hasty*: see Taker.claim().
+        """
+        while (claim := self._taker.claim(hasty=hasty)) is not None:
             try:
                 message = self._admit(claim, into)
             except Malformed as error:

@@ -50,14 +50,16 @@ class Lessee(_Leased):
         super().__init__(root, address, rules)
         self._span = span
 
-    def claim(self) -> Claim | None:
+    def claim(self, *, hasty: bool = False) -> Claim | None:
         """The next message, its deadline in the name of our folder before it is there."""
         with self._guard:
+            leased = False
             if self._mine >= 0:
-                # The box was replaced: claim() finds out.
+                # The box was replaced: claim() finds out, in its round.
                 with contextlib.suppress(FileNotFoundError), Telling(f"leasing from the box {quoted(self.address)}"):
                     self._extend()
-            return super().claim()
+                    leased = True
+            return super().claim(hasty=hasty and leased)
 
     def _find_folder(self) -> None:
         super()._find_folder()

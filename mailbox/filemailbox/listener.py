@@ -99,11 +99,12 @@ class Listener:
                 yield message
             if drain or self.stopping:
                 return
-            by_timer = self.wake.wait(self.look(), heard, empty) == "timer"
+            source = self.wake.wait(self.look(), heard, empty)
+            by_timer = source == "timer"
             # One look more, before arming: it is what the message waits for, and what rings until we arm again tells
             # of nothing new. A flood gets none.
-            early = not by_timer and not self.stopping and not self.wake.flooded(empty)
-            if early and (message := self.take(heard)) is not None:
+            early = source not in ("timer", "flood") and not self.stopping
+            if early and (message := self.take(heard, hasty=True)) is not None:
                 empty = 0
                 yield message
                 self.count(message, by_timer)  # not sooner, for the message waits
@@ -239,10 +240,13 @@ class Listener:
             log.error("%s could not be settled, and comes back: %s", message.id, last_words(trouble))
             return None
 
-    def take(self, heard: int) -> Message[Any] | None:
-        """The next message; None where there is none now, or the disk or the box fails us: then after a while."""
+    def take(self, heard: int, *, hasty: bool = False) -> Message[Any] | None:
+        """The next message; None where there is none now, or the disk or the box fails us: then after a while.
+
+        *hasty*: see Taker.claim().
+        """
         try:
-            message = self.consumer.take()
+            message = self.consumer.take(hasty=hasty)
         except (MailboxError, OSError) as error:
             if self._trouble != str(error):
                 self._trouble = str(error)

@@ -42,7 +42,7 @@ class Odd:
         self.unfinished: dict[str, tuple[int, float, bool]] = {}
         """Name → its ctime, when we first saw that, whether we have looked since it could change unseen."""
         self.until = 0.0
-        """Until when odd files may be taken away in this look, by the monotonic clock."""
+        """Until when odd files may be taken away in this look, by the monotonic clock; 0 until there is one."""
 
     def forget(self, waiting: list[str]) -> None:
         """Forget what has gone, where we remember much more than what is *waiting*."""
@@ -150,7 +150,7 @@ class Odd:
         self._folders.leave(text, "it cannot be moved", error)
 
     def _bury(self, text: str, reason: str, facts: os.stat_result) -> None:
-        if time.monotonic() > self.until:
+        if self._is_over():
             return  # the next look finds it again
         self._graves.bury_new(text, reason, facts.st_size)
         self.unfinished.pop(text, None)
@@ -158,7 +158,7 @@ class Odd:
     def _dispose(self, text: str, what: str, facts: os.stat_result | None) -> None:
         """Take away what can never be mail and has nothing to keep; leave a note. What cannot go is left, said once."""
         new = self._folders["new"]
-        if time.monotonic() > self.until:
+        if self._is_over():
             return  # the next look finds it again
         try:
             target = f" to {quoted(os.readlink(text, dir_fd=new))}" if facts is None and "link" in what else ""
@@ -174,6 +174,12 @@ class Odd:
         note = str(Name(names.new_id(), stem=names.stem(text)))
         self._graves.explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}")
         log.warning("%s in the new/ of %s was removed: %s", quoted(text), self._folders.address, what)
+
+    def _is_over(self) -> bool:
+        """Whether enough of this look went into odd files."""
+        now = time.monotonic()
+        self.until = self.until or now + SHARE
+        return now > self.until
 
 
 def is_denied(text: str, folder: int, error: OSError) -> bool:

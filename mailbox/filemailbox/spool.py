@@ -36,6 +36,8 @@ ABANDONED: Final = 36 * 3600
 """Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
 
 _PLAIN = re.compile(rf"{names.CLOCK}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", re.ASCII).fullmatch
+_KIND: Final = stat.S_IFMT(0o777777)
+_FILE: Final = stat.S_IFREG
 _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
 _TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
@@ -79,14 +81,17 @@ class Taker(Place):
 
     # Claiming
 
-    def claim(self) -> Claim | None:
+    def claim(self, *, hasty: bool = False) -> Claim | None:
         """The next message, moved into our folder; None where nothing is to be had now.
+
+        *hasty* is for a message that was just announced: it does not wait for a round that is due. The next call makes
+        that up.
 
         Raises NoBox or NoRoot where the box is gone, Storage where the disk fails us. What is not mail becomes a dead
         letter or is left alone, is logged, and never stops the mail behind it.
         """
         try:
-            if not self._later and time.monotonic() < self._round_at:  # what most calls do
+            if not self._later and (self._mine >= 0 if hasty else time.monotonic() < self._round_at):  # most calls
                 if not self._batch:
                     with self._guard:
                         if not self._batch and not self._list_new(0):
@@ -96,16 +101,16 @@ class Taker(Place):
                     if claim is not None:
                         return claim
             with self._guard:
-                return self._claim_any()
+                return self._claim_any(hasty)
         except IndexError:  # another thread took the last one of the batch
-            return self.claim()
+            return self.claim(hasty=hasty)
         except OSError as error:
             if isinstance(error, Storage):
                 raise
             raise storage(error, f"taking mail from the box {quoted(self.address)}") from error
 
-    def _claim_any(self) -> Claim | None:
-        if time.monotonic() >= self._round_at:
+    def _claim_any(self, hasty: bool) -> Claim | None:
+        if not (hasty and self._mine >= 0) and time.monotonic() >= self._round_at:
             self._go_round()
         listed = 0
         while True:
@@ -154,7 +159,7 @@ class Taker(Place):
         if listed and not self._held_back:
             return False
         odd = self._odd
-        odd.until = time.monotonic() + SHARE
+        odd.until = 0.0
         clock = names.now()  # before the listing
         waiting = listing(self._new)
         if not waiting:
@@ -207,7 +212,7 @@ class Taker(Place):
                     size == int(plain[1])
                     and size <= self._max_size
                     and facts.st_nlink == 1  # where nobody else reaches it: there it has no other name
-                    and facts.st_mode & 0o170000 == stat.S_IFREG
+                    and facts.st_mode & _KIND == _FILE
                 ):
                     data = os.read(file, size + 1)
                     if len(data) < size:

@@ -35,7 +35,9 @@ QUIET: Final = 0.003
 
 _PATIENT: Final = 3  # such looks in a row that are nothing strange: the watch and the bell may both tell of one message
 
-Source = Literal["bell", "watch", "poke", "timer"]
+Source = Literal["bell", "watch", "poke", "timer", "flood"]
+"""What woke us; of all that rings for nothing, nobody asks what it was."""
+
 Sleepers: TypeAlias = dict[Callable[[], object], Callable[[Callable[[], object]], object]]
 """What wakes those who wait in event loops, and how it is called from outside of their loop."""
 
@@ -87,12 +89,13 @@ class Wake:
         *heard* is what arm() said before the look, *empty* how many looks in a row have found nothing: a flood of rings
         costs a look every few milliseconds, not a core.
         """
-        if self.flooded(empty):
+        flood = self.flooded(empty)
+        if flood:
             self.rest(QUIET, heard)
         began = time.monotonic()
         source = self._sleep(self.span(longest), heard, deaf=False)
-        self.slept(time.monotonic() - began)
-        return source
+        self._brief = self._brief + 1 if time.monotonic() - began < QUIET else 0  # slept(), a call less
+        return "flood" if flood and source != "timer" else source
 
     def flooded(self, empty: int) -> bool:
         """Whether something keeps ringing for nothing."""
