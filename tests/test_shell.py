@@ -812,6 +812,20 @@ def test_mail_is_taken_in_the_order_in_which_it_was_sent(shell: Shell, alice: Ma
     ]
 
 
+def test_a_name_of_the_very_tick_of_the_clock_waits_for_another_listing(dash: Shell, tmp_path: Path) -> None:
+    """The one before it may have come while the listing ran: here when it is over, and before anything is taken."""
+    tick, writer = "20261124T014530.123456789Z", "3f9c0a12b4d5"
+    drop(dash.root, f"{tick}-{writer}.json", '{"body":"second"}')
+    first = tmp_path / f"20261124T014530.123456788Z-{writer}.json"
+    first.write_text('{"body":"first"}')
+    date, sort, mv = map(shutil.which, ("date", "sort", "mv"))
+    dash.fake("date", f'case $* in *%N*) echo {tick[:-1]}.1795484730 ;; *) exec {date} "$@" ;; esac\n')
+    dash.fake("sort", f"{sort}; [ ! -e {first} ] || {mv} {first} {dash.root}/bob/new\n")
+    ran = dash.receive("--body", "-n", 2)
+
+    assert ran.out.decode().splitlines() == ["first", "second"]
+
+
 EXITS = {
     "0 is an ack": ("exit 0", "", 0),
     "99 is an ack": ("exit 99", "", 0),
