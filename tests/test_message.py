@@ -214,6 +214,15 @@ def test_a_member_of_the_wrong_type_is_refused_when_sending(member: str, value: 
         written(**{member: value})
 
 
+@pytest.mark.parametrize("longest", ["k" * 1024, "é" * 512])
+def test_a_key_that_is_too_long_to_be_remembered_is_refused_when_sending(longest: str) -> None:
+    """Ten thousand of one sender are kept: they must not fill the disk."""
+    with pytest.raises(Invalid, match="key= has 1025 bytes, and 1024 is the limit"):
+        written(key=f"{longest}k")
+
+    assert decode(written(key=longest))["key"] == longest
+
+
 def test_a_member_that_there_is_not_is_a_mistake_of_the_program() -> None:
     """TypeError, as for any wrong keyword, and it says which there are."""
     with pytest.raises(TypeError, match="there is no option subjekt=: expected one of from, to, type, subject"):

@@ -384,6 +384,18 @@ def test_the_marker_of_the_root_is_read(in_turn: Shell, marker: str, code: int) 
     assert in_turn.receive().code == code
 
 
+def test_a_key_of_1024_bytes_and_not_a_byte_more(shell: Shell) -> None:
+    """Bytes, not characters; and it says so."""
+    longest = "é" * 512
+    refused = shell.send("bob", "x", "--key", f"{longest}k")
+
+    assert refused.code == 2
+    assert "--key has 1025 bytes, and 1024 is the limit" in refused.err
+    assert left(shell.root, "new", "tmp") == []
+    assert shell.send("bob", "x", f"--key={longest}").code == 0
+    assert decode(raw(shell.root))["key"] == longest
+
+
 def test_one_mebibyte_and_not_a_byte_more(shell: Shell) -> None:
     """The limit is that of the file, in bytes."""
     around = len(encode(names.new_id(), "alice", "bob", "", {}))
@@ -799,7 +811,9 @@ def test_mail_is_taken_in_the_order_in_which_it_was_sent(shell: Shell, alice: Ma
     """That of its names, foreign names by the time of the file; from writers whose clock is ahead as well."""
     for number in range(3):
         alice.send("bob", f"{number} ours")
-        drop(shell.root, f"{9 - number}.json", f'{{"body":"{number} foreign"}}')
+        foreign = drop(shell.root, f"{9 - number}.json", f'{{"body":"{number} foreign"}}')
+        now = time.time_ns()
+        os.utime(foreign, ns=(now, now))  # else it may be the tick of some milliseconds before
     for number in range(2):
         name = f"20991231T00000{number}.000000000Z-3f9c0a12b4d5.json"
         drop(shell.root, name, f'{{"body":"{number} ahead"}}')
@@ -949,6 +963,19 @@ def test_one_key_is_handled_once(shell: Shell, alice: Mailbox) -> None:
 
                 assert count == (2 if take is first else 0)
         assert left(shell.root) == []
+
+
+def test_a_key_that_is_too_long_to_be_remembered_is_a_dead_letter(shell: Shell, tell: Path) -> None:
+    """In bytes of UTF-8, however it is written in JSON."""
+    longest = "é" * 508 + '\n"\\\x01\u2028k'
+    for key, body in ((longest, "x"), (f"{longest}k", "y")):
+        data = json.dumps({"key": key, "body": body})
+        drop(shell.root, f"{names.new_id()},S={len(data)}.json", data)
+    got = told(shell.receive("-n", 2, "--", tell).out)
+
+    assert len(longest.encode()) == 1024
+    assert [body for *_, body in got] == ["x"]
+    assert "1025 bytes, and 1024 is the limit" in why(shell.root)
 
 
 def test_a_forgotten_key_is_a_dead_letter(dash: Shell, alice: Mailbox) -> None:

@@ -21,6 +21,7 @@ REASONS = {
     "object": "^not a JSON object but",
     "depth": "nested deeper than 64",
     "member": r'^its "\w+" is .*(expected|not) (a string|a whole number|an object of strings)',
+    "key": r'^its "key" has 1025 bytes, and 1024 is the limit$',
     "time": r'^its "\w+" is .*, expected a time with a zone',
 }
 

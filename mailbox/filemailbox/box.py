@@ -193,7 +193,8 @@ class Mailbox:
         in_reply_to  the id of the message that it answers
         ttl          after so many seconds (or at that time) it is worthless, and becomes a dead letter
         after        deliver it in so many seconds (or at that time), not now
-        key          of all messages from one sender with one key, one is handled: sending again is harmless
+        key          of all messages from one sender with one key, one is handled: sending again is harmless; at most
+                     1024 bytes
         headers      strings for programs, such as a traceparent
         hops         how many answers in a row it is the last of; reply() counts them
         id           only to send again what an Unflushed error speaks of

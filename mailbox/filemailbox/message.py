@@ -40,16 +40,26 @@ MAX_DEPTH: Final = 64
 MAX_HOPS: Final = 16
 """How many answers to answers there may be in a row."""
 
+MAX_KEY: Final = 1024
+"""How many bytes a `key` may have, in UTF-8: recipients remember thousands of them."""
+
+
+class _Key:
+    """What a `key` is: text, but not of any length."""
+
+
 FLAT: Final = ("from", "to", "type", "subject", "thread", "in_reply_to")
 _MEMBERS: Final[dict[str, type]] = {
-    **dict.fromkeys((*FLAT, "id", "sent", "expires", "deliver_after", "key"), str),
+    **dict.fromkeys((*FLAT, "id", "sent", "expires", "deliver_after"), str),
+    "key": _Key,
     "hops": int,
     "headers": dict,
 }
 _TEXTS: Final = frozenset(member for member, kind in _MEMBERS.items() if kind is str)
-_RARE: Final = frozenset(("hops", "headers", "expires", "deliver_after"))
+_RARE: Final = frozenset(("key", "hops", "headers", "expires", "deliver_after"))
 _EXPECTED: Final[dict[type, str]] = {
     str: "a string",
+    _Key: f"a string of at most {MAX_KEY} bytes",
     int: "a whole number from 0 to 1000",
     dict: "an object of strings",
 }
@@ -130,10 +140,12 @@ def decode(data: bytes) -> dict[str, Any]:
 
 def _check(document: dict[str, Any]) -> None:
     """The members that few messages have, and that are more than just text."""
-    for member, expected in (("hops", int), ("headers", dict)):
+    for member, expected in (("key", str), ("hops", int), ("headers", dict)):
         value = document.get(member)
         if value.__class__ is not expected and value is not None:
             raise Malformed(f"its {quoted(member)} is {_kind(value)}, expected {_EXPECTED[expected]}")
+    if document.get("key") is not None and (size := _bytes(document["key"])) > MAX_KEY:
+        raise Malformed(f'its "key" has {size} bytes, and {MAX_KEY} is the limit')
     if document.get("hops") is not None and document["hops"] not in _HOPS:
         raise Malformed('its "hops" is not a whole number from 0 to 1000')
     if document.get("headers") and not all(value.__class__ is str for value in document["headers"].values()):
@@ -456,12 +468,21 @@ def _check_time(member: str, text: str) -> None:
         ) from None
 
 
+def _bytes(text: str) -> int:
+    """How many bytes it has in UTF-8."""
+    return len(text.encode(errors="surrogatepass"))
+
+
 def _mended(member: str, value: object) -> Any:
     """A member of an envelope that is not just of the type that it has there."""
     expected = _MEMBERS.get(member)
     if expected is None:
         raise TypeError(f"there is no option {member}=: expected one of {', '.join(_MEMBERS)}")
     if expected is str and isinstance(value, str):
+        return value
+    if expected is _Key and isinstance(value, str):
+        if (size := _bytes(value)) > MAX_KEY:
+            raise Invalid(f"key= has {size} bytes, and {MAX_KEY} is the limit: give a digest of what is longer")
         return value
     if expected is int and isinstance(value, int) and not isinstance(value, bool) and value in _HOPS:
         return value
