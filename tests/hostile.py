@@ -545,7 +545,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("a sender that is a path", content(body('"from":"../../etc/passwd","in_reply_to":"../../x"')), "mail"),
     Kind("a sender that is the reader", content(body('"from":"bob","to":"bob","reply_to":"bob"')), "mail"),
     Kind("for somebody else", content(body('"to":"alice"')), "mail"),
-    Kind("a key of half a megabyte", once(body(f'"key":"{"k" * 500_000}"')), "mail"),
+    Kind("a key of half a megabyte", once(body(f'"key":"{"k" * 500_000}"')), "dead", 'its "key" has 500000 bytes'),
     Kind("a key with a NUL", once(body('"key":"\\u0000\\n{}"')), "mail"),
     Kind("a subject with escape codes", content(body('"subject":"\\u001b[2J\\u009b1m\\u202e\\r\\n\\u0000"')), "mail"),
     Kind("a sender with escape codes", content(body('"from":"\\u001b]0;owned\\u0007","type":"\\u001b[8m"')), "mail"),

@@ -37,7 +37,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
     """Each member with its type: a value of another is refused, null is not."""
     table = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", PAGE.split("## The envelope")[1].split("## ")[0], re.M))
     members = {member: kind.split(",")[0] for member, kind in table.items() if member != "body"}
-    types = {str: "string", int: "whole number", dict: "object of strings"}
+    types = {str: "string", message._Key: "string", int: "whole number", dict: "object of strings"}
 
     assert members == {member: types[kind] for member, kind in message._MEMBERS.items()}
 
@@ -50,6 +50,8 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (message.MAX_HOPS, "`hops` is above {} | dead letter"),
         (message.MAX_HOPS, "above {} it MUST NOT be sent"),
         (max(message._HOPS), "whole number, 0 to {} |"),
+        (message.MAX_KEY // 1000, "string, at most {} 024 bytes in UTF-8"),
+        (doorbell._AMONG * 1000, "MAY keep the sockets that it has found for {:g} ms"),
         (odd.STILL, "once it is still for {:g} s"),
         (rules.RESCAN * 1000, "At least every {:g} ms of looking"),
         (spool.ABANDONED / 3600, "more than {:g} hours ago"),
