@@ -1,5 +1,6 @@
 """What is left over in a box, and taking it away."""
 
+import itertools
 import os
 import socket
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from filemailbox import BoxInUse, Mailbox, NoBox, names
 from filemailbox import root as roots
+from filemailbox.place import move_all
 from filemailbox.sweep import leftovers, of_root, shrink
 
 LONG_AGO = time.time() - 40 * 3600
@@ -199,6 +201,26 @@ def test_senders_never_meet_a_box_without_new(root: Path, bob: Mailbox, start: C
 
     assert sender.line() == "done"
     assert sum(1 for _ in (root / "bob" / "new").iterdir()) == 2000
+
+
+def test_who_holds_the_old_folder_open_cannot_keep_gc(
+    root: Path, bob: Mailbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each time that it was emptied there is mail in it again. What remains there comes back."""
+    put = itertools.count()
+
+    def insist(old: str, new: str) -> None:
+        move_all(old, new)
+        Path(old, f"{next(put)}.json").write_text("{}")
+
+    monkeypatch.setattr("filemailbox.sweep._INSISTENT", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr("filemailbox.sweep.move_all", insist)
+        shrink(str(root / "bob"))
+
+    assert "somebody still puts mail into it" in caplog.text
+    assert swept(bob) == ["1 message in a folder that was new/: to come back"]
+    assert len(list((root / "bob" / "new").iterdir())) == next(put)
 
 
 def test_two_files_of_one_foreign_name_both_stay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

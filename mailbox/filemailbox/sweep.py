@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from . import names
+from . import log, names
 from .doorbell import hears
 from .errors import Telling, quoted, storage
 from .files import EXCHANGE, FOLDER, rename
@@ -31,6 +31,7 @@ from .spool import ABANDONED, Taker
 _BLOATED: Final = 1 << 20  # bytes of a folder from which on shrinking is worth it
 _ENTRY: Final = 256  # bytes of a folder that an entry is granted
 _IN_FLIGHT: Final = 0.1  # seconds that a rename of a sender may take from the name of the folder to the folder
+_INSISTENT: Final = 10.0  # seconds after which the old folder is left to one who keeps putting mail into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +203,9 @@ def _bloated(box: str) -> Iterator[Leftover]:
 def shrink(box: str) -> None:
     """Put a fresh folder in the place of `new/`, in one step: there is never a moment without one.
 
-    What was in the old one is moved over, also what senders who had its name already still put there. Raises OSError
-    where the kernel cannot.
+    What was in the old one is moved over, also what senders who had its name already still put there. One who holds it
+    open can go on with that for ever: then it stays, and what lies there comes back as after a crash in between, by the
+    consumers' hourly look or the next gc. Raises OSError where the kernel cannot.
     """
     new, fresh = f"{box}/new", f"{box}/{REPLACED}{os.urandom(6).hex()}"
     facts = os.stat(new)
@@ -216,13 +218,17 @@ def shrink(box: str) -> None:
         raise
     move_all(fresh, new)  # from here on it is the old one
     time.sleep(_IN_FLIGHT)
-    while True:
+    until = time.monotonic() + _INSISTENT
+    while time.monotonic() < until:
         move_all(fresh, new)
         try:
-            return os.rmdir(fresh)
+            os.rmdir(fresh)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        else:
+            return
+    log.warning("%s was new/ before, and somebody still puts mail into it: that comes back late", quoted(fresh))
 
 
 def _recover(root: Root, address: Address) -> None:
