@@ -102,6 +102,18 @@ def test_a_message_is_written_then_renamed_then_flushed_then_announced(
     assert seen == ["write", "fchmod", "rename", "fsync", "ring bob"]
 
 
+def test_for_an_answer_bells_are_looked_for_and_else_believed(alice: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for one has nothing but a bell, which may have been hung a moment ago."""
+    looked: list[bool] = []
+    monkeypatch.setattr(alice._ringer, "ring", lambda box, *, look: looked.append(look))
+    alice.send("bob")
+    alice.send("bob", in_reply_to=names.new_id())
+    alice.send_each("bob")
+    alice.send_each("bob", in_reply_to=names.new_id())
+
+    assert looked == [False, True, False, True]
+
+
 def test_without_durable_nothing_is_flushed(root: Path, alice: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """durable=False trades the flush for speed, for one message and for many."""
     seen: list[str] = []
