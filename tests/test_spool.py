@@ -14,6 +14,7 @@ import pytest
 
 from filemailbox import Mailbox, NotHeld, Storage, files, names, spool
 from filemailbox.locks import Lock
+from filemailbox.odd import Odd
 from filemailbox.spool import Taker
 from mail import bodies, reasons
 
@@ -318,6 +319,46 @@ def test_what_was_claimed_and_cannot_be_read_comes_back(
 
     assert bodies(bob) == [0, 1]
     assert reasons(bob) == []
+
+
+def test_what_another_consumer_takes_while_we_look_at_it_is_none_of_ours(
+    root: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A foreign file, which is read before it is claimed."""
+    path, mail = root / "bob/new/x.json", Odd.mail
+
+    def late(*arguments: Any) -> Any:
+        found = mail(*arguments)
+        path.unlink()
+        return found
+
+    path.write_text("{}")
+    monkeypatch.setattr(Odd, "mail", late)
+
+    assert taker.claim() is None
+    assert caplog.text == ""
+
+
+def test_what_was_read_before_and_meets_our_trouble_comes_back_as_it_was(
+    bob: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had been judged: it is not taken for mail that was never claimed, and the attempt is not counted."""
+    id = bob.send("bob", "x")
+    message = bob.receive()
+    assert message is not None
+    message.retry(after=0)
+
+    def fail(*_: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bob._consumer._judge, "judge", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            bob.receive()
+    again = bob.receive()
+
+    assert again is not None
+    assert (again.id, again.attempt, bob._consumer.straight) == (id, 2, False)
 
 
 def test_a_short_read_is_read_on(bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
