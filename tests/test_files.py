@@ -1,10 +1,12 @@
 """Hostile files, read strictly."""
 
+import ctypes
 import errno
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,19 +136,26 @@ def test_each_kind_of_thing_has_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "refusal",
-    [None, ImportError(), OSError(errno.EINVAL, "not on this file system"), OSError(errno.ENOENT, "no /proc")],
-    ids=["renameat2", "no ctypes", "no such flag", "no /proc"],
+    [None, ImportError(), OSError(errno.ENOSYS, "not in this C library"), errno.EINVAL],
+    ids=["renameat2", "no ctypes", "no such call", "no such flag"],
 )
 def test_what_is_put_back_replaces_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception | int | None
 ) -> None:
     """Another file may have come under its name meanwhile."""
     if refusal is not None:
 
-        def rename(*_: object) -> None:
-            raise refusal
+        def refuse(*_: object) -> int:
+            ctypes.set_errno(errno.EINVAL)
+            return -1
 
-        monkeypatch.setattr(files, "rename", rename)
+        def load(*, use_errno: bool) -> Any:
+            if isinstance(refusal, Exception):
+                raise refusal
+            return refuse
+
+        monkeypatch.setattr(files, "_load", load)
+        monkeypatch.setattr(files, "_call", None)
     folders = []
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, NoBox, NoMessage, NotHeld
+from filemailbox import Mailbox, NoBox, NoMessage, NotHeld, spool
+from filemailbox.files import bare_rename
 
 LESSEE = """
 import sys
@@ -36,12 +37,17 @@ def lease(root: Path, bob: Mailbox, *bodies: object, span: float = 600) -> list[
 def test_the_deadline_is_in_the_name_before_anything_is_claimed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash in between leaves no claim that looks like a consumer's."""
     renames: list[tuple[str, str]] = []
-    rename = os.rename
+    rename, bare = os.rename, bare_rename()
 
     def noted(source: str, target: str, **more: Any) -> None:
         rename(source, target, **more)
         renames.append((source, target))
 
+    def claim(source: int, name: bytes, *rest: Any) -> int:
+        renames.append((name.decode(), ""))
+        return bare(source, name, *rest)
+
+    monkeypatch.setattr(spool, "bare_rename", lambda: claim)
     with Mailbox("bob", root, lease=60) as box:
         id = box.send("bob", "hi")
         monkeypatch.setattr(os, "rename", noted)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, NotHeld, Storage, files, names, spool
+from filemailbox import Mailbox, NotHeld, Storage, files, names, place, spool
 from filemailbox.locks import Lock
 from filemailbox.odd import Odd
 from filemailbox.spool import Taker
@@ -303,14 +303,14 @@ def test_what_was_claimed_and_cannot_be_read_comes_back(
     fails(monkeypatch, "read", ids[0], errno.EIO, 1 if stuck else 2)
     block = [stuck]
 
-    def stuck_at(real: Callable[..., None], *arguments: Any, **folders: int) -> None:
-        if block[0] and (real is files.put_back or "~" in arguments[1]):
+    def stuck_at(real: Callable[..., None], *arguments: Any) -> None:
+        if block[0] and (real is files.put_back or "~" in arguments[2]):
             block[0] -= 1
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        real(*arguments, **folders)
+        real(*arguments)
 
     monkeypatch.setattr(spool, "put_back", functools.partial(stuck_at, files.put_back))
-    monkeypatch.setattr(os, "rename", functools.partial(stuck_at, os.rename))
+    monkeypatch.setattr(place, "move", functools.partial(stuck_at, files.move))
     with pytest.raises(Storage):
         bob.receive()
     assert block == [0]

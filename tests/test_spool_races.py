@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, MailboxError, Storage, odd, spool
+from filemailbox import Mailbox, MailboxError, Storage, files, odd, spool
 from filemailbox.files import listing
 from filemailbox.locks import Lock
 from filemailbox.names import Address
@@ -26,13 +26,21 @@ Step = Callable[..., None]
 def step(monkeypatch: pytest.MonkeyPatch) -> Step:
     """step("open", "x.json", act, code): before the first such call *act* is done; with *code* it then fails.
 
-    *whole*: of exactly this path, which is a name where it is opened within a folder.
+    *whole*: of exactly this path, which is a name where it is opened within a folder. "move" is renameat2().
     """
 
     def at(
         call: str, name: str, act: Callable[[], object] = lambda: None, code: int | None = None, whole: bool = False
     ) -> None:
-        real, left = getattr(os, call), [1]
+        real, left = getattr(os, call, files._renameat2), [1]
+
+        def moving(source: int, old: str, *rest: Any) -> int:
+            if left[0] and name in old:
+                left[0] = 0
+                act()
+                if code is not None:
+                    return code
+            return real(source, old, *rest)  # type: ignore[no-any-return]
 
         def stepping(path: Any, *arguments: Any, **options: Any) -> Any:
             text = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
@@ -43,7 +51,10 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Step:
                     raise OSError(code, os.strerror(code))
             return real(path, *arguments, **options)
 
-        monkeypatch.setattr(os, call, stepping)
+        if call == "move":
+            monkeypatch.setattr(files, "_renameat2", moving)
+        else:
+            monkeypatch.setattr(os, call, stepping)
 
     return at
 
@@ -183,13 +194,13 @@ def test_what_was_claimed_and_is_no_mail_goes_back_unread(
     """It may become mail. One in a listing is claimed in vain; as long as that lies there, all are looked at first."""
     files = [drop(new, f"20200101T00000{n}.000000000Z-00000000000a,S=11.json") for n in range(3)]
     claimed: list[str] = []
-    real = os.rename
+    real = taker._bare_rename
 
-    def rename(old: str, new: str, **folders: int) -> None:
-        claimed.extend([new] if folders["dst_dir_fd"] == taker.descriptor else [])
-        real(old, new, **folders)
+    def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> int:
+        claimed.append(new.decode())
+        return real(source, old, target, new, flags)
 
-    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(taker, "_bare_rename", rename)
     monkeypatch.setattr(os, "read", lambda *_: pytest.fail("it is read"))
     looks = [taker.claim() for _ in range(3)]
     monkeypatch.undo()
@@ -259,7 +270,7 @@ def test_a_foreign_file_that_may_have_been_exchanged_is_read_anew(
     assert claim[3]  # nobody has judged it before
 
 
-@pytest.mark.parametrize("call", ["open", "rename"])
+@pytest.mark.parametrize("call", ["open", "move"])
 def test_what_is_due_may_be_taken_by_another_consumer(root: Path, alice: Mailbox, step: Step, call: str) -> None:
     """Between the listing of later/ and ours."""
     with Mailbox("bob", root) as bob:
@@ -326,7 +337,7 @@ def test_a_file_that_becomes_a_folder_is_left_to_the_next_look(new: Path, taker:
         file.unlink()
         file.mkdir()
 
-    step("rename", file.name, exchange, errno.EACCES)
+    step("move", file.name, exchange, errno.EACCES)
 
     assert taker.claim() is None
     assert file.is_dir()
@@ -349,7 +360,7 @@ def test_what_cannot_be_buried_stays_held(alice: Mailbox, taker: Taker, step: St
     alice.send("bob", 1)
     claim = taker.claim()
     assert claim is not None
-    step("rename", claim[0], code=errno.EIO)
+    step("move", claim[0], code=errno.EIO)
     with pytest.raises(Storage, match="burying"):
         taker.bury(claim[0], "no", "")
 
@@ -365,7 +376,7 @@ def test_a_dead_letter_that_never_came_has_no_note(
     """The note is written first, and goes again where the file does not follow."""
     monkeypatch.setattr(odd, "STILL", -3600.0)
     file = drop(new, text="[1]")
-    step("rename", "x.json", file.unlink if code is None else lambda: None, code)
+    step("move", "x.json", file.unlink if code is None else lambda: None, code)
     if code is None:
         assert taker.claim() is None
     else:
@@ -421,7 +432,7 @@ def test_what_the_dead_held_may_go_or_stay_for_now(
     (dead / ".lock").touch()
     (file,) = (root / "bob/new").iterdir()
     held = file.rename(dead / file.name)
-    step("rename", held.name, held.unlink if code is None else lambda: None, code)
+    step("move", held.name, held.unlink if code is None else lambda: None, code)
     taker._round_at = 0.0
     if code is None:
         assert taker.claim() is None

@@ -198,7 +198,7 @@ class Consumer:
         wait = self._backoff(message.attempt) if after is None else max(0.0, after)
         parts = names.parse(message.name)
         assert parts is not None, message.name
-        again = parts.but(attempt=message.attempt + 1)
+        again = parts.but(attempt=message.attempt + 1, wait=0)
         self._taker.put_off(message.name, time.time_ns() + int(wait * 1e9), again)
         message.settled = True
         log.info("%s comes back in %.1f s as attempt %d: %s", message.id, wait, again.attempt, reason)

@@ -9,8 +9,9 @@ import time
 
 from . import log, names
 from .errors import quoted
+from .files import FOLDER, close, move, same
 from .names import Name
-from .place import Folders
+from .place import Folders, file_away
 from .root import adopt
 
 
@@ -23,10 +24,22 @@ class Graves:
         self._folders = folders
 
     def bury(self, name: str, folder: int, reason: str, detail: str) -> None:
-        """Bury what was claimed, and lies in our *folder*. Raises OSError where it cannot be moved."""
-        grave = self._grave(name)
+        """Bury what was claimed, and lies in our *folder*. Raises OSError where it cannot be moved.
+
+        A second copy of the same dead letter is dropped; the reason of the first stays.
+        """
+        dead, grave = self._folders["dead"], self._grave(name)
+        if grave != name and same(name, folder, name, dead):
+            os.unlink(name, dir_fd=folder)
+            log.info("%s is a dead letter already: the second copy of the same message was dropped", name)
+            return
         self.explain(grave, reason, detail)
-        os.rename(name, grave, src_dir_fd=folder, dst_dir_fd=self._folders["dead"])
+        try:
+            move(name, folder, grave, dead)
+        except FileExistsError:  # another consumer has just buried one of that name
+            grave = names.another(grave)
+            self.explain(grave, reason, detail)
+            move(name, folder, grave, dead)
         log.warning("dead letter %s in the box %s: %s", grave, self._folders.address, reason)
 
     def bury_new(self, text: str, reason: str, size: int) -> None:
@@ -38,8 +51,10 @@ class Graves:
         grave = self._grave(str(Name(name.id, size) if name else Name(names.new_id(), size, stem=names.stem(text))))
         self.explain(grave, reason, f"its name was {quoted(text)}")
         try:
-            os.rename(text, grave, src_dir_fd=self._folders["new"], dst_dir_fd=self._folders["dead"])
+            move(text, self._folders["new"], grave, self._folders["dead"])
             log.warning("dead letter %s in the box %s: %s", grave, self._folders.address, reason)
+        except FileExistsError:
+            return  # another consumer has just buried one of that name: the next look finds this one again
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(_why(grave), dir_fd=self._folders["dead"])
@@ -56,14 +71,18 @@ class Graves:
         name = names.parse(text) or Name(names.new_id(), stem=names.stem(text))
         now, due = time.time_ns(), None
         if ",B=" in text and os.path.isdir(f"{box}/outbox"):  # a relay sent it back: it goes out again
-            os.rename(text, f"{box}/outbox/{Name(name.id, size, stem=name.stem)}", src_dir_fd=dead)
+            outbox = os.open(f"{box}/outbox", FOLDER)
+            try:
+                kept = file_away(text, dead, str(Name(name.id, size, stem=name.stem)), outbox)
+            finally:
+                close(outbox)
         else:
-            back = names.timed(names.stamp(now), str(name.but(size=size, attempt=1, requeued=name.requeued + 1)))
-            os.rename(text, back, src_dir_fd=dead, dst_dir_fd=self._folders["later"])
-            due = now, back
+            again = name.but(size=size, attempt=1, requeued=name.requeued + 1, wait=0)
+            kept = file_away(text, dead, names.timed(names.stamp(now), str(again)), self._folders["later"])
+            due = (now, kept) if kept is not None else None
         with contextlib.suppress(OSError):
             os.unlink(_why(text), dir_fd=dead)
-        return name.id, due
+        return (names.parse(kept.rpartition("~")[2]) or name).id if kept is not None else name.id, due
 
     def purge(self, text: str) -> None:
         """Delete it and its `.why`. Raises OSError."""
@@ -96,8 +115,7 @@ class Graves:
             os.stat(name, dir_fd=self._folders["dead"], follow_symlinks=False)
         except FileNotFoundError:
             return name
-        parts = names.parse(name)
-        return str(Name(names.new_id(), parts.size if parts else None, stem=names.stem(name)))
+        return names.another(name)
 
 
 def _why(name: str) -> str:

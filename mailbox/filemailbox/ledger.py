@@ -30,6 +30,8 @@ DRAFT: Final = ".new"
 STRANGERS: Final = "_"
 """The sender under which all those are kept whom no key proves and whose name is no agent's here: they share a file."""
 
+_KEYED: Final = ("signed", "sealed")  # what a key proves: the page is one sender's alone
+
 
 @dataclass(slots=True)
 class _Page:
@@ -54,14 +56,19 @@ class Ledger:
         return key in self._page(trust, sender).keys
 
     def floor(self, trust: str, sender: str) -> str:
-        """The stamp at and before which it is not known any more what was handled; empty where all is known."""
-        return self._page(trust, sender).floor
+        """The stamp at and before which it is not known any more what was handled; empty where all is known.
+
+        One that is still to come is none where anybody could have set it: it would condemn all mail until then.
+        """
+        floor = self._page(trust, sender).floor
+        return floor if _believed(trust, floor) == floor else ""
 
     def record(self, trust: str, sender: str, key: str, sent: str) -> None:
         """Note that *key*, of a message sent at the stamp *sent*, is handled. It survives a power cut from then on.
 
         Raises OSError where it cannot be written.
         """
+        sent = _believed(trust, sent)
         lock = Lock(f"{self._folder}/.lock")
         if not lock.take(10):
             raise TimeoutError(f"the lock of {self._folder} is held for more than 10 s")
@@ -114,9 +121,10 @@ class Ledger:
 
     def _rewrite(self, trust: str, sender: str, page: _Page) -> None:
         """Forget the oldest entries. One rename: a crash leaves the old file or the new."""
-        newest = sorted(page.keys.items(), key=lambda entry: entry[1])
+        known = [(key, _believed(trust, sent)) for key, sent in page.keys.items()]
+        newest = sorted(known, key=lambda entry: entry[1])
         gone, kept = newest[: -self._limit], newest[-self._limit :]
-        floor = max([page.floor, *(sent for _, sent in gone)])
+        floor = max([self.floor(trust, sender), *(sent for _, sent in gone)])
         path = f"{self._folder}/{_file(trust, sender)}"
         lines = [{"floor": floor}, *({"key": key, "sent": sent} for key, sent in kept)]
         with open(path + DRAFT, "wb") as draft:  # under the lock: one that a crash has left is written over
@@ -132,6 +140,15 @@ def page_of(root: Root, sender: str | None, proven: bool = False) -> str:
     """Whose page it is: names that are no agent's here share one, lest they fill the disk; but not those with a pin."""
     known = sender is not None and names.is_address(sender) and (proven or root.has(Address(sender)))
     return sender if known and sender is not None else STRANGERS
+
+
+def _believed(trust: str, sent: str) -> str:
+    """When it was sent, as far as that is believed: a stamp is its sender's choice.
+
+    What no key proves may share a page with others, so there nothing was sent later than now. Under a key all stamps are
+    one sender's, and a floor must not be lowered: a replay would pass.
+    """
+    return sent if trust in _KEYED else min(sent, names.now())
 
 
 def _file(trust: str, sender: str) -> str:

@@ -9,8 +9,8 @@ A message's file is called
 *When* rises strictly within a writer, also when the clock stands still or goes back. *Writer* is 48 random bits, new
 in every thread and after every fork: never a pid or a host name, for these repeat across containers. Fields are a
 letter each, as in Maildir: `S=` the size in bytes, `A=` the delivery attempt from the second on, `N=` what is left of
-a foreign name, `R=` how often a person has requeued it, `F=` the sender, where a relay says it. Text order is time
-order.
+a foreign name, `R=` how often a person has requeued it, `F=` the sender, where a relay says it, `W=` how long a retry
+may have to wait, where that is long. Text order is time order.
 
 In `later/` and `done/` a second stamp and a `~` stand before the name: when it is due, or when it was handled.
 """
@@ -76,7 +76,7 @@ def is_group(text: str) -> bool:
 class Name:
     """A message's file name, taken apart. By hand: a dataclass takes longer to make than a message to send."""
 
-    __slots__ = ("attempt", "id", "origin", "requeued", "size", "stem")
+    __slots__ = ("attempt", "id", "origin", "requeued", "size", "stem", "wait")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Name:
         stem: str | None = None,
         requeued: int = 0,
         origin: str | None = None,
+        wait: int = 0,
     ) -> None:
         self.id = id
         self.size = size  # S=
@@ -93,6 +94,7 @@ class Name:
         self.stem = stem  # N=
         self.requeued = requeued  # R=
         self.origin = origin  # F=, believed only where the file is the relay's
+        self.wait = wait  # W=, seconds; believed as A= is
 
     def but(self, **changes: Any) -> Name:
         """The same name, with some parts changed."""
@@ -119,6 +121,8 @@ class Name:
             text += f",R={self.requeued}"
         if self.origin is not None:
             text += f",F={self.origin}"
+        if self.wait:
+            text += f",W={self.wait}"
         return text + ".json"
 
 
@@ -127,7 +131,7 @@ def parse(text: str) -> Name | None:
     match = _NAME.fullmatch(text)
     if match is None:
         return None
-    size, attempt, stem, requeued, origin = None, 1, None, 0, None
+    size, attempt, stem, requeued, origin, wait = None, 1, None, 0, None, 0
     for field in match[2].split(",")[1:]:
         letter, value = field[0], field[2:]
         if letter == "N":
@@ -142,7 +146,17 @@ def parse(text: str) -> Name | None:
             attempt = max(1, int(value))
         elif letter == "R":
             requeued = int(value)
-    return Name(match[1], size, attempt, stem, requeued, origin)
+        elif letter == "W":
+            wait = int(value) if value.isdigit() and len(value) <= 18 else 0
+    return Name(match[1], size, attempt, stem, requeued, origin, wait)
+
+
+def another(text: str) -> str:
+    """*text*, with or without a due time, under a fresh id: the old name is kept as `N=`, and so is what is believed."""
+    due, name = untimed(text) or ("", text)
+    parts = parse(name) or Name("")
+    fresh = str(parts.but(id=new_id(), stem=stem(name)))
+    return timed(due, fresh) if due else fresh
 
 
 def is_id(text: str) -> bool:

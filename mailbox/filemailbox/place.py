@@ -16,13 +16,16 @@ from typing import Final, NoReturn
 
 from . import log, names
 from .errors import NotHeld, Storage, quoted, storage
-from .files import FOLDER, NOREPLACE, close, kind, listing, rename
+from .files import FOLDER, NOREPLACE, close, kind, listing, move, rename, same
 from .locks import Lock
 from .names import Address
 from .root import REPLACED, Root, adopt
 
 STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
 """What the kernel says of a file that cannot be moved, though the folder is ours: a mount point, or chattr +i."""
+
+_ALWAYS: Final = names.stamp(0)
+"""Due, whatever the clock has been or will be."""
 
 
 class Folders(dict[str, int]):
@@ -242,9 +245,10 @@ class Place:
             name = names.parse(text)
             if name is None:
                 continue
-            back = name.but(attempt=name.attempt + counted)
+            back = name.but(attempt=name.attempt + counted, wait=0)
+            due = now if back.attempt > 1 else _ALWAYS  # of a retry it is seen where the clock was wrong
             try:
-                os.rename(text, names.timed(now, str(back)), src_dir_fd=folder, dst_dir_fd=self._folders["later"])
+                file_away(text, folder, names.timed(due, str(back)), self._folders["later"])
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -258,6 +262,26 @@ class Place:
                 )
 
 
+def file_away(text: str, folder: int, to: str, target: int) -> str | None:
+    """Move *text* from a folder of ours to *to* in another, over nothing. Returns the name that it has got.
+
+    A sender chooses names, sizes and due times, so two messages can meet. The same one is dropped here, and None is
+    returned; another one gets a fresh id. Raises OSError.
+    """
+    try:
+        move(text, folder, to, target)
+    except FileExistsError:
+        if same(text, folder, to, target):
+            os.unlink(text, dir_fd=folder)
+            log.info("%s is there already: the second copy of the same message was dropped", quoted(to))
+            return None
+        kept = names.another(to)
+        move(text, folder, kept, target)
+        log.warning("%s is the name of another message: %s is kept as %s", quoted(to), quoted(text), kept)
+        return kept
+    return to
+
+
 def move_all(old: str, new: str) -> None:
     """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
     for name in sorted(os.listdir(old)):  # in the order in which they are to be claimed
@@ -266,9 +290,20 @@ def move_all(old: str, new: str) -> None:
             try:
                 rename(f"{old}/{name}", target, NOREPLACE)
             except FileExistsError:
-                if names.parse(name) is None:  # two files of one foreign name
-                    target = f"{new}/{os.urandom(6).hex()}-{name}"[-255:]
-                os.rename(f"{old}/{name}", target)  # one of ours is the same message, sent again
+                if names.parse(name) is not None and _is_there_too(name, old, new):
+                    os.unlink(f"{old}/{name}")  # the same message, sent again
+                else:  # two of one name: neither replaces the other
+                    kept = f"{os.urandom(6).hex()}-{name}"[-255:] if ",F=" not in name else names.another(name)
+                    rename(f"{old}/{name}", f"{new}/{kept}", NOREPLACE)
+
+
+def _is_there_too(name: str, old: str, new: str) -> bool:
+    folders = folder_at(old), folder_at(new)
+    try:
+        return same(name, folders[0], name, folders[1])
+    finally:
+        for folder in folders:
+            close(folder)
 
 
 def folder_at(path: str) -> int:

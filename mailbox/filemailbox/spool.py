@@ -23,14 +23,14 @@ from typing import Final, TypeAlias
 
 from . import log, names, replies
 from .errors import NotHeld, Storage, Telling, quoted, storage
-from .files import READ, alone, close, kind, listing, put_back, read
+from .files import NOREPLACE, READ, alone, bare_rename, close, kind, listing, move, put_back, read, same
 from .graves import Graves
 from .names import Address, Name
 from .odd import SHARE, Odd, is_denied
 from .order import Order
-from .place import STUCK, Place
+from .place import STUCK, Place, file_away
 from .root import Root
-from .rules import Rules
+from .rules import BACKOFF, Rules
 
 ABANDONED: Final = 36 * 3600
 """Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
@@ -42,6 +42,7 @@ _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
 _TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
 _LEFT_ALONE: Final = 60.0  # seconds for which it is left alone then
+_LONGEST: Final = int(BACKOFF[1] * 1e9)  # nanoseconds that a retry waits, where its name says no longer time
 _LEASED: Final = 1_000_000_000  # nanoseconds until a file that its writer has a lease on is tried again
 
 Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
@@ -60,6 +61,7 @@ class Taker(Place):
         self._max_size, self._retention = self._rules.max_size, self._rules.retention
         self.wants: Callable[[bytes], bool] | None = None
         """Which content is taken at all, where not all is: the rest is left where it lies, for others."""
+        self._bare_rename = bare_rename()
         super().__init__(root, address)
 
     def _forget(self) -> None:
@@ -197,12 +199,9 @@ class Taker(Place):
         plain = _PLAIN(text)
         if plain is None or self._suspects or self.wants is not None:
             return self._claim_with_care(text)
-        try:
-            os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
-        except FileNotFoundError:
-            return None  # another consumer was faster
-        except OSError:
-            return self._claim_with_care(text)
+        name = text.encode()
+        if self._bare_rename(self._new, name, self._mine, name, NOREPLACE) != 0:  # as another consumer was faster, or
+            return self._claim_with_care(text)  # one of that name is in our hands
         try:
             file = os.open(text, self._read, dir_fd=self._mine)
             try:
@@ -287,17 +286,26 @@ class Taker(Place):
             ours = Name(name.id, len(data))
             if name.origin is not None:  # the judge sees whether a relay says so
                 ours = ours.but(stem=name.stem, origin=name.origin)
-        os.rename(text, str(ours), src_dir_fd=self._folders["new"], dst_dir_fd=self._mine)
+        held, new, first = str(ours), self._folders["new"], ""
+        try:
+            move(text, new, held, self._mine)
+        except FileExistsError:  # one of that name is in our hands, perhaps another sender's
+            first, held = held, names.another(held)
+            move(text, new, held, self._mine)
         self._odd.unfinished.pop(text, None)
         try:
-            whole = alone(str(ours), self._mine, facts, ours=True)
+            whole = alone(held, self._mine, facts, ours=True)
         except OSError:
-            self.drop(str(ours), unread=True)
+            self.drop(held, unread=True)
             raise
         if not whole:  # it was replaced in between: what we hold is read anew, where nobody else reaches it
-            self.drop(str(ours), unread=True)
+            self.drop(held, unread=True)
             return None
-        return str(ours), data, facts, True
+        if first and same(held, self._mine, first, self._mine):
+            os.unlink(held, dir_fd=self._mine)
+            log.info("%s is in our hands already: the second copy of the same message was dropped", first)
+            return None
+        return held, data, facts, True
 
     def _claim_due(self, text: str) -> Claim | None:
         """Claim one file from `later/`."""
@@ -321,8 +329,8 @@ class Taker(Place):
             if not lost:
                 self._retry_due(text, error)
                 raise
-            os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
-            self._bury(parts[1], f"it cannot be opened: {(error.strerror or str(error)).lower()}", "")
+            if (held := file_away(text, later, parts[1], self._mine)) is not None:
+                self._bury(held, f"it cannot be opened: {(error.strerror or str(error)).lower()}", "")
             return None
         try:
             facts = os.fstat(file)
@@ -330,7 +338,7 @@ class Taker(Place):
             data = read(file, min(facts.st_size, self._max_size)) if whole else b""
             if whole and self._pass_by(text, data):
                 return None
-            os.rename(text, parts[1], src_dir_fd=later, dst_dir_fd=self._mine)
+            held = file_away(text, later, parts[1], self._mine)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -341,19 +349,25 @@ class Taker(Place):
             return None
         finally:
             close(file)
+        if held is None:
+            return None  # the same message is in our hands already
+        if facts.st_size == 0 and name.size != 0 and facts.st_uid in (0, os.geteuid()):
+            os.unlink(held, dir_fd=self._mine)
+            log.warning("%s was empty, as a client leaves it that dies while it puts mail off: it was removed", text)
+            return None
         if facts.st_size > self._max_size:
-            self._bury(parts[1], f"it has {facts.st_size} bytes, and {self._max_size} is the limit", "")
+            self._bury(held, f"it has {facts.st_size} bytes, and {self._max_size} is the limit", "")
             return None
         if not whole:  # put in its place before it was claimed first
             odd = f"{facts.st_nlink} links" if stat.S_ISREG(facts.st_mode) else f"become {kind(facts.st_mode)}"
-            self._bury(parts[1], f"it has {odd}: somebody else has changed it", "")
+            self._bury(held, f"it has {odd}: somebody else has changed it", "")
             return None
         if name.size != facts.st_size or len(data) != facts.st_size:
-            self._bury(parts[1], f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole", "")
+            self._bury(held, f"it has {facts.st_size} bytes and its name says S={name.size}: it is not whole", "")
             return None
         unread = text in self._unread
         self._unread.discard(text)
-        return parts[1], data, facts, unread
+        return held, data, facts, unread
 
     def _retry_due(self, text: str, error: OSError) -> None:
         if self._is_first_again(text, error):
@@ -370,7 +384,7 @@ class Taker(Place):
                 os.unlink(name, dir_fd=self._mine)
             else:
                 done = names.timed(names.now(), name)
-                os.rename(name, done, src_dir_fd=self._held(), dst_dir_fd=self._folders["done"])
+                file_away(name, self._held(), done, self._folders["done"])
         except FileNotFoundError:
             self._lost(name)
         except OSError as error:
@@ -394,17 +408,24 @@ class Taker(Place):
         """
         self._dropped[name] = unread
         with contextlib.suppress(Storage, NotHeld):
-            due = time.time_ns()
-            if unread:
-                self._unread.add(names.timed(names.stamp(due), name))
-            self.put_off(name, due)
+            self.put_off(name, 0 if unread else time.time_ns(), unread=unread)
             self._dropped.pop(name, None)
 
-    def put_off(self, name: str, due: int, renamed: Name | None = None) -> None:
+    def put_off(self, name: str, due: int, renamed: Name | None = None, *, unread: bool = False) -> None:
         """It comes back at *due* (nanoseconds since 1970), under the name *renamed*: attempts are counted there."""
-        text = names.timed(names.stamp(due), str(renamed) if renamed else name)
+        back, wait = str(renamed) if renamed else name, due - time.time_ns()
+        if wait > _LONGEST and (parts := renamed or names.parse(name)) and parts.attempt > 1:
+            back = str(parts.but(wait=-(-wait // 1_000_000_000)))  # else it is taken for the work of a wrong clock
+        text = names.timed(names.stamp(due), back)
         try:
-            os.rename(name, text, src_dir_fd=self._held(), dst_dir_fd=self._folders["later"])
+            if unread:
+                self._unread.add(text)  # before another thread can find it
+            kept = file_away(name, self._held(), text, self._folders["later"])
+            if kept is None:
+                return
+            if unread:
+                self._unread.add(kept)
+            text = kept
         except FileNotFoundError:
             self._lost(name)
             return
@@ -479,7 +500,13 @@ class Taker(Place):
             self._passed.intersection_update(here)
             self._failing = {name: tries for name, tries in self._failing.items() if name in here}
             waiting = [name for name in self._unpassed(waiting) if not self._is_left_alone(name)]
-        self._later = [(names.nanoseconds(parts[0]), text) for text in waiting if (parts := names.untimed(text))]
+        now = time.time_ns()
+        latest = names.stamp(now + _LONGEST)
+        self._later = [
+            (now if parts[0] > latest and _is_too_late(*parts, now) else names.nanoseconds(parts[0]), text)
+            for text in waiting
+            if (parts := names.untimed(text))
+        ]
         heapq.heapify(self._later)
 
     def _sweep_drafts(self) -> None:
@@ -504,3 +531,9 @@ class Taker(Place):
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(text, dir_fd=self._folders["done"])
+
+
+def _is_too_late(due: str, text: str, now: int) -> bool:
+    """Whether a retry waits longer than any does: its due time was set by a clock that was ahead."""
+    name = names.parse(text)
+    return name is not None and name.attempt > 1 and names.nanoseconds(due) > now + max(_LONGEST, name.wait * 1_000_000_000)
