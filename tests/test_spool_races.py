@@ -40,7 +40,7 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Step:
                 act()
                 if code is not None:
                     return code
-            return real(source, old, *rest)  # type: ignore[no-any-return]
+            return real(source, old, *rest)
 
         def stepping(path: Any, *arguments: Any, **options: Any) -> Any:
             text = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)

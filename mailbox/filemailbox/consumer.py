@@ -208,7 +208,7 @@ class Consumer:
         message.settled = True
 
     def hand_back(self, message: Message[Any], after: float) -> None:
-        self._taker.put_off(message.name, time.time_ns() + int(after * 1e9))
+        self._taker.put_off(message.name, time.time_ns() + int(after * 1e9), names.parse(message.name))
         message.settled = True
 
     def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str:

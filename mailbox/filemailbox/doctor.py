@@ -18,11 +18,15 @@ from functools import partial
 from typing import Final, Literal
 
 from . import names
+from .errors import Malformed
+from .files import FOLDER, READ, close, listing, read
+from .message import MAX_SIZE, decode, parse_time, time_ns
 from .mounts import Mount, mount_of
 from .names import Address
 from .order import is_mail
 from .root import FOLDERS, MARKER, OUTBOX, Root, mend
 from .roster import Standing, standing
+from .spool import LONGEST, is_too_late
 from .sweep import leftovers
 
 Level = Literal["wrong", "warning", "note"]
@@ -30,6 +34,8 @@ Level = Literal["wrong", "warning", "note"]
 _CARRIED: Final = 300.0  # seconds in which a relay carries what it can
 _ROOM: Final = 0.05  # of a volume: below that it is worth a warning
 _HARDLINKS: Final = "/proc/sys/fs/protected_hardlinks"
+_DAY: Final = 86_400_000_000_000  # nanoseconds: a longer lease is somebody's mistake, or that of a clock
+_LOOKED_AT: Final = 1000  # messages in later/, of those that are due in more than a while
 _MISSED: Final = 5  # messages found only by looking, none announced: notifications are dead
 
 
@@ -76,6 +82,7 @@ def box(root: Root, name: Address) -> Iterator[Finding]:
             yield Finding("note", name, f"it is uid {now.uid}'s: what lies in it cannot be seen", "run doctor as root")
         return
     yield from _mail(now)
+    yield from _far_off(root, now)
     yield from _listeners(now)
     yield from _unmailed(root, name)
     yield from _outbox(root, name)
@@ -373,6 +380,55 @@ def _mail(now: Standing) -> Iterator[Finding]:
             f"{now.dead} dead letter{'s' if now.dead > 1 else ''}",
             f"`mailbox dead list --as {now.name}`",
         )
+
+
+def _far_off(root: Root, now: Standing) -> Iterator[Finding]:
+    """What waits longer than anybody asked for, as where a clock was ahead for a while."""
+    leases = [each for each in now.leases if each.deadline > names.stamp(time.time_ns() + _DAY)]
+    if leases:
+        yield Finding(
+            "warning",
+            now.name,
+            f"{len(leases)} lease{'s' if len(leases) > 1 else ''} of more than a day, until "
+            f"{max(each.deadline for each in leases)}, with {_messages(sum(each.held for each in leases))}",
+            "was a clock ahead? Settle them by their ids (`mailbox list --state cur`), or wait",
+        )
+    late = []
+    with contextlib.suppress(OSError):
+        later = os.open(f"{root.box(now.name)}/later", FOLDER)
+        try:
+            late += [text for text in sorted(listing(later))[-_LOOKED_AT:] if _is_far_off(text, later)]
+        finally:
+            close(later)
+    if late:
+        yield Finding(
+            "warning",
+            now.name,
+            f"{_messages(len(late))} in later/ {'are' if len(late) > 1 else 'is'} due later than asked for, "
+            f"{late[-1][: names.STAMP]} at the latest",
+            "was a clock ahead? Retries come back by themselves; others do once their file has an earlier time "
+            "before the ~",
+        )
+
+
+def _is_far_off(text: str, later: int) -> bool:
+    """Whether a message in `later/` is due later than a retry is, or than its own `deliver_after` says."""
+    now, parts = time.time_ns(), names.untimed(text)
+    name = names.parse(parts[1]) if parts else None
+    if parts is None or name is None or names.nanoseconds(parts[0]) <= now + 1_000_000_000:
+        return False
+    if name.attempt > 1 or name.wait:
+        return is_too_late(*parts, now)
+    with contextlib.suppress(OSError, Malformed):
+        file = os.open(text, READ, dir_fd=later)
+        try:
+            members = decode(read(file, min(os.fstat(file).st_size, MAX_SIZE)))
+        finally:
+            close(file)
+        asked = members.get("deliver_after")
+        due = time_ns(parse_time(asked)) if asked else 0
+        return "sealed" not in members and names.nanoseconds(parts[0]) > max(due, now + LONGEST) + 1_000_000_000
+    return False
 
 
 def _listeners(now: Standing) -> Iterator[Finding]:

@@ -167,13 +167,25 @@ def _reserve(name: str, source: int, to: str, target: int) -> None:
     crash in between would leave a message with two links, which nobody takes. A crash here leaves an empty file.
     """
     if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):  # a folder replaces no file
-        os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=target))
+        try:
+            os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=target))
+        except OSError as error:  # a full disk must not stop the settling: then nothing lay there a moment ago
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or _lies(to, target):
+                raise
     try:
         os.rename(name, to, src_dir_fd=source, dst_dir_fd=target)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(to, dir_fd=target)
         raise
+
+
+def _lies(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 _call: Callable[[int, bytes, int, bytes, int], int] | None = None

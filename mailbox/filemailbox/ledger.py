@@ -145,8 +145,8 @@ def page_of(root: Root, sender: str | None, proven: bool = False) -> str:
 def _believed(trust: str, sent: str) -> str:
     """When it was sent, as far as that is believed: a stamp is its sender's choice.
 
-    What no key proves may share a page with others, so there nothing was sent later than now. Under a key all stamps are
-    one sender's, and a floor must not be lowered: a replay would pass.
+    What no key proves may share a page with others, so there nothing was sent later than now. Under a key all stamps
+    are one sender's, and a floor must not be lowered: a replay would pass.
     """
     return sent if trust in _KEYED else min(sent, names.now())
 

@@ -152,7 +152,7 @@ def parse(text: str) -> Name | None:
 
 
 def another(text: str) -> str:
-    """*text*, with or without a due time, under a fresh id: the old name is kept as `N=`, and so is what is believed."""
+    """*text*, with or without a due time, under a fresh id: the old name is kept as `N=`; other fields are, too."""
     due, name = untimed(text) or ("", text)
     parts = parse(name) or Name("")
     fresh = str(parts.but(id=new_id(), stem=stem(name)))

@@ -32,6 +32,9 @@ from .place import STUCK, Place, file_away
 from .root import Root
 from .rules import BACKOFF, Rules
 
+LONGEST: Final = int(BACKOFF[1] * 1e9)
+"""Nanoseconds that a retry waits at most, where its name does not allow more (`W=`)."""
+
 ABANDONED: Final = 36 * 3600
 """Seconds after which a draft in `tmp/` is given up: Maildir's number, the one judgement by age."""
 
@@ -42,7 +45,6 @@ _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
 _TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
 _LEFT_ALONE: Final = 60.0  # seconds for which it is left alone then
-_LONGEST: Final = int(BACKOFF[1] * 1e9)  # nanoseconds that a retry waits, where its name says no longer time
 _LEASED: Final = 1_000_000_000  # nanoseconds until a file that its writer has a lease on is tried again
 
 Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
@@ -414,7 +416,7 @@ class Taker(Place):
     def put_off(self, name: str, due: int, renamed: Name | None = None, *, unread: bool = False) -> None:
         """It comes back at *due* (nanoseconds since 1970), under the name *renamed*: attempts are counted there."""
         back, wait = str(renamed) if renamed else name, due - time.time_ns()
-        if wait > _LONGEST and (parts := renamed or names.parse(name)) and parts.attempt > 1:
+        if wait > LONGEST and (parts := renamed or names.parse(name)) and (renamed or parts.attempt > 1):
             back = str(parts.but(wait=-(-wait // 1_000_000_000)))  # else it is taken for the work of a wrong clock
         text = names.timed(names.stamp(due), back)
         try:
@@ -501,9 +503,9 @@ class Taker(Place):
             self._failing = {name: tries for name, tries in self._failing.items() if name in here}
             waiting = [name for name in self._unpassed(waiting) if not self._is_left_alone(name)]
         now = time.time_ns()
-        latest = names.stamp(now + _LONGEST)
+        latest = names.stamp(now + LONGEST)
         self._later = [
-            (now if parts[0] > latest and _is_too_late(*parts, now) else names.nanoseconds(parts[0]), text)
+            (now if parts[0] > latest and is_too_late(*parts, now) else names.nanoseconds(parts[0]), text)
             for text in waiting
             if (parts := names.untimed(text))
         ]
@@ -533,7 +535,9 @@ class Taker(Place):
                     os.unlink(text, dir_fd=self._folders["done"])
 
 
-def _is_too_late(due: str, text: str, now: int) -> bool:
+def is_too_late(due: str, text: str, now: int) -> bool:
     """Whether a retry waits longer than any does: its due time was set by a clock that was ahead."""
     name = names.parse(text)
-    return name is not None and name.attempt > 1 and names.nanoseconds(due) > now + max(_LONGEST, name.wait * 1_000_000_000)
+    if name is None or (name.attempt == 1 and not name.wait):  # due then by its own wish
+        return False
+    return names.nanoseconds(due) > now + max(LONGEST, name.wait * 1_000_000_000)
