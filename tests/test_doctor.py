@@ -159,6 +159,39 @@ def test_a_lease_that_ran_out_is_a_warning(root: Path, bob: Mailbox, until: Call
     assert [message.attempt for message in bob.peek("later")] == [2]
 
 
+def test_what_waits_longer_than_was_asked_for_is_a_warning(root: Path, alice: Mailbox, bob: Mailbox) -> None:
+    """A retry, and a message that never asked to wait; not one that did, nor a long wait that a handler wanted."""
+    alice.send("bob", "deferred", after=86400)
+    alice.send("bob", "long", key="k")
+    message = bob.receive()
+    assert message is not None
+    message.retry(after=86400)
+    assert warnings(root) == []
+
+    alice.send("bob", "plain")
+    alice.send("bob", "retried")
+    year = names.stamp(time.time_ns() + 365 * 86400 * 10**9)
+    for path, fields in zip(sorted((root / "bob/new").iterdir()), ("", ",A=2"), strict=True):
+        path.rename(root / f"bob/later/{year}~{path.stem}{fields}.json")
+
+    assert warnings(root) == [f"2 messages in later/ are due later than asked for, {year} at the latest"]
+
+
+def test_a_lease_of_more_than_a_day_is_a_warning(root: Path, bob: Mailbox) -> None:
+    """Nobody gets that mail until then."""
+    bob.send("bob", 1)
+    with Mailbox("bob", root, lease=86400 - 60) as box:
+        assert box.receive() is not None
+    assert warnings(root) == []
+    bob.send("bob", 2)
+    with Mailbox("bob", root, lease=2 * 86400) as box:
+        assert box.receive() is not None
+
+    (warning,) = warnings(root)
+    assert warning.startswith("1 lease of more than a day, until ")
+    assert warning.endswith("with 1 message")
+
+
 def test_dead_letters_are_told(root: Path, bob: Mailbox) -> None:
     """With the command that shows them."""
     bob.send("bob", 1)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filemailbox import names
+from filemailbox import Mailbox, names
 from filemailbox.ledger import Ledger
 from filemailbox.locks import Lock
 
@@ -247,7 +247,7 @@ def test_consumers_can_record_at_the_same_time(
     """No line is lost or mixed with another, also while the file is rewritten."""
     script = """
 import sys
-from filemailbox import names
+from filemailbox import Mailbox, names
 from filemailbox.ledger import Ledger
 folder, first = sys.argv[1], int(sys.argv[2])
 ledger = Ledger(folder, folder, 30)
@@ -288,3 +288,56 @@ def test_what_root_records_belongs_to_the_owner_of_the_box(as_root: None, folder
     facts = (folder / "none-alice.jsonl").stat()
 
     assert (facts.st_uid, facts.st_gid) == (2001, 2001)
+
+
+@pytest.mark.parametrize("trust", ["none", "uid"])
+def test_stamps_that_are_to_come_raise_no_floor(book: Callable[..., Ledger], trust: str) -> None:
+    """A stranger chooses them: mail that others send from now on is not older than what is remembered."""
+    ledger = book(10)
+    for number in range(20):
+        ledger.record(trust, "_", f"k{number}", f"99991231T235959.{number:09}Z")
+
+    assert ledger.floor(trust, "_") <= names.now()
+    assert [number for number in range(20) if ledger.handled(trust, "_", f"k{number}")] == list(range(10, 20))
+
+
+def test_under_a_key_the_floor_is_that_of_its_stamps(book: Callable[..., Ledger]) -> None:
+    """Else what was forgotten could be replayed; and nobody but the holder of the key can raise it."""
+    ledger = book(10)
+    for number in range(20):
+        ledger.record("signed", "alice", f"k{number}", f"99991231T235959.{number:09}Z")
+
+    assert ledger.floor("signed", "alice") == f"99991231T235959.{9:09}Z"
+
+
+def test_a_page_that_was_poisoned_before_is_of_use_again(book: Callable[..., Ledger], folder: Path) -> None:
+    """A floor that is to come is none, and the next rewriting puts it right."""
+    (folder / "none-_.jsonl").write_text('{"floor":"99991231T235959.000000000Z"}\n')
+    ledger = book(10)
+    assert ledger.floor("none", "_") == ""
+
+    for second in range(20):
+        ledger.record("none", "_", f"k{second}", stamp(second))
+    assert ledger.floor("none", "_") == stamp(9)
+
+
+def test_one_stranger_s_stamps_kill_no_other_s_mail(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 000 keyed messages of the year 9999, and then one of somebody else."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    with Mailbox("bob", root, durable=False) as bob:
+        for number in range(20_000):
+            data = b'{"from":"mallory","key":"%d","body":1}' % number
+            name = f"99991231T235959.{number:09}Z-0123456789ab,S={len(data)}.json"
+            (root / "bob/new" / name).write_bytes(data)
+            if number % 1000 == 999:
+                for _ in range(1000):
+                    message = bob.receive()
+                    assert message is not None
+                    message.ack()
+        other = b'{"from":"carol","key":"k","body":"mail"}'
+        (root / f"bob/new/{names.new_id()},S={len(other)}.json").write_bytes(other)
+        message = bob.receive()
+
+        assert message is not None
+        assert message.body == "mail"
+        assert [letter.problem for letter in bob.peek("dead")] == []

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from . import log, names
 from .errors import NotHeld, Storage, quoted, storage
-from .files import FOLDER, NOREPLACE, close, kind, listing, move, rename, same
+from .files import FOLDER, close, kind, listing, move, same
 from .locks import Lock
 from .names import Address
 from .root import REPLACED, Root, adopt
@@ -284,25 +284,20 @@ def file_away(text: str, folder: int, to: str, target: int) -> str | None:
 
 def move_all(old: str, new: str) -> None:
     """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
-    for name in sorted(os.listdir(old)):  # in the order in which they are to be claimed
-        target = f"{new}/{name}"
-        with contextlib.suppress(FileNotFoundError):  # somebody was faster
-            try:
-                rename(f"{old}/{name}", target, NOREPLACE)
-            except FileExistsError:
-                if names.parse(name) is not None and _is_there_too(name, old, new):
-                    os.unlink(f"{old}/{name}")  # the same message, sent again
-                else:  # two of one name: neither replaces the other
-                    kept = f"{os.urandom(6).hex()}-{name}"[-255:] if ",F=" not in name else names.another(name)
-                    rename(f"{old}/{name}", f"{new}/{kept}", NOREPLACE)
-
-
-def _is_there_too(name: str, old: str, new: str) -> bool:
-    folders = folder_at(old), folder_at(new)
+    source, target = folder_at(old), folder_at(new)
     try:
-        return same(name, folders[0], name, folders[1])
+        for name in sorted(listing(source)):  # in the order in which they are to be claimed
+            with contextlib.suppress(FileNotFoundError):  # somebody was faster
+                try:
+                    move(name, source, name, target)
+                except FileExistsError:
+                    if names.parse(name) is not None and same(name, source, name, target):
+                        os.unlink(name, dir_fd=source)  # the same message, sent again
+                    else:  # two of one name: neither replaces the other
+                        kept = f"{os.urandom(6).hex()}-{name}"[-255:] if ",F=" not in name else names.another(name)
+                        move(name, source, kept, target)
     finally:
-        for folder in folders:
+        for folder in (source, target):
             close(folder)
 
 
