@@ -1,7 +1,7 @@
 """Two messages under one name: a sender chooses its id, its size and its due time, so it can make them meet.
 
-None is ever replaced: the second copy of a message is dropped, and another message gets a fresh id. The same holds where
-there is no renameat2(2).
+None is ever replaced: the second copy of a message is dropped, and another message gets a fresh id. The same holds
+where there is no renameat2(2).
 """
 
 import ctypes
@@ -16,7 +16,9 @@ import pytest
 
 from filemailbox import Mailbox, files, graves, names
 from filemailbox.message import encode, format_time
+from filemailbox.policy import Agent
 from filemailbox.spool import Taker
+from filemailbox.volumes import Junk, Outbox
 from mail import bodies
 
 ALICE, MALLORY = 2001, 2003
@@ -64,7 +66,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, ahead: float = 0.0, still: bool = F
     monkeypatch.setattr(time, "time_ns", lambda: now if still else real() + int(ahead * 1e9))
 
 
-HOUR = {"deliver_after": format_time(datetime.now(UTC) + timedelta(hours=1))}
+HOUR: dict[str, Any] = {"deliver_after": format_time(datetime.now(UTC) + timedelta(hours=1))}
 
 
 @pytest.mark.parametrize("text", ["pay 9 to mallory", "pay 1 to bob"], ids=["another text", "the same text"])
@@ -268,3 +270,33 @@ def test_a_new_that_was_exchanged_is_brought_back_over_nothing(root: Path, text:
         got = bodies(bob)
 
     assert sorted(got) == ["one", "two"][: 1 + (text == "two")]
+
+
+def test_what_a_relay_sends_back_replaces_nothing(root: Path) -> None:
+    """A sender that uses an id twice keeps both; sent again, the same is there once."""
+    (root / "bob/outbox").mkdir(mode=0o700, exist_ok=True)
+    outbox = Outbox(Agent(names.address("bob"), str(root)))
+    outbox.open()
+    for text in ("one", "two", "one"):
+        path = drop(root, text)
+        path.rename(root / "bob/outbox" / path.name)
+        outbox.send_back(path.name, "refused")
+    outbox.close()
+
+    assert texts(root, "dead") == ["one", "two"]
+    assert all(path.stem.endswith(",B=1") for path in (root / "bob/dead").iterdir())
+
+
+def test_a_name_that_the_relay_mends_replaces_nothing(root: Path) -> None:
+    """A file without its size in its name, beside one of the same id that has it."""
+    (root / "bob/outbox").mkdir(mode=0o700, exist_ok=True)
+    for text in ("one", "two"):
+        path = drop(root, text)
+        path.rename(root / "bob/outbox" / (path.name if text == "one" else f"{NAME}.json"))
+    outbox = Outbox(Agent(names.address("bob"), str(root)))
+    outbox.open()
+    with pytest.raises(Junk, match="has its id"):
+        outbox.read(f"{NAME}.json")
+    outbox.close()
+
+    assert texts(root, "outbox") == ["one", "two"]

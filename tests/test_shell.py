@@ -997,6 +997,107 @@ def test_a_torn_line_in_the_ledger_hides_none(dash: Shell, alice: Mailbox) -> No
         assert bob.receive() is None
 
 
+# Two messages under one name
+
+
+MET = "20261124T014530.123456789Z-3f9c0a12b4d5"
+
+
+def met(root: Path, text: str, **members: Any) -> Path:
+    """A message in bob's new/ whose sender chose its id."""
+    data = encode(MET, "alice", "bob", text, members)
+    path = root / f"bob/new/{MET},S={len(data)}.json"
+    path.write_bytes(data)
+    return path
+
+
+def test_what_was_put_off_is_not_replaced(shell: Shell) -> None:
+    """The same id, size and due time: another message gets a fresh id, the same one is there once."""
+    due = datetime(2031, 10, 6, 17, 58, 31, 20517, UTC).isoformat()
+    for text in ("one", "two", "one"):
+        met(shell.root, text, deliver_after=due)
+        shell.receive()
+    later = {path.read_bytes().partition(b'"body":')[2][:5]: path.name for path in (shell.root / "bob/later").iterdir()}
+
+    assert set(later) == {b'"one"', b'"two"'}
+    assert later[b'"one"'].split("~")[1].startswith(MET)
+    assert f",N={MET}_S_" in later[b'"two"']
+    assert left(shell.root, "new") == left(shell.root, "dead") == []
+
+
+def test_a_dead_letter_is_not_replaced(shell: Shell) -> None:
+    """As in Python: a fresh id for another one."""
+    for text in ("one", "two", "one"):
+        met(shell.root, text)
+        shell.receive("--", "/bin/sh", "-c", "exit 65")
+    dead = list((shell.root / "bob/dead").glob("*.json"))
+
+    assert sorted(path.read_bytes().partition(b'"body":')[2][:5] for path in dead) == [b'"one"', b'"two"']
+    assert all(path.with_suffix(".why").exists() for path in dead)
+
+
+def test_what_the_dead_held_replaces_nothing_in_later(dash: Shell) -> None:
+    """In the folders of two consumers, recovered while the clock stands still."""
+    shell, date = dash, shutil.which("date")
+    for number, text in enumerate(("one", "two")):
+        folder = shell.root / f"bob/cur/{number:012x}"
+        folder.mkdir()
+        (folder / ".lock").touch()
+        path = met(shell.root, text)
+        path.rename(folder / path.name)
+    still = "echo 20261201T000000.000000000.1796083200"
+    shell.fake("date", f'case $2 in -d) exec {date} "$@" ;; esac\n{still}\n')
+
+    assert sorted(shell.receive("--body", "-n", 2).out.split()) == [b"one", b"two"]
+
+
+def test_what_a_client_reserved_and_left_is_removed(shell: Shell) -> None:
+    """It died between the two steps of a move: an empty file is no dead letter."""
+    (shell.root / f"bob/later/20261124T014530.000000000Z~{MET},S=10.json").touch()
+
+    assert shell.receive().out == b""
+    assert left(shell.root, "later") == left(shell.root, "dead") == []
+
+
+def test_a_retry_that_a_wrong_clock_put_off_comes_back(shell: Shell) -> None:
+    """And one that may wait so long waits."""
+    for text, fields in (("wrong", ",A=2"), ("asked for", ",A=2,W=999999999"), ("deferred", "")):
+        path = met(shell.root, text)
+        path.rename(shell.root / f"bob/later/20310101T000000.000000000Z~{path.stem}{fields}.json")
+    got = shell.receive("--body", "-n", 3).out
+
+    assert got == b"wrong\n"
+    assert len(left(shell.root, "later")) == 2
+
+
+def test_a_deferred_retry_says_how_long_it_waits(in_turn: Shell) -> None:
+    """Else the next look would take it for the work of a wrong clock."""
+    due = datetime(2031, 10, 6, 17, 58, 31, 20517, UTC)
+    path = met(in_turn.root, "x", deliver_after=due.isoformat())
+    path.rename(in_turn.root / f"bob/later/20261124T014530.000000000Z~{path.stem},A=2.json")
+    in_turn.receive()
+    (name,) = left(in_turn.root, "later")
+    parts = names.parse(name.split("~")[1])
+
+    assert parts is not None
+    assert parts.attempt == 2
+    assert abs(parts.wait - (due - datetime.now(UTC)).total_seconds()) < 3600
+    with Mailbox("bob", in_turn.root) as bob:
+        assert bob.receive() is None
+    assert left(in_turn.root, "later") == [name]
+
+
+def test_a_stamp_that_is_to_come_is_noted_as_now(in_turn: Shell) -> None:
+    """Else strangers could make a floor that condemns all keyed mail; and such a floor counts for nothing."""
+    (in_turn.root / "bob/ledger/none-_.jsonl").write_text('{"floor":"99991231T235959.999999999Z"}\n')
+    data = b'{"from":"mallory","key":"k","body":"x"}'
+    (in_turn.root / f"bob/new/99991231T235959.000000000Z-0123456789ab,S={len(data)}.json").write_bytes(data)
+
+    assert in_turn.receive("--body").out == b"x\n"
+    (_, line) = (in_turn.root / "bob/ledger/none-_.jsonl").read_text().splitlines()
+    assert json.loads(line)["sent"] <= names.now()
+
+
 # One consumer among others
 
 

@@ -170,7 +170,7 @@ def _reserve(name: str, source: int, to: str, target: int) -> None:
         try:
             os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=target))
         except OSError as error:  # a full disk must not stop the settling: then nothing lay there a moment ago
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or _lies(to, target):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or lies(to, target):
                 raise
     try:
         os.rename(name, to, src_dir_fd=source, dst_dir_fd=target)
@@ -180,7 +180,8 @@ def _reserve(name: str, source: int, to: str, target: int) -> None:
         raise
 
 
-def _lies(name: str, folder: int) -> bool:
+def lies(name: str, folder: int) -> bool:
+    """Whether anything lies under *name* in an open folder."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

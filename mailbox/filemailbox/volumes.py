@@ -21,7 +21,7 @@ from typing import Final
 from . import names
 from .doorbell import Ringer
 from .errors import Malformed
-from .files import FOLDER, READ, kind, read
+from .files import FOLDER, READ, kind, lies, move, read, same
 from .message import MAX_SIZE, decode
 from .order import is_mail
 from .policy import Agent
@@ -128,7 +128,13 @@ class Outbox:
             parts = names.Name(f"{names.stamp(facts.st_mtime_ns)}-{mark}", stem=names.stem(name))
         # So that nothing can be moved over it while it is carried, and what is removed is what was read.
         ours = str(names.Name(parts.id, len(data), stem=parts.stem))
-        os.rename(name, ours, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        if ours != name:
+            try:
+                move(name, self.folder, ours, self.folder)
+            except FileExistsError:  # two of its own mail in one outbox
+                if not same(name, self.folder, ours, self.folder):
+                    raise Junk("another message in the outbox has its id and its size") from None
+                self.remove(name)
         return self.read(ours, max_size)
 
     def remove(self, name: str) -> None:
@@ -145,8 +151,12 @@ class Outbox:
             size = os.stat(name, dir_fd=self.folder, follow_symlinks=False).st_size
             stem = parts.stem if parts is not None else names.stem(name)
             grave = str(names.Name(id, size, stem=stem)).removesuffix(".json") + ",B=1"
+            if lies(f"{grave}.json", dead):
+                if same(name, self.folder, f"{grave}.json", dead):
+                    return self.remove(name)  # sent again, and refused again
+                grave = names.another(f"{grave}.json").removesuffix(".json") + ",B=1"
             _explain(dead, f"{grave}.why", why)
-            os.rename(name, f"{grave}.json", src_dir_fd=self.folder, dst_dir_fd=dead)
+            move(name, self.folder, f"{grave}.json", dead)
         except FileNotFoundError:
             pass  # taken back by its sender
         finally:
