@@ -17,12 +17,15 @@ from typing import Final, NoReturn
 from . import log, names
 from .errors import NotHeld, Storage, quoted, storage
 from .files import FOLDER, NOREPLACE, close, kind, listing, rename
+from .junk import mail_in
 from .locks import Lock
 from .names import Address
 from .root import REPLACED, Root, adopt
 
 STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
 """What the kernel says of a file that cannot be moved, though the folder is ours: a mount point, or chattr +i."""
+
+_TOLD: Final = 100  # things left alone that are named in the log
 
 
 class Folders(dict[str, int]):
@@ -48,12 +51,16 @@ class Folders(dict[str, int]):
         self.told.clear()
 
     def leave(self, text: str, what: str, error: OSError, where: str = "new") -> None:
-        """It stays where it is, and is no mail. Said once."""
-        if text not in self.told:
-            self.told.add(text)
+        """It stays where it is, and is no mail. Said once, and of the first hundred only."""
+        if text in self.told:
+            return
+        self.told.add(text)
+        if len(self.told) <= _TOLD:
             log.warning(
                 "%s in the %s/ of %s is left alone: %s (%s)", quoted(text), where, self.address, what, error.strerror
             )
+        elif len(self.told) == _TOLD + 1:
+            log.warning("more is left alone in the box %s: `mailbox doctor` counts it", self.address)
 
 
 class Place:
@@ -259,8 +266,8 @@ class Place:
 
 
 def move_all(old: str, new: str) -> None:
-    """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
-    for name in sorted(os.listdir(old)):  # in the order in which they are to be claimed
+    """Move the mail in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
+    for name in mail_in(old):  # in the order in which they are to be claimed; junk stays behind
         target = f"{new}/{name}"
         with contextlib.suppress(FileNotFoundError):  # somebody was faster
             try:

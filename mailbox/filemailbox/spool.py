@@ -25,9 +25,10 @@ from . import log, names, replies
 from .errors import NotHeld, Storage, Telling, quoted, storage
 from .files import READ, alone, close, kind, listing, put_back, read
 from .graves import Graves
+from .junk import MANY, Aside, is_crowded, leave_behind
 from .names import Address, Name
 from .odd import SHARE, Odd, is_denied
-from .order import Order
+from .order import Order, is_mail
 from .place import STUCK, Place
 from .root import Root
 from .rules import Rules
@@ -42,6 +43,8 @@ _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
 _TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
 _LEFT_ALONE: Final = 60.0  # seconds for which it is left alone then
+_PART: Final = 20  # of the time: so much of it a look that finds nothing may take, and what is done about junk
+_SHORT: Final = 256  # names in a listing up to which it costs nothing to speak of
 _LEASED: Final = 1_000_000_000  # nanoseconds until a file that its writer has a lease on is tried again
 
 Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
@@ -76,8 +79,19 @@ class Taker(Place):
         self._dropped: dict[str, bool] = {}
         self._unread: set[str] = set()  # what was put into later/ before it was judged
         self._passed: set[str] = set()
+        self._asides: list[Aside] = []
+        self._crowded = False  # much of the listing before was not to be had
+        self._behind: list[str] = []  # what of it may be odd, and was not looked at
+        self._in_vain = 0  # names of the batch that came to nothing
+        self._room_at = 0.0  # when junk may be left behind again
+        self._listing_took = 0.0
         self._round_at = 0.0
         self._sweep_at = 0.0
+
+    def _let_go(self) -> None:
+        for aside in self._asides:
+            aside.close()
+        super()._let_go()
 
     # Claiming
 
@@ -159,26 +173,60 @@ class Taker(Place):
         if listed and not self._held_back:
             return False
         odd = self._odd
-        odd.until = 0.0
+        if self._crowded or self._asides:
+            self._make_room()
+        started = time.monotonic()
         clock = names.now()  # before the listing
-        waiting = listing(self._new)
+        waiting = seen = listing(self._new)
         if not waiting:
+            odd.look(waiting)
             odd.unfinished.clear()
             self._suspects.clear()
             self._held_back = False
+            self._listing_took, self._crowded = 0.0, False
             return False
+        if odd.unfinished or odd.told or odd.left or odd.spent or len(seen) > _SHORT:
+            waiting = odd.look(waiting)
         if self._passed:
             waiting = self._unpassed(waiting)
         if self._suspects:
             self._suspects.intersection_update(waiting)
-        if odd.unfinished or odd.told:
-            odd.forget(waiting)
         batch, self._held_back = self._order.sift(waiting, clock, odd.when)
         if self._failing:
             batch = [name for name in batch if not self._is_left_alone(name)]
         batch.reverse()
+        if len(seen) > _SHORT:
+            self._listing_took = time.monotonic() - started
+            self._crowded = len(seen) - len(batch) > MANY or self._in_vain > MANY
+        else:
+            self._listing_took, self._crowded = 0.0, False
+        self._in_vain, self._behind = 0, []
         self._batch = batch  # only now: other threads pop from it
         return bool(batch) or self._held_back
+
+    def cost(self) -> float:
+        """How many seconds the last look took, where much lies there that is not to be had."""
+        return self._listing_took + self._odd.spent
+
+    def _make_room(self) -> None:
+        """Leave junk behind, in a folder that is `new/` no more; and go on with moving over what may be mail there."""
+        started = time.monotonic()
+        for aside in self._asides[:]:
+            if aside.empty(self._new, started + SHARE):
+                self._asides.remove(aside)
+        if not self._crowded or started < self._room_at or not all(aside.settled for aside in self._asides):
+            return
+        if is_crowded(self._new):
+            odd = {*self._odd.unfinished, *self._odd.left, *self._behind}
+            aside = leave_behind(self._box, self._new, odd)
+            if aside is not None:
+                self._asides.append(aside)
+                sweep_at = self._sweep_at
+                self._exchange_new(self._identify())
+                self._sweep_at = sweep_at  # the old one is ours to empty
+                log.warning("there was too much junk in the new/ of %s: it was left behind", self.address)
+        now = time.monotonic()
+        self._room_at = now + max(1.0, _PART * (now - started))
 
     def _unpassed(self, listed: list[str]) -> list[str]:
         """Without those that we have looked at and do not want."""
@@ -196,6 +244,13 @@ class Taker(Place):
         text = self._batch.pop()
         plain = _PLAIN(text)
         if plain is None or self._suspects or self.wants is not None:
+            if plain is None and not is_mail(text):
+                self._in_vain += 1
+                return None
+            if self._odd.is_over and (plain is None or not self._odd.is_whole(text, int(plain[1]))):
+                self._in_vain += 1  # none of the rest is opened before the mail behind it: the next look finds it again
+                self._behind.append(text)
+                return None
             return self._claim_with_care(text)
         try:
             os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
@@ -231,8 +286,13 @@ class Taker(Place):
 
         Where the disk fails us it stays the first of the batch: what is behind it may be later.
         """
+        started = time.monotonic()
         try:
-            return self._look_first(text) if not in_vain or self._unclaim(text) else None
+            claim = self._look_first(text) if not in_vain or self._unclaim(text) else None
+            if claim is None:
+                self._in_vain += 1
+                self._odd.spent += time.monotonic() - started
+            return claim
         except OSError as error:
             if self._is_first_again(text, error):
                 self._batch.append(text)
@@ -275,7 +335,7 @@ class Taker(Place):
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._odd.unmoved(text, error)
+            self._odd.unmoved(text, error, facts)
             return None
         finally:
             close(file)
@@ -468,6 +528,7 @@ class Taker(Place):
 
     def _exchange_new(self, identity: tuple[tuple[int, int], ...]) -> None:
         super()._exchange_new(identity)
+        self._odd.other_folder()
         self._sweep_at = 0.0  # whoever exchanged it may have been killed on the way
 
     def _list_later(self) -> None:
@@ -475,7 +536,7 @@ class Taker(Place):
         if self._unread:
             self._unread.intersection_update(waiting)
         if self._passed or self._failing:
-            here = [*waiting, *listing(self._folders["new"])]
+            here = {*waiting, *listing(self._folders["new"])}
             self._passed.intersection_update(here)
             self._failing = {name: tries for name, tries in self._failing.items() if name in here}
             waiting = [name for name in self._unpassed(waiting) if not self._is_left_alone(name)]
