@@ -24,9 +24,14 @@ STILL: Final = 5.0
 """Seconds for which a file that is not whole must not have changed before it is a dead letter."""
 
 SHARE: Final = 0.02
-"""Seconds of a look that may go into odd files: mail comes first."""
+"""Seconds of a look that may go into odd files: mail comes first. After a look that took them all, the next ones take
+none, so that it is a twentieth of the time."""
+
+PART: Final = 20
+"""So small a part of the time may go into what is no mail."""
 
 _MANY: Final = 1000  # odd files from which on they are looked at less often
+_DATED: Final = 10_000  # files of a foreign name that one look puts in order by their time
 _FEW: Final = 64  # files left alone of which one look asks whether they have changed
 _TICK: Final = 100_000_000  # nanoseconds: a file changed this lately may change again under the same ctime
 _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
@@ -35,7 +40,7 @@ _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errn
 class Odd:
     """What is odd in the `new/` of a box, as one consumer has come to know it."""
 
-    __slots__ = ("_folders", "_graves", "_max_size", "_stamps", "_turn", "left", "spent", "told", "unfinished")
+    __slots__ = ("_dated", "_folders", "_graves", "_max_size", "_rests_until", "_stamps", "_turn", "left", "spent", "told", "unfinished")
 
     def __init__(self, folders: Folders, graves: Graves, max_size: int) -> None:
         self._folders, self._graves, self._max_size = folders, graves, max_size
@@ -47,11 +52,15 @@ class Odd:
         self.spent = 0.0
         """Seconds of this look that went into odd files."""
         self._stamps: dict[str, str] = {}  # foreign name → the stamp of its mtime
-        self._turn = 0
+        self._turn = self._dated = 0
+        self._rests_until = 0.0
 
     def look(self, waiting: list[str]) -> list[str]:
         """Begin a look: what of the names that are *waiting* is worth one. What has gone is forgotten."""
+        if self.spent > SHARE:
+            self._rests_until = time.monotonic() + PART * self.spent
         self.spent = 0.0
+        self._dated = 0
         self._turn += 1
         if len(self.unfinished) + len(self.told) + len(self.left) + len(self._stamps) > 2 * len(waiting) + _MANY:
             here = set(waiting)
@@ -94,8 +103,8 @@ class Odd:
 
     @property
     def is_over(self) -> bool:
-        """Whether enough of this look went into odd files: the rest has its turn in the next."""
-        return self.spent > SHARE
+        """Whether enough of this look went into odd files: the rest has its turn in one of the next."""
+        return self.spent > SHARE or time.monotonic() < self._rests_until
 
     def is_whole(self, text: str, size: int) -> bool:
         """Whether a file looks like mail of that size from outside: nothing is opened."""
@@ -107,6 +116,8 @@ class Odd:
 
     def when(self, text: str) -> str | None:
         """The stamp of its mtime. None where it is gone, or not worth another look yet."""
+        if self._dated >= _DATED:
+            return self._stamps.get(text)  # the others have their turn in one of the next looks
         many = max(len(self.unfinished), len(self._stamps))
         if many > _MANY:  # then one look asks for so many of what is not whole, and for what is new
             if text in self.unfinished:
@@ -114,6 +125,7 @@ class Odd:
                     return None
             elif (known := self._stamps.get(text)) is not None:
                 return known
+        self._dated += 1
         try:
             facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
         except FileNotFoundError:

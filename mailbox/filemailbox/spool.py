@@ -27,8 +27,8 @@ from .files import READ, alone, close, kind, listing, put_back, read
 from .graves import Graves
 from .junk import MANY, Aside, is_crowded, leave_behind
 from .names import Address, Name
-from .odd import SHARE, Odd, is_denied
-from .order import Order, is_mail
+from .odd import PART, SHARE, Odd, is_denied
+from .order import Order, is_foreign, is_mail
 from .place import STUCK, Place
 from .root import Root
 from .rules import Rules
@@ -43,7 +43,6 @@ _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
 _TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
 _LEFT_ALONE: Final = 60.0  # seconds for which it is left alone then
-_PART: Final = 20  # of the time: so much of it a look that finds nothing may take, and what is done about junk
 _SHORT: Final = 256  # names in a listing up to which it costs nothing to speak of
 _LEASED: Final = 1_000_000_000  # nanoseconds until a file that its writer has a lease on is tried again
 
@@ -80,10 +79,13 @@ class Taker(Place):
         self._unread: set[str] = set()  # what was put into later/ before it was judged
         self._passed: set[str] = set()
         self._asides: list[Aside] = []
-        self._crowded = False  # much of the listing before was not to be had
-        self._behind: list[str] = []  # what of it may be odd, and was not looked at
+        self._short = True  # the listing before: there is room for more
+        self._seen: list[str] = []  # in the listing before, where much of it was not to be had
+        self._behind: set[str] = set()  # what of it may be odd, and was not looked at
+        self._before: set[str] = set()  # the same, of the listing before that
         self._in_vain = 0  # names of the batch that came to nothing
-        self._room_at = 0.0  # when junk may be left behind again
+        self._room_at = 0.0  # when something may be done about junk again
+        self._exchange_at = 0.0  # when it may be left behind again
         self._listing_took = 0.0
         self._round_at = 0.0
         self._sweep_at = 0.0
@@ -173,7 +175,7 @@ class Taker(Place):
         if listed and not self._held_back:
             return False
         odd = self._odd
-        if self._crowded or self._asides:
+        if self._seen or self._asides:
             self._make_room()
         started = time.monotonic()
         clock = names.now()  # before the listing
@@ -183,7 +185,7 @@ class Taker(Place):
             odd.unfinished.clear()
             self._suspects.clear()
             self._held_back = False
-            self._listing_took, self._crowded = 0.0, False
+            self._listing_took, self._seen, self._short = 0.0, [], True
             return False
         if odd.unfinished or odd.told or odd.left or odd.spent or len(seen) > _SHORT:
             waiting = odd.look(waiting)
@@ -195,12 +197,13 @@ class Taker(Place):
         if self._failing:
             batch = [name for name in batch if not self._is_left_alone(name)]
         batch.reverse()
+        self._short = len(seen) < MANY
         if len(seen) > _SHORT:
             self._listing_took = time.monotonic() - started
-            self._crowded = len(seen) - len(batch) > MANY or self._in_vain > MANY
+            self._seen = seen if len(seen) - len(batch) > MANY or self._in_vain > MANY else []
         else:
-            self._listing_took, self._crowded = 0.0, False
-        self._in_vain, self._behind = 0, []
+            self._listing_took, self._seen = 0.0, []
+        self._in_vain, self._before, self._behind = 0, self._behind, set()
         self._batch = batch  # only now: other threads pop from it
         return bool(batch) or self._held_back
 
@@ -211,14 +214,18 @@ class Taker(Place):
     def _make_room(self) -> None:
         """Leave junk behind, in a folder that is `new/` no more; and go on with moving over what may be mail there."""
         started = time.monotonic()
-        for aside in self._asides[:]:
+        if started < self._room_at:
+            return
+        for aside in self._asides[:] if self._short else ():
             if aside.empty(self._new, started + SHARE):
                 self._asides.remove(aside)
-        if not self._crowded or started < self._room_at or not all(aside.settled for aside in self._asides):
+        settled = all(aside.settled for aside in self._asides)
+        self._room_at = time.monotonic() + PART * (time.monotonic() - started)
+        if not self._seen or started < self._exchange_at or not settled:
             return
         if is_crowded(self._new):
-            odd = {*self._odd.unfinished, *self._odd.left, *self._behind}
-            aside = leave_behind(self._box, self._new, odd)
+            odd = {*self._odd.unfinished, *self._odd.left, *self._behind, *filter(is_foreign, self._seen)}
+            aside = leave_behind(self._box, self._new, odd)  # what is ours and was held back goes over at once
             if aside is not None:
                 self._asides.append(aside)
                 sweep_at = self._sweep_at
@@ -226,7 +233,7 @@ class Taker(Place):
                 self._sweep_at = sweep_at  # the old one is ours to empty
                 log.warning("there was too much junk in the new/ of %s: it was left behind", self.address)
         now = time.monotonic()
-        self._room_at = now + max(1.0, _PART * (now - started))
+        self._exchange_at = now + max(1.0, PART * (now - started))
 
     def _unpassed(self, listed: list[str]) -> list[str]:
         """Without those that we have looked at and do not want."""
@@ -247,10 +254,12 @@ class Taker(Place):
             if plain is None and not is_mail(text):
                 self._in_vain += 1
                 return None
-            if self._odd.is_over and (plain is None or not self._odd.is_whole(text, int(plain[1]))):
-                self._in_vain += 1  # none of the rest is opened before the mail behind it: the next look finds it again
-                self._behind.append(text)
-                return None
+            if self._odd.is_over:
+                if not self._behind:
+                    self._put_behind([*self._batch, text])
+                    return None
+                if text in self._behind:
+                    return None
             return self._claim_with_care(text)
         try:
             os.rename(text, text, src_dir_fd=self._new, dst_dir_fd=self._mine)
@@ -280,6 +289,20 @@ class Taker(Place):
             if error.errno == errno.EPERM:  # the file is another user's
                 self._read = READ
         return self._claim_with_care(text, in_vain=True)
+
+    def _put_behind(self, rest: list[str]) -> None:
+        """Of the *rest* of the batch open nothing that may be odd before the mail behind it: the next looks do that."""
+        before, is_whole = self._before, self._odd.is_whole
+        batch, behind = [], set()
+        for text in rest:
+            plain = _PLAIN(text)
+            if plain is not None and text not in before and is_whole(text, int(plain[1])):
+                batch.append(text)
+            else:
+                behind.add(text)
+        self._in_vain += len(behind)
+        self._behind = behind
+        self._batch = batch
 
     def _claim_with_care(self, text: str, in_vain: bool = False) -> Claim | None:
         """Claim what may be odd, or was claimed *in vain*: see _look_first().
