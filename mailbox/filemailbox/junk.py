@@ -77,7 +77,7 @@ class Aside:
     __slots__ = ("_mtime", "_old", "_path", "_shut", "_since", "_waiting")
 
     def __init__(self, old: int, path: str, waiting: Iterable[str]) -> None:
-        """*old* is open, and ours to close, *path* its path. *waiting* is moved at leisure: it was no mail when seen."""
+        """*old* is open, and ours to close, *path* its path; *waiting* is moved at leisure: it was no mail then."""
         self._old, self._path, self._since, self._shut, self._mtime = old, path, time.monotonic(), False, 0
         self._waiting = sorted(waiting, reverse=True)
 
@@ -121,8 +121,15 @@ def keep(path: str) -> None:
         os.rename(path, f"{folder}/{KEPT}{name.removeprefix(REPLACED)}")
 
 
+def keep_old(path: str) -> None:
+    """keep(), where whoever has left junk behind there was killed before it could."""
+    facts = os.stat(path, follow_symlinks=False)
+    if stat.S_IMODE(facts.st_mode) == 0o700 and time.time() - facts.st_ctime > _HELD and not mail_in(path):
+        keep(path)
+
+
 def leave_behind(box: str, new: int, seen: Iterable[str]) -> Aside | None:
-    """Put a fresh folder in the place of `new/` of our own *box*; *new* is the old one, open. None where that cannot be.
+    """Put a fresh folder in the place of `new/` of our own *box*. *new* is the old one, open. None where that fails.
 
     *seen* is what the last look has seen there and found to be no mail now. What has come since then is moved over at
     once, in order. Where we die on the way, all comes back as when gc does.
@@ -224,7 +231,9 @@ def owners(found: Iterable[os.stat_result]) -> str:
     counts = Counter(facts.st_uid for facts in found)
     if len(counts) == 1:
         return f"uid {next(iter(counts))}'s"
-    return ", ".join(f"uid {uid}'s: {count}" for uid, count in counts.most_common(4)) + (" …" if len(counts) > 4 else "")
+    return ", ".join(f"uid {uid}'s: {count}" for uid, count in counts.most_common(4)) + (
+        " …" if len(counts) > 4 else ""
+    )
 
 
 def old(folder: int, age: float = AGE) -> list[str]:
@@ -257,7 +266,9 @@ def remove(folder: int, found: Iterable[str]) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            trouble = OSError(error.errno, f"{os.strerror(error.errno or 0)}: {kind(facts.st_mode)} of uid {facts.st_uid}")
+            trouble = OSError(
+                error.errno, f"{os.strerror(error.errno or 0)}: {kind(facts.st_mode)} of uid {facts.st_uid}"
+            )
     if trouble is not None:
         raise trouble
 

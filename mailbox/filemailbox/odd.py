@@ -14,7 +14,7 @@ from typing import Final
 from . import log, names
 from .errors import Malformed, quoted
 from .files import kind, read
-from .graves import Graves
+from .graves import NOTES, Graves
 from .message import decode
 from .names import Name
 from .order import is_mail
@@ -40,7 +40,19 @@ _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errn
 class Odd:
     """What is odd in the `new/` of a box, as one consumer has come to know it."""
 
-    __slots__ = ("_dated", "_folders", "_graves", "_max_size", "_rests_until", "_stamps", "_turn", "left", "spent", "told", "unfinished")
+    __slots__ = (
+        "_dated",
+        "_folders",
+        "_graves",
+        "_max_size",
+        "_rests_until",
+        "_stamps",
+        "_turn",
+        "left",
+        "spent",
+        "told",
+        "unfinished",
+    )
 
     def __init__(self, folders: Folders, graves: Graves, max_size: int) -> None:
         self._folders, self._graves, self._max_size = folders, graves, max_size
@@ -66,7 +78,7 @@ class Odd:
             here = set(waiting)
             for memory in (self.unfinished, self.left, self._stamps):
                 for name in memory.keys() - here:  # other threads may be adding to it
-                    memory.pop(name, None)  # type: ignore[attr-defined]  # of three kinds
+                    memory.pop(name, None)
             self.told &= here
         if not self.left:
             return waiting
@@ -244,8 +256,8 @@ class Odd:
             self._leave(text, f"{what}, and it cannot be removed", error, facts)
             return
         note = str(Name(names.new_id(), stem=names.stem(text)))
-        self._graves.explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}")
-        log.warning("%s in the new/ of %s was removed: %s", quoted(text), self._folders.address, what)
+        if self._graves.explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}", NOTES):
+            log.warning("%s in the new/ of %s was removed: %s", quoted(text), self._folders.address, what)
 
 
 def is_denied(text: str, folder: int, error: OSError) -> bool:

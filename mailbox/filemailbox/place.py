@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 from . import log, names
 from .errors import NotHeld, Storage, quoted, storage
 from .files import FOLDER, NOREPLACE, close, kind, listing, rename
-from .junk import mail_in
+from .junk import keep_old, mail_in
 from .locks import Lock
 from .names import Address
 from .root import REPLACED, Root, adopt
@@ -174,6 +174,7 @@ class Place:
             for name in os.listdir(self._box):
                 if name.startswith(REPLACED):
                     move_all(f"{self._box}/{name}", f"{self._box}/new")
+                    keep_old(f"{self._box}/{name}")
 
     # The folders of consumers
 

@@ -225,9 +225,9 @@ class Taker(Place):
             return
         if is_crowded(self._new):
             odd = {*self._odd.unfinished, *self._odd.left, *self._behind, *filter(is_foreign, self._seen)}
-            aside = leave_behind(self._box, self._new, odd)  # what is ours and was held back goes over at once
-            if aside is not None:
-                self._asides.append(aside)
+            left = leave_behind(self._box, self._new, odd)  # what is ours and was held back goes over at once
+            if left is not None:
+                self._asides.append(left)
                 sweep_at = self._sweep_at
                 self._exchange_new(self._identify())
                 self._sweep_at = sweep_at  # the old one is ours to empty
