@@ -26,15 +26,18 @@ _WANTED_IDLE: Final = 2.0  # % of a core
 
 def hidden(new: str, count: int) -> None:
     """Names that are nobody's mail."""
-    os.mknod(f"{new}/.junk")
-    for number in range(count - 1):
-        os.link(f"{new}/.junk", f"{new}/.junk-{number}")
+    file = f"{new}/../../junk"  # new/ may be another folder at any moment
+    os.mknod(file)
+    for number in range(count):
+        os.link(file, f"{new}/.junk-{number}")
 
 
 def folders(new: str, count: int) -> None:
     """Full folders under names of mail."""
     for number in range(count):
-        os.makedirs(f"{new}/junk-{number}.json/x")
+        folder = f"{new}/../tmp/junk-{number}"
+        os.makedirs(f"{folder}/x")
+        os.rename(folder, f"{new}/junk-{number}.json")
 
 
 _KINDS: Final[dict[str, tuple[Callable[[str, int], None], int]]] = {
