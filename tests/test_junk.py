@@ -188,10 +188,10 @@ def test_what_may_become_mail_is_not_left_behind(
         for n in range(3):
             taken += bodies(bob)
             (new / f"{ahead}-00000000000{n},S=2.json").write_text("{}")
-            bob._consumer._taker._room_at = 0.0
+            bob._consumer._taker._room.room_at = 0.0
         file.write("1}")
     for _ in range(10):
-        bob._consumer._taker._room_at = 0.0
+        bob._consumer._taker._room.room_at = 0.0
         taken += bodies(bob)
 
     assert sorted(map(str, taken)) == ["{'n': 1}", "{}", "{}", "{}"]
@@ -224,7 +224,7 @@ def test_a_file_of_many_names_is_left_behind_with_them(root: Path, new: Path, al
     for n in range(1500):
         os.link(new / "0.json", new / f"{n + 1}.json")
     for n in range(4):
-        bob._consumer._taker._room_at = 0.0
+        bob._consumer._taker._room.room_at = 0.0
         alice.send("bob", n)
         assert bodies(bob) == [n]
 

@@ -51,6 +51,26 @@ Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
 file; and whether it was never read before. A tuple, because it is made for every message."""
 
 
+class _Room:
+    """How much of `new/` is not to be had, and what is done about that.
+
+    Apart from the Taker: with more than thirty attributes, Python reads each of its own more slowly, at each message.
+    """
+
+    __slots__ = ("asides", "before", "behind", "exchange_at", "in_vain", "room_at", "seen", "short", "took")
+
+    def __init__(self) -> None:
+        self.asides: list[Aside] = []
+        self.seen: list[str] = []  # in the listing before, where much of it was not to be had
+        self.behind: set[str] = set()  # what of it may be odd, and was not looked at
+        self.before: set[str] = set()  # the same, of the listing before that
+        self.in_vain = 0  # names of the batch that came to nothing
+        self.room_at = 0.0  # when something may be done about junk again
+        self.exchange_at = 0.0  # when it may be left behind again
+        self.took = 0.0  # seconds, by the last listing, where it was long
+        self.short = True  # the listing before: there is room for more
+
+
 class Taker(Place):
     """One consumer of a box: claims messages, one at a time, and settles them.
 
@@ -78,20 +98,12 @@ class Taker(Place):
         self._dropped: dict[str, bool] = {}
         self._unread: set[str] = set()  # what was put into later/ before it was judged
         self._passed: set[str] = set()
-        self._asides: list[Aside] = []
-        self._short = True  # the listing before: there is room for more
-        self._seen: list[str] = []  # in the listing before, where much of it was not to be had
-        self._behind: set[str] = set()  # what of it may be odd, and was not looked at
-        self._before: set[str] = set()  # the same, of the listing before that
-        self._in_vain = 0  # names of the batch that came to nothing
-        self._room_at = 0.0  # when something may be done about junk again
-        self._exchange_at = 0.0  # when it may be left behind again
-        self._listing_took = 0.0
+        self._room = _Room()
         self._round_at = 0.0
         self._sweep_at = 0.0
 
     def _let_go(self) -> None:
-        for aside in self._asides:
+        for aside in self._room.asides:
             aside.close()
         super()._let_go()
 
@@ -175,7 +187,7 @@ class Taker(Place):
         if listed and not self._held_back:
             return False
         odd = self._odd
-        if self._seen or self._asides:
+        if self._room.seen or self._room.asides:
             self._make_room()
         started = time.monotonic()
         clock = names.now()  # before the listing
@@ -185,7 +197,7 @@ class Taker(Place):
             odd.unfinished.clear()
             self._suspects.clear()
             self._held_back = False
-            self._listing_took, self._seen, self._short = 0.0, [], True
+            self._room.took, self._room.seen, self._room.short = 0.0, [], True
             return False
         if odd.unfinished or odd.told or odd.left or odd.spent or len(seen) > _SHORT:
             waiting = odd.look(waiting)
@@ -197,43 +209,43 @@ class Taker(Place):
         if self._failing:
             batch = [name for name in batch if not self._is_left_alone(name)]
         batch.reverse()
-        self._short = len(seen) < MANY
+        self._room.short = len(seen) < MANY
         if len(seen) > _SHORT:
-            self._listing_took = time.monotonic() - started
-            self._seen = seen if len(seen) - len(batch) > MANY or self._in_vain > MANY else []
+            self._room.took = time.monotonic() - started
+            self._room.seen = seen if len(seen) - len(batch) > MANY or self._room.in_vain > MANY else []
         else:
-            self._listing_took, self._seen = 0.0, []
-        self._in_vain, self._before, self._behind = 0, self._behind, set()
+            self._room.took, self._room.seen = 0.0, []
+        self._room.in_vain, self._room.before, self._room.behind = 0, self._room.behind, set()
         self._batch = batch  # only now: other threads pop from it
         return bool(batch) or self._held_back
 
     def cost(self) -> float:
         """How many seconds the last look took, where much lies there that is not to be had."""
-        return self._listing_took + self._odd.spent
+        return self._room.took + self._odd.spent
 
     def _make_room(self) -> None:
         """Leave junk behind, in a folder that is `new/` no more; and go on with moving over what may be mail there."""
         started = time.monotonic()
-        if started < self._room_at:
+        if started < self._room.room_at:
             return
-        for aside in self._asides[:] if self._short else ():
+        for aside in self._room.asides[:] if self._room.short else ():
             if aside.empty(self._new, started + SHARE):
-                self._asides.remove(aside)
-        settled = all(aside.settled for aside in self._asides)
-        self._room_at = time.monotonic() + PART * (time.monotonic() - started)
-        if not self._seen or started < self._exchange_at or not settled:
+                self._room.asides.remove(aside)
+        settled = all(aside.settled for aside in self._room.asides)
+        self._room.room_at = time.monotonic() + PART * (time.monotonic() - started)
+        if not self._room.seen or started < self._room.exchange_at or not settled:
             return
         if is_crowded(self._new):
-            odd = {*self._odd.unfinished, *self._odd.left, *self._behind, *filter(is_foreign, self._seen)}
+            odd = {*self._odd.unfinished, *self._odd.left, *self._room.behind, *filter(is_foreign, self._room.seen)}
             left = leave_behind(self._box, self._new, odd)  # what is ours and was held back goes over at once
             if left is not None:
-                self._asides.append(left)
+                self._room.asides.append(left)
                 sweep_at = self._sweep_at
                 self._exchange_new(self._identify())
                 self._sweep_at = sweep_at  # the old one is ours to empty
                 log.warning("there was too much junk in the new/ of %s: it was left behind", self.address)
         now = time.monotonic()
-        self._exchange_at = now + max(1.0, PART * (now - started))
+        self._room.exchange_at = now + max(1.0, PART * (now - started))
 
     def _unpassed(self, listed: list[str]) -> list[str]:
         """Without those that we have looked at and do not want."""
@@ -252,13 +264,13 @@ class Taker(Place):
         plain = _PLAIN(text)
         if plain is None or self._suspects or self.wants is not None:
             if plain is None and not is_mail(text):
-                self._in_vain += 1
+                self._room.in_vain += 1
                 return None
             if self._odd.is_over:
-                if not self._behind:
+                if not self._room.behind:
                     self._put_behind([*self._batch, text])
                     return None
-                if text in self._behind:
+                if text in self._room.behind:
                     return None
             return self._claim_with_care(text)
         try:
@@ -292,7 +304,7 @@ class Taker(Place):
 
     def _put_behind(self, rest: list[str]) -> None:
         """Of the *rest* of the batch open nothing that may be odd before the mail behind it: the next looks do that."""
-        before, is_whole = self._before, self._odd.is_whole
+        before, is_whole = self._room.before, self._odd.is_whole
         batch, behind = [], set()
         for text in rest:
             plain = _PLAIN(text)
@@ -300,8 +312,8 @@ class Taker(Place):
                 batch.append(text)
             else:
                 behind.add(text)
-        self._in_vain += len(behind)
-        self._behind = behind
+        self._room.in_vain += len(behind)
+        self._room.behind = behind
         self._batch = batch
 
     def _claim_with_care(self, text: str, in_vain: bool = False) -> Claim | None:
@@ -313,7 +325,7 @@ class Taker(Place):
         try:
             claim = self._look_first(text) if not in_vain or self._unclaim(text) else None
             if claim is None:
-                self._in_vain += 1
+                self._room.in_vain += 1
                 self._odd.spent += time.monotonic() - started
             return claim
         except OSError as error:
