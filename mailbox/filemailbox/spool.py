@@ -209,13 +209,15 @@ class Taker(Place):
         if self._failing:
             batch = [name for name in batch if not self._is_left_alone(name)]
         batch.reverse()
-        self._room.short = len(seen) < MANY
+        room = self._room
         if len(seen) > _SHORT:
-            self._room.took = time.monotonic() - started
-            self._room.seen = seen if len(seen) - len(batch) > MANY or self._room.in_vain > MANY else []
-        else:
-            self._room.took, self._room.seen = 0.0, []
-        self._room.in_vain, self._room.before, self._room.behind = 0, self._room.behind, set()
+            room.short = len(seen) < MANY
+            room.took = time.monotonic() - started
+            room.seen = seen if len(seen) - len(batch) > MANY or room.in_vain > MANY else []
+        elif room.took:
+            room.took, room.seen, room.short = 0.0, [], True
+        if room.in_vain or room.before:
+            room.in_vain, room.before, room.behind = 0, room.behind, set()
         self._batch = batch  # only now: other threads pop from it
         return bool(batch) or self._held_back
 
