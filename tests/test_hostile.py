@@ -80,10 +80,15 @@ class Listening:
         except BaseException as error:  # noqa: BLE001  # that is what is tried
             self.failed = error
 
-    def wait_for(self, body: str) -> None:
+    def wait_for(self, body: str, patience: float = WATCHDOG) -> None:
         """Wait until this good mail has come; what else came is kept."""
+        sent = time.monotonic()
         while True:
-            message = self.heard.get(timeout=WATCHDOG)
+            try:
+                message = self.heard.get(timeout=patience)
+            except queue.Empty:
+                took = time.monotonic() - sent
+                raise AssertionError(f"the message {body!r} has not come in {took:.1f} s") from None
             if message.body == body:
                 return
             self.strange.append(message.body)
@@ -209,8 +214,10 @@ def memory() -> Iterator[Path]:
         yield Path(folder) / "mail"
 
 
-def test_half_a_million_files_of_junk_stop_no_mail(memory: Path, soon: None) -> None:
-    """Names that are nobody's, half-written files, wrong sizes, links. Fewer, but in CI."""
+def test_half_a_million_files_of_junk_stop_no_mail(
+    memory: Path, soon: None, record_property: Callable[[str, object], None]
+) -> None:
+    """Names that are nobody's, half-written files, wrong sizes, links. Fewer, but in CI. It says how long mail took."""
     new = f"{memory}/bob/new"
     for n in range(JUNK // 10):
         for junk in range(6):
@@ -221,8 +228,12 @@ def test_half_a_million_files_of_junk_stop_no_mail(memory: Path, soon: None) -> 
         os.symlink("x", f"{new}/link-{n}.json")
     with Mailbox("alice", memory, durable=False) as alice, Listening(memory) as listening:
         for body in ("first", "second", "third"):
+            sent = time.monotonic()
             alice.send("bob", body)
-            listening.wait_for(body)
+            listening.wait_for(body, 6 * WATCHDOG)
+            took = time.monotonic() - sent
+            record_property(body, took)
+            print(f"behind {JUNK} files of junk the {body} message took {took * 1e3:.1f} ms")
         assert listening.strange == []
 
 

@@ -14,6 +14,7 @@ FLOORS = [
     {"names"},
     {"message", "bodies", "policy", "order", "files", "chain", "locks", "inotify", "mounts"},
     {"doorbell", "root", "rules", "seal"},
+    {"junk"},
     {"ledger", "replies", "wake", "keys", "groups", "audit", "volumes", "carried", "place"},
     {"deliver", "graves", "trust", "status", "notify", "handlers"},
     {"odd"},

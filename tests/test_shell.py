@@ -1348,6 +1348,23 @@ def test_what_is_no_mail_keeps_nobody(
     assert [text.splitlines()[0] for text in notes(in_turn.root)] == [note]
 
 
+def test_a_flood_of_what_is_no_file_costs_a_look_a_hundred_tries(dash: Shell, alice: Mailbox) -> None:
+    """Full folders under names of mail: the mail comes before any of them, and they are not tried all at once."""
+    tries = dash.root / "tries"
+    dash.allow("sh")
+    dash.fake("rmdir", f"ls {dash.root}/bob/new | grep -c S= >>{tries}; exit 1\n")
+    for n in range(250):
+        (dash.root / f"bob/new/{n:03d}.json/x").mkdir(parents=True)
+    dash.allow("ls")
+    dash.allow("grep")
+    alice.send("bob", "good")
+
+    assert dash.receive("--body", "-n", 9).out == b"good\n"
+    assert tries.read_text().split() == ["0"] * len(tries.read_text().split())
+    assert 0 < len(tries.read_text().split()) <= 200
+    assert len(list((dash.root / "bob/new").iterdir())) == 250
+
+
 def test_what_is_not_whole_yet_is_left_alone(shell: Shell, alice: Mailbox) -> None:
     """Half a foreign file, a size that is not that of the name, a second link: somebody may still be at work on it."""
     drop(shell.root, "half.json", '{"from":"x","bo')

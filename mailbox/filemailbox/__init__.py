@@ -17,6 +17,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     inotify     the kernel's word that something has come
     doorbell    the Unix socket: ring, hear
     root        the volume and its boxes: made, found, removed
+    junk        what in new/ never is mail, and how it is left behind
     rules       how a consumer handles what goes wrong
     seal        seal, open, sign, verify: pure                          (the only user of nacl)
     keys        keys and pins

@@ -19,7 +19,7 @@ from .handlers import Handler, Handlers
 from .listener import Listener, Slots
 from .message import Message
 from .replies import Reply
-from .wake import QUIET, Sleepers, Wake
+from .wake import Sleepers, Wake
 
 T = TypeVar("T")
 
@@ -304,7 +304,7 @@ async def _take(taking_one: Callable[[], Message[Any] | None]) -> Message[Any] |
 async def _sleep(wake: Wake, longest: float, heard: int, empty: int = 0) -> bool:
     """wake.wait(), in the loop: whether something woke us."""
     if wake.flooded(empty):
-        await asyncio.sleep(QUIET)
+        await asyncio.sleep(wake.quiet)
     loop = asyncio.get_running_loop()
     rung: asyncio.Future[bool] = loop.create_future()
     # Not asyncio.wait_for: on Python 3.11 it swallows a cancellation that comes with the wake-up.

@@ -168,6 +168,7 @@ class Mailbox:
 
             vars(self).setdefault("_waking", Wake(self._path, self._rules.rescan))
             assert self._waking is not None
+            self._waking.cost = lambda: self._taking.cost() if self._taking is not None else 0.0
         return self._waking
 
     @property

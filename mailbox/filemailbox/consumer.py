@@ -46,6 +46,7 @@ class Consumer:
         """Whether the last one taken was not judged before: it came from `new/`, and should have been announced."""
         self.close = self._taker.close
         self.next_due = self._taker.next_due
+        self.cost = self._taker.cost
         self.requeue = self._taker.requeue
         self.purge = self._taker.purge
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from . import names
-from .errors import Malformed
+from . import junk, names
+from .errors import Malformed, quoted
 from .files import FOLDER, READ, close, listing, read
+from .junk import KEPT
 from .message import MAX_SIZE, decode, parse_time, time_ns
 from .mounts import Mount, mount_of
 from .names import Address
 from .order import is_mail
-from .root import FOLDERS, MARKER, OUTBOX, Root, mend
+from .root import FOLDERS, MARKER, OUTBOX, REPLACED, Root, mend
 from .roster import Standing, standing
 from .spool import LONGEST, is_too_late
 from .sweep import leftovers
@@ -451,17 +452,27 @@ def _listeners(now: Standing) -> Iterator[Finding]:
 
 
 def _unmailed(root: Root, name: Address) -> Iterator[Finding]:
-    """What lies in new/ and is nobody's business."""
+    """What lies in new/ and is nobody's business, and what was left behind in folders that were new/."""
+    box = root.box(name)
     with contextlib.suppress(OSError):
-        odd = [each for each in os.listdir(f"{root.box(name)}/new") if not is_mail(each)]
-        if odd:
-            yield Finding(
-                "note",
-                name,
-                f"{'files' if len(odd) > 1 else 'a file'} in new/ that nobody takes: {', '.join(sorted(odd)[:3])}"
-                + (" …" if len(odd) > 3 else ""),
-                "mail is called *.json, and does not begin with a dot",
-            )
+        kept = sorted(each for each in os.listdir(box) if each.startswith((REPLACED, KEPT)))
+        for place in ("new", *kept):
+            with contextlib.suppress(OSError):
+                folder = os.open(f"{box}/{place}", FOLDER)
+                try:
+                    odd = sorted(junk.lying(folder), key=lambda each: each[0])
+                finally:
+                    os.close(folder)
+                if odd:
+                    shown = ", ".join(quoted(each) for each, _ in odd[:3]) + (" …" if len(odd) > 3 else "")
+                    yield Finding(
+                        "note" if place == "new" and len(odd) <= junk.MANY else "warning",
+                        name,
+                        f"{f'{len(odd)} things' if len(odd) > 1 else 'something'} in {place}/ that nobody takes, "
+                        f"{junk.owners(facts for _, facts in odd)}: {shown}",
+                        "mail is called *.json, and does not begin with a dot; `mailbox gc` removes the rest after 36 "
+                        "hours, but for full folders of other uids: only they, or root, can take these away",
+                    )
 
 
 def _outbox(root: Root, name: Address) -> Iterator[Finding]:

@@ -1,27 +1,43 @@
 """Dead letters: the file untouched in `dead/`, and beside it, in a `.why`, the reason, for a person to read.
 
-The reason is written first and is best effort; the dead letter is not. None is ever written over by another.
+The reason is written first and is best effort; the dead letter is not. None is ever written over by another. A note
+costs the owner of the box a block of its disk, and anybody can be the cause of one: so there are so many, and then one
+file that counts the rest.
 """
 
 import contextlib
 import os
 import time
+from typing import Final
 
 from . import log, names
 from .errors import quoted
-from .files import FOLDER, close, move, same
+from .files import FOLDER, READ, close, listing, move, same
 from .names import Name
 from .place import Folders, file_away
 from .root import adopt
+
+NOTES: Final = 1000
+"""How many notes may lie in `dead/` before what was never mail gets none of its own."""
+
+LETTERS: Final = 10_000
+"""The same, for messages that were claimed."""
+
+REST: Final = "rest.why"
+"""The note that counts those without one."""
+
+_RECOUNT: Final = 60.0  # seconds after which it is asked again how many there are
 
 
 class Graves:
     """The dead letters of one box."""
 
-    __slots__ = ("_folders",)
+    __slots__ = ("_counted_at", "_folders", "_notes")
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
+        self._notes = 0
+        self._counted_at = 0.0
 
     def bury(self, name: str, folder: int, reason: str, detail: str) -> None:
         """Bury what was claimed, and lies in our *folder*. Raises OSError where it cannot be moved.
@@ -49,10 +65,11 @@ class Graves:
         """
         name = names.parse(text)
         grave = self._grave(str(Name(name.id, size) if name else Name(names.new_id(), size, stem=names.stem(text))))
-        self.explain(grave, reason, f"its name was {quoted(text)}")
+        noted = self.explain(grave, reason, f"its name was {quoted(text)}", NOTES)
         try:
             move(text, self._folders["new"], grave, self._folders["dead"])
-            log.warning("dead letter %s in the box %s: %s", grave, self._folders.address, reason)
+            if noted:
+                log.warning("dead letter %s in the box %s: %s", grave, self._folders.address, reason)
         except FileExistsError:
             return  # another consumer has just buried one of that name: the next look finds this one again
         except OSError as error:
@@ -90,8 +107,15 @@ class Graves:
         with contextlib.suppress(OSError):
             os.unlink(_why(text), dir_fd=self._folders["dead"])
 
-    def explain(self, grave: str, reason: str, detail: str) -> None:
-        """Write the `.why`. Best effort: a full disk must not stop the settling."""
+    def explain(self, grave: str, reason: str, detail: str, most: int = LETTERS) -> bool:
+        """Write the `.why`, where there are not *most* already. Best effort: a full disk must not stop the settling.
+
+        Returns whether it has one of its own, or should have.
+        """
+        if not self._has_room(most):
+            self._count_rest(reason)
+            return False
+        self._notes += 1
         text = f"{reason}\n" + (f"\n{detail.rstrip()}\n" if detail else "")
         path = f"{self._folders.box}/dead/{_why(grave)}"
         try:
@@ -108,6 +132,40 @@ class Graves:
             adopt(path, self._folders.box)
         except OSError as error:
             log.warning("cannot write %s: %s", path, error.strerror)
+        return True
+
+    def _has_room(self, most: int) -> bool:
+        """Whether there are fewer notes than *most*. They are counted at first, and when there were enough."""
+        now = time.monotonic()
+        if not self._counted_at or (self._notes >= most and now >= self._counted_at + _RECOUNT):
+            with contextlib.suppress(OSError):
+                self._notes = sum(name.endswith(".why") for name in listing(self._folders["dead"]))
+            self._counted_at = now + 20 * (time.monotonic() - now)
+        return self._notes < most
+
+    def _count_rest(self, reason: str) -> None:
+        """Count what gets no note of its own. Best effort, and not exact where several consumers do it at once."""
+        dead = self._folders["dead"]
+        try:
+            file = os.open(REST, READ | os.O_RDWR | os.O_CREAT, 0o600, dir_fd=dead)
+        except OSError as error:
+            log.warning("cannot write %s/dead/%s: %s", self._folders.box, REST, error.strerror)
+            return
+        try:
+            said = os.read(file, 20).split(b" ", 1)[0]
+            count = int(said) + 1 if said.isdigit() else 1
+            text = (
+                f"{count} more were removed or are dead letters without a note of their own\n\nthe latest: {reason}\n"
+            )
+            os.truncate(file, os.pwrite(file, text.encode("utf-8", "backslashreplace"), 0))
+            if count == 1:
+                adopt(f"{self._folders.box}/dead/{REST}", self._folders.box)
+        except OSError as error:
+            log.warning("cannot write %s/dead/%s: %s", self._folders.box, REST, error.strerror)
+        finally:
+            close(file)
+        if count & (count - 1) == 0:  # told less and less often
+            log.warning("%d more in the box %s got no note of their own: %s", count, self._folders.address, reason)
 
     def _grave(self, name: str) -> str:
         """*name*, or, where a dead letter lies under it already, one with a fresh id."""

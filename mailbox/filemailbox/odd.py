@@ -14,7 +14,7 @@ from typing import Final
 from . import log, names
 from .errors import Malformed, quoted
 from .files import kind, read
-from .graves import Graves
+from .graves import NOTES, Graves
 from .message import decode
 from .names import Name
 from .order import is_mail
@@ -23,10 +23,16 @@ from .place import STUCK, Folders
 STILL: Final = 5.0
 """Seconds for which a file that is not whole must not have changed before it is a dead letter."""
 
-SHARE: Final = 1.0
-"""Seconds of a look that may go into taking odd files away: mail comes first."""
+SHARE: Final = 0.02
+"""Seconds of a look that may go into odd files: mail comes first. After a look that took them all, the next ones take
+none, so that it is a twentieth of the time."""
+
+PART: Final = 20
+"""So small a part of the time may go into what is no mail."""
 
 _MANY: Final = 1000  # odd files from which on they are looked at less often
+_DATED: Final = 10_000  # files of a foreign name that one look puts in order by their time
+_FEW: Final = 64  # files left alone of which one look asks whether they have changed
 _TICK: Final = 100_000_000  # nanoseconds: a file changed this lately may change again under the same ctime
 _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 
@@ -34,33 +40,112 @@ _OUR_TROUBLE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errn
 class Odd:
     """What is odd in the `new/` of a box, as one consumer has come to know it."""
 
-    __slots__ = ("_folders", "_graves", "_max_size", "told", "unfinished", "until")
+    __slots__ = (
+        "_dated",
+        "_folders",
+        "_graves",
+        "_max_size",
+        "_rests_until",
+        "_stamps",
+        "_turn",
+        "left",
+        "spent",
+        "told",
+        "unfinished",
+    )
 
     def __init__(self, folders: Folders, graves: Graves, max_size: int) -> None:
         self._folders, self._graves, self._max_size = folders, graves, max_size
         self.told = folders.told
         self.unfinished: dict[str, tuple[int, float, bool]] = {}
         """Name → its ctime, when we first saw that, whether we have looked since it could change unseen."""
-        self.until = 0.0
-        """Until when odd files may be taken away in this look, by the monotonic clock; 0 until there is one."""
+        self.left: dict[str, tuple[int, int]] = {}
+        """What is left alone under a name of mail → its inode and its ctime, when that was decided."""
+        self.spent = 0.0
+        """Seconds of this look that went into odd files."""
+        self._stamps: dict[str, str] = {}  # foreign name → the stamp of its mtime
+        self._turn = self._dated = 0
+        self._rests_until = 0.0
 
-    def forget(self, waiting: list[str]) -> None:
-        """Forget what has gone, where we remember much more than what is *waiting*."""
-        if len(self.unfinished) + len(self.told) > 2 * len(waiting) + _MANY:
+    def look(self, waiting: list[str]) -> list[str]:
+        """Begin a look: what of the names that are *waiting* is worth one. What has gone is forgotten."""
+        if self.spent > SHARE:
+            self._rests_until = time.monotonic() + PART * self.spent
+        self.spent = 0.0
+        self._dated = 0
+        self._turn += 1
+        if len(self.unfinished) + len(self.told) + len(self.left) + len(self._stamps) > 2 * len(waiting) + _MANY:
             here = set(waiting)
-            for name in self.unfinished.keys() - here:  # other threads may be adding to it
-                self.unfinished.pop(name, None)
+            for memory in (self.unfinished, self.left, self._stamps):
+                for name in memory.keys() - here:  # other threads may be adding to it
+                    memory.pop(name, None)
             self.told &= here
+        if not self.left:
+            return waiting
+        turns = len(self.left) // _FEW + 1
+        return [name for name in waiting if name not in self.left or (self._is_due(name, turns) and self._is_new(name))]
+
+    def other_folder(self) -> None:
+        """Another folder is `new/` now: what was left alone lay in the one before."""
+        for memory in (self.unfinished, self.left, self._stamps, self.told):
+            memory.clear()
+
+    def _is_due(self, text: str, turns: int) -> bool:
+        """Whether it is this look's turn to ask for it: each has one in so many looks."""
+        return hash(text) % turns == self._turn % turns
+
+    def _is_new(self, text: str) -> bool:
+        """Whether it is not what was left alone any more. Then that is forgotten."""
+        try:
+            facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if self.left.get(text) == (facts.st_ino, facts.st_ctime_ns):
+            return False
+        self.left.pop(text, None)
+        self.told.discard(text)
+        return True
+
+    def _leave(self, text: str, what: str, error: OSError, facts: os.stat_result | None) -> None:
+        """Leave it alone until it has changed from what *facts* say."""
+        if facts is not None:
+            self.left[text] = facts.st_ino, facts.st_ctime_ns
+            self.unfinished.pop(text, None)
+        self._folders.leave(text, what, error)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether enough of this look went into odd files: the rest has its turn in one of the next."""
+        return self.spent > SHARE or time.monotonic() < self._rests_until
+
+    def is_whole(self, text: str, size: int) -> bool:
+        """Whether a file looks like mail of that size from outside: nothing is opened."""
+        try:
+            facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
+        except OSError:
+            return False
+        return facts.st_size == size and facts.st_nlink == 1 and stat.S_ISREG(facts.st_mode)
 
     def when(self, text: str) -> str | None:
         """The stamp of its mtime. None where it is gone, or not worth another look yet."""
+        if self._dated >= _DATED:
+            return self._stamps.get(text)  # the others have their turn in one of the next looks
+        many = max(len(self.unfinished), len(self._stamps))
+        if many > _MANY:  # then one look asks for so many of what is not whole, and for what is new
+            if text in self.unfinished:
+                if not self._is_due(text, many // _MANY + 1):
+                    return None
+            elif (known := self._stamps.get(text)) is not None:
+                return known
+        self._dated += 1
         try:
             facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
         except FileNotFoundError:
             return None
         if len(self.unfinished) > _MANY and self._as_it_was(text, facts):
             return None
-        return names.stamp(facts.st_mtime_ns)
+        self._stamps[text] = stamp = names.stamp(facts.st_mtime_ns)
+        return stamp
 
     def _as_it_was(self, text: str, facts: os.stat_result) -> bool:
         """Whether it was not whole when we looked last, has not changed since, and not been still for long enough."""
@@ -139,27 +224,26 @@ class Odd:
         else:
             self._dispose(text, f"it is {kind(facts.st_mode)}, not a file", facts)
 
-    def unmoved(self, text: str, error: OSError) -> None:
-        """Leave a file alone that cannot be moved, though the folder is ours. Raises *error* where it is not that."""
+    def unmoved(self, text: str, error: OSError, seen: os.stat_result | None = None) -> None:
+        """Leave a file alone that cannot be moved, though the folder is ours. Raises *error* where it is not that.
+
+        *seen* is what was opened under that name.
+        """
         if error.errno == errno.EACCES:
             facts = os.stat(text, dir_fd=self._folders["new"], follow_symlinks=False)
             if stat.S_ISDIR(facts.st_mode):
                 return  # it was a file when we looked, and is no longer: the next look finds a folder
         if error.errno not in STUCK or os.geteuid() not in (0, os.fstat(self._folders["new"]).st_uid):
             raise error
-        self._folders.leave(text, "it cannot be moved", error)
+        self._leave(text, "it cannot be moved", error, seen)
 
     def _bury(self, text: str, reason: str, facts: os.stat_result) -> None:
-        if self._is_over():
-            return  # the next look finds it again
         self._graves.bury_new(text, reason, facts.st_size)
         self.unfinished.pop(text, None)
 
     def _dispose(self, text: str, what: str, facts: os.stat_result | None) -> None:
         """Take away what can never be mail and has nothing to keep; leave a note. What cannot go is left, said once."""
         new = self._folders["new"]
-        if self._is_over():
-            return  # the next look finds it again
         try:
             target = f" to {quoted(os.readlink(text, dir_fd=new))}" if facts is None and "link" in what else ""
             if facts is not None and stat.S_ISDIR(facts.st_mode):
@@ -169,17 +253,11 @@ class Odd:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._folders.leave(text, f"{what}, and it cannot be removed", error)
+            self._leave(text, f"{what}, and it cannot be removed", error, facts)
             return
         note = str(Name(names.new_id(), stem=names.stem(text)))
-        self._graves.explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}")
-        log.warning("%s in the new/ of %s was removed: %s", quoted(text), self._folders.address, what)
-
-    def _is_over(self) -> bool:
-        """Whether enough of this look went into odd files."""
-        now = time.monotonic()
-        self.until = self.until or now + SHARE
-        return now > self.until
+        if self._graves.explain(note, f"{what}{target}: it was removed", f"its name was {quoted(text)}", NOTES):
+            log.warning("%s in the new/ of %s was removed: %s", quoted(text), self._folders.address, what)
 
 
 def is_denied(text: str, folder: int, error: OSError) -> bool:

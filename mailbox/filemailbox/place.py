@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 from . import log, names
 from .errors import NotHeld, Storage, quoted, storage
 from .files import FOLDER, close, kind, listing, move, same
+from .junk import keep_old, mail_in
 from .locks import Lock
 from .names import Address
 from .root import REPLACED, Root, adopt
@@ -26,6 +27,7 @@ STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
 
 _ALWAYS: Final = names.stamp(0)
 """Due, whatever the clock has been or will be."""
+_TOLD: Final = 100  # things left alone that are named in the log
 
 
 class Folders(dict[str, int]):
@@ -51,12 +53,16 @@ class Folders(dict[str, int]):
         self.told.clear()
 
     def leave(self, text: str, what: str, error: OSError, where: str = "new") -> None:
-        """It stays where it is, and is no mail. Said once."""
-        if text not in self.told:
-            self.told.add(text)
+        """It stays where it is, and is no mail. Said once, and of the first hundred only."""
+        if text in self.told:
+            return
+        self.told.add(text)
+        if len(self.told) <= _TOLD:
             log.warning(
                 "%s in the %s/ of %s is left alone: %s (%s)", quoted(text), where, self.address, what, error.strerror
             )
+        elif len(self.told) == _TOLD + 1:
+            log.warning("more is left alone in the box %s: `mailbox doctor` counts it", self.address)
 
 
 class Place:
@@ -170,6 +176,7 @@ class Place:
             for name in os.listdir(self._box):
                 if name.startswith(REPLACED):
                     move_all(f"{self._box}/{name}", f"{self._box}/new")
+                    keep_old(f"{self._box}/{name}")
 
     # The folders of consumers
 
@@ -283,10 +290,10 @@ def file_away(text: str, folder: int, to: str, target: int) -> str | None:
 
 
 def move_all(old: str, new: str) -> None:
-    """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
+    """Move the mail in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
     source, target = folder_at(old), folder_at(new)
     try:
-        for name in sorted(listing(source)):  # in the order in which they are to be claimed
+        for name in mail_in(old):  # in the order in which they are to be claimed; junk stays behind
             with contextlib.suppress(FileNotFoundError):  # somebody was faster
                 try:
                     move(name, source, name, target)

@@ -25,9 +25,10 @@ from . import log, names, replies
 from .errors import NotHeld, Storage, Telling, quoted, storage
 from .files import NOREPLACE, READ, alone, bare_rename, close, kind, listing, move, put_back, read, same
 from .graves import Graves
+from .junk import MANY, Aside, is_crowded, leave_behind
 from .names import Address, Name
-from .odd import SHARE, Odd, is_denied
-from .order import Order
+from .odd import PART, SHARE, Odd, is_denied
+from .order import Order, is_foreign, is_mail
 from .place import STUCK, Place, file_away
 from .root import Root
 from .rules import BACKOFF, Rules
@@ -45,11 +46,32 @@ _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FOR_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EINTR)  # no one file's
 _TRIES: Final = 8  # how often in a row a file that fails is tried before what is behind it
 _LEFT_ALONE: Final = 60.0  # seconds for which it is left alone then
+_SHORT: Final = 256  # names in a listing up to which it costs nothing to speak of
 _LEASED: Final = 1_000_000_000  # nanoseconds until a file that its writer has a lease on is tried again
 
 Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
 """A message that is ours now: the name of its file in our folder; its bytes, read once; what the kernel says of the
 file; and whether it was never read before. A tuple, because it is made for every message."""
+
+
+class _Room:
+    """How much of `new/` is not to be had, and what is done about that.
+
+    Apart from the Taker: with more than thirty attributes, Python reads each of its own more slowly, at each message.
+    """
+
+    __slots__ = ("asides", "before", "behind", "exchange_at", "in_vain", "room_at", "seen", "short", "took")
+
+    def __init__(self) -> None:
+        self.asides: list[Aside] = []
+        self.seen: list[str] = []  # in the listing before, where much of it was not to be had
+        self.behind: set[str] = set()  # what of it may be odd, and was not looked at
+        self.before: set[str] = set()  # the same, of the listing before that
+        self.in_vain = 0  # names of the batch that came to nothing
+        self.room_at = 0.0  # when something may be done about junk again
+        self.exchange_at = 0.0  # when it may be left behind again
+        self.took = 0.0  # seconds, by the last listing, where it was long
+        self.short = True  # the listing before: there is room for more
 
 
 class Taker(Place):
@@ -80,8 +102,14 @@ class Taker(Place):
         self._dropped: dict[str, bool] = {}
         self._unread: set[str] = set()  # what was put into later/ before it was judged
         self._passed: set[str] = set()
+        self._room = _Room()
         self._round_at = 0.0
         self._sweep_at = 0.0
+
+    def _let_go(self) -> None:
+        for aside in self._room.asides:
+            aside.close()
+        super()._let_go()
 
     # Claiming
 
@@ -163,26 +191,67 @@ class Taker(Place):
         if listed and not self._held_back:
             return False
         odd = self._odd
-        odd.until = 0.0
+        if self._room.seen or self._room.asides:
+            self._make_room()
+        started = time.monotonic()
         clock = names.now()  # before the listing
-        waiting = listing(self._new)
+        waiting = seen = listing(self._new)
         if not waiting:
+            odd.look(waiting)
             odd.unfinished.clear()
             self._suspects.clear()
             self._held_back = False
+            self._room.took, self._room.seen, self._room.short = 0.0, [], True
             return False
+        if odd.unfinished or odd.told or odd.left or odd.spent or len(seen) > _SHORT:
+            waiting = odd.look(waiting)
         if self._passed:
             waiting = self._unpassed(waiting)
         if self._suspects:
             self._suspects.intersection_update(waiting)
-        if odd.unfinished or odd.told:
-            odd.forget(waiting)
         batch, self._held_back = self._order.sift(waiting, clock, odd.when)
         if self._failing:
             batch = [name for name in batch if not self._is_left_alone(name)]
         batch.reverse()
+        room = self._room
+        if len(seen) > _SHORT:
+            room.short = len(seen) < MANY
+            room.took = time.monotonic() - started
+            room.seen = seen if len(seen) - len(batch) > MANY or room.in_vain > MANY else []
+        elif room.took:
+            room.took, room.seen, room.short = 0.0, [], True
+        if room.in_vain or room.before:
+            room.in_vain, room.before, room.behind = 0, room.behind, set()
         self._batch = batch  # only now: other threads pop from it
         return bool(batch) or self._held_back
+
+    def cost(self) -> float:
+        """How many seconds the last look took, where much lies there that is not to be had."""
+        return self._room.took + self._odd.spent
+
+    def _make_room(self) -> None:
+        """Leave junk behind, in a folder that is `new/` no more; and go on with moving over what may be mail there."""
+        started = time.monotonic()
+        if started < self._room.room_at:
+            return
+        for aside in self._room.asides[:] if self._room.short else ():
+            if aside.empty(self._new, started + SHARE):
+                self._room.asides.remove(aside)
+        settled = all(aside.settled for aside in self._room.asides)
+        self._room.room_at = time.monotonic() + PART * (time.monotonic() - started)
+        if not self._room.seen or started < self._room.exchange_at or not settled:
+            return
+        if is_crowded(self._new):
+            odd = {*self._odd.unfinished, *self._odd.left, *self._room.behind, *filter(is_foreign, self._room.seen)}
+            left = leave_behind(self._box, self._new, odd)  # what is ours and was held back goes over at once
+            if left is not None:
+                self._room.asides.append(left)
+                sweep_at = self._sweep_at
+                self._exchange_new(self._identify())
+                self._sweep_at = sweep_at  # the old one is ours to empty
+                log.warning("there was too much junk in the new/ of %s: it was left behind", self.address)
+        now = time.monotonic()
+        self._room.exchange_at = now + max(1.0, PART * (now - started))
 
     def _unpassed(self, listed: list[str]) -> list[str]:
         """Without those that we have looked at and do not want."""
@@ -200,6 +269,15 @@ class Taker(Place):
         text = self._batch.pop()
         plain = _PLAIN(text)
         if plain is None or self._suspects or self.wants is not None:
+            if plain is None and not is_mail(text):
+                self._room.in_vain += 1
+                return None
+            if self._odd.is_over:
+                if not self._room.behind:
+                    self._put_behind([*self._batch, text])
+                    return None
+                if text in self._room.behind:
+                    return None
             return self._claim_with_care(text)
         name = text.encode()
         if self._bare_rename(self._new, name, self._mine, name, NOREPLACE) != 0:  # as another consumer was faster, or
@@ -227,13 +305,32 @@ class Taker(Place):
                 self._read = READ
         return self._claim_with_care(text, in_vain=True)
 
+    def _put_behind(self, rest: list[str]) -> None:
+        """Of the *rest* of the batch open nothing that may be odd before the mail behind it: the next looks do that."""
+        before, is_whole = self._room.before, self._odd.is_whole
+        batch, behind = [], set()
+        for text in rest:
+            plain = _PLAIN(text)
+            if plain is not None and text not in before and is_whole(text, int(plain[1])):
+                batch.append(text)
+            else:
+                behind.add(text)
+        self._room.in_vain += len(behind)
+        self._room.behind = behind
+        self._batch = batch
+
     def _claim_with_care(self, text: str, in_vain: bool = False) -> Claim | None:
         """Claim what may be odd, or was claimed *in vain*: see _look_first().
 
         Where the disk fails us it stays the first of the batch: what is behind it may be later.
         """
+        started = time.monotonic()
         try:
-            return self._look_first(text) if not in_vain or self._unclaim(text) else None
+            claim = self._look_first(text) if not in_vain or self._unclaim(text) else None
+            if claim is None:
+                self._room.in_vain += 1
+                self._odd.spent += time.monotonic() - started
+            return claim
         except OSError as error:
             if self._is_first_again(text, error):
                 self._batch.append(text)
@@ -276,7 +373,7 @@ class Taker(Place):
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._odd.unmoved(text, error)
+            self._odd.unmoved(text, error, facts)
             return None
         finally:
             close(file)
@@ -491,6 +588,7 @@ class Taker(Place):
 
     def _exchange_new(self, identity: tuple[tuple[int, int], ...]) -> None:
         super()._exchange_new(identity)
+        self._odd.other_folder()
         self._sweep_at = 0.0  # whoever exchanged it may have been killed on the way
 
     def _list_later(self) -> None:
@@ -498,7 +596,7 @@ class Taker(Place):
         if self._unread:
             self._unread.intersection_update(waiting)
         if self._passed or self._failing:
-            here = [*waiting, *listing(self._folders["new"])]
+            here = {*waiting, *listing(self._folders["new"])}
             self._passed.intersection_update(here)
             self._failing = {name: tries for name, tries in self._failing.items() if name in here}
             waiting = [name for name in self._unpassed(waiting) if not self._is_left_alone(name)]

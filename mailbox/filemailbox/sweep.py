@@ -18,6 +18,7 @@ from . import log, names
 from .doorbell import hears
 from .errors import Telling, quoted, storage
 from .files import EXCHANGE, FOLDER, rename
+from .junk import KEPT, mail_in, old, remove
 from .ledger import DRAFT
 from .locks import Lock, is_held
 from .mounts import mount_of
@@ -58,6 +59,7 @@ def leftovers(root: Root, address: Address, older_than: float | None = None) -> 
         raise root.missing(address)
     try:
         yield from _replaced(box)
+        yield from _junk(box)
         yield from _drafts(box)
         yield from _half_made(box)
         yield from _leases(root, address, box)
@@ -102,11 +104,39 @@ def _replaced(box: str) -> Iterator[Leftover]:
     """Folders that were `new/`, or were about to be, when whoever exchanged them was killed."""
     for path, facts in _entries(box):
         if os.path.basename(path).startswith(REPLACED):
-            if mail := sum(map(is_mail, os.listdir(path))):
+            if mail := len(mail_in(path)):
                 move = partial(move_all, path, f"{box}/new")
                 yield Leftover(f"{_messages(mail)} in a folder that was new/: to come back", path, move)
             elif time.time() - facts.st_mtime > ABANDONED:
-                yield Leftover("a folder that was new/", path, partial(os.rmdir, path))
+                yield Leftover("a folder that was new/", path, partial(_remove_junk, path, whole=True))
+
+
+def _junk(box: str) -> Iterator[Leftover]:
+    """What has lain in `new/` for 36 hours and is no mail; folders that were `new/` and hold nothing else."""
+    kept = [f"{box}/{name}" for name in sorted(os.listdir(box)) if name.startswith(KEPT)]
+    for path in (f"{box}/new", *kept):
+        whole = path != f"{box}/new"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            folder = os.open(path, FOLDER)
+            try:
+                if found := len(old(folder)):
+                    what = f"{found} thing{'s' if found > 1 else ''} in new/ that nobody took for 36 hours"
+                    yield Leftover(what, path, partial(_remove_junk, path, whole=whole))
+                elif whole and not os.listdir(folder):
+                    yield Leftover("a folder that was new/", path, partial(os.rmdir, path))
+            finally:
+                os.close(folder)
+
+
+def _remove_junk(path: str, *, whole: bool) -> None:
+    """Take away what is old there; the folder, too, where it is empty then."""
+    folder = os.open(path, FOLDER)
+    try:
+        remove(folder, old(folder))
+    finally:
+        os.close(folder)
+    if whole and not mail_in(path):
+        os.rmdir(path)
 
 
 def _half_made(box: str) -> Iterator[Leftover]:
@@ -226,6 +256,8 @@ def shrink(box: str) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+            if not mail_in(fresh):
+                return  # only junk is left: see Aside
         else:
             return
     log.warning("%s was new/ before, and somebody still puts mail into it: that comes back late", quoted(fresh))

@@ -28,6 +28,8 @@ STEP: Final = 15
 """Milliseconds between two looks of watchfiles at what the kernel has told it, where it does the watching. Mail moved
 in by hand is found after one to two of them."""
 
+_PART: Final = 20  # of the time: so much of it looks may take that find nothing
+
 _AGAIN: Final = 1.0  # seconds until a watch that broke is tried anew
 
 QUIET: Final = 0.003
@@ -60,6 +62,8 @@ class Wake:
         self._guard = threading.RLock()  # one that a signal handler can take, too
         self.heard = 0
         """How often something was heard. See arm()."""
+        self.cost: Callable[[], float] = float
+        """How many seconds a look has taken: those that nothing has announced take a twentieth of the time at most."""
         self._asleep: list[None] = []  # one for each who is; a list, for that grows and shrinks without the guard
         self._brief = 0
         self.sleepers: Sleepers = {}
@@ -91,7 +95,7 @@ class Wake:
         """
         flood = self.flooded(empty)
         if flood:
-            self.rest(QUIET, heard)
+            self.rest(self.quiet, heard)
         began = time.monotonic()
         source = self._sleep(self.span(longest), heard, deaf=False)
         self._brief = self._brief + 1 if time.monotonic() - began < QUIET else 0  # slept(), a call less
@@ -153,7 +157,12 @@ class Wake:
 
     def span(self, longest: float) -> float:
         """For how many seconds to sleep."""
-        return max(0.0, min(longest, self._rescan))
+        return max(0.0, min(longest, max(self._rescan, _PART * self.cost())))
+
+    @property
+    def quiet(self) -> float:
+        """For how many seconds to rest while something keeps ringing for nothing."""
+        return max(QUIET, _PART * self.cost())
 
     def descriptors(self) -> list[int]:
         """What becomes readable when there may be mail, for event loops."""
