@@ -105,7 +105,7 @@ def taken(name: str, folder: int) -> Iterator[bool]:
     For a sweep that knows a box by its descriptors: a Lock is found by its path, which may lead elsewhere by now.
     Raises OSError where it cannot be known.
     """
-    file = os.open(name, os.O_RDWR | _ASK, dir_fd=folder)
+    file = os.open(name, os.O_RDWR | os.O_CREAT | _ASK, 0o600, dir_fd=folder)
     try:
         until = time.monotonic() + _ASKED
         mine = _lock(file, fcntl.LOCK_EX)

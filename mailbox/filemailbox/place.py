@@ -12,14 +12,16 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Final, NoReturn
 
-from . import log, names
+from . import acting, log, names
+from .acting import at, opened
 from .errors import NotHeld, Storage, quoted, storage
 from .files import FOLDER, NOREPLACE, close, kind, listing, rename
 from .locks import Lock
 from .names import Address
-from .root import REPLACED, Root, adopt
+from .root import REPLACED, Root, make_consumer
 
 STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
 """What the kernel says of a file that cannot be moved, though the folder is ours: a mount point, or chattr +i."""
@@ -163,10 +165,9 @@ class Place:
 
     def _rescue(self) -> None:
         """Take back what lies in a `new/` that was exchanged, and never emptied: gc was killed on the way."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self._box):
-                if name.startswith(REPLACED):
-                    move_all(f"{self._box}/{name}", f"{self._box}/new")
+        with contextlib.suppress(OSError), opened(self._box) as box:
+            if any(name.startswith(REPLACED) for name in listing(box)):
+                acting.call(box, partial(_rescue, box))
 
     # The folders of consumers
 
@@ -186,15 +187,13 @@ class Place:
         self._make_folder()
 
     def _make_folder(self) -> None:
-        name = os.urandom(6).hex()
-        hidden = f"{self._box}/cur/.{name}"
-        os.mkdir(hidden, 0o700)
-        adopt(hidden, self._box)
-        lock = Lock(f"{hidden}/.lock")
+        name, cur = os.urandom(6).hex(), self._folders["cur"]
+        with opened(self._box) as box:
+            acting.call(box, partial(_furnish, box, f".{name}"))
+        lock = Lock(f"{self._box}/cur/.{name}/.lock")
         if not lock.take():
             raise OSError(errno.EDEADLK, "a lock nobody can know of is held")
-        adopt(f"{hidden}/.lock", self._box)
-        os.rename(hidden, f"{self._box}/cur/{name}")  # never visible without its lock
+        os.rename(f".{name}", name, src_dir_fd=cur, dst_dir_fd=cur)  # never visible without its lock
         self._adopt_folder(name, lock)
 
     def _adopt_folder(self, name: str, lock: Lock) -> None:
@@ -258,8 +257,36 @@ class Place:
                 )
 
 
+def recover(folder: int, later: int, address: str) -> None:
+    """Move what a dead consumer held to `later/`, both open: for a sweep, which has no place of its own."""
+    place = Place(Root("/"), Address(address))
+    place._folders["later"] = later
+    try:
+        place._recover(folder, counted=True)
+    finally:
+        place._folders.clear()  # it is the caller's to close
+
+
+def _furnish(box: int, name: str) -> None:
+    with opened("cur", box, os.fstat(box).st_uid) as cur:
+        make_consumer(cur, name)
+
+
+def _rescue(box: int) -> None:
+    """As the owner of an open box: a link is nothing of ours, nor is a folder of another uid."""
+    owner = os.fstat(box).st_uid
+    with opened("new", box, owner) as new:
+        for name in listing(box):
+            if name.startswith(REPLACED):
+                with contextlib.suppress(OSError), opened(name, box, owner) as old:
+                    move_all(at(old), at(new))
+
+
 def move_all(old: str, new: str) -> None:
-    """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
+    """Move what lies in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too.
+
+    Both are paths to open folders (acting.at): nothing leads out of them.
+    """
     for name in sorted(os.listdir(old)):  # in the order in which they are to be claimed
         target = f"{new}/{name}"
         with contextlib.suppress(FileNotFoundError):  # somebody was faster
