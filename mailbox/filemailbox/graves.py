@@ -84,9 +84,9 @@ class Graves:
             )
             try:
                 os.write(file, text.encode("utf-8", "backslashreplace"))
+                adopt(file, self._folders.box)
             finally:
                 os.close(file)
-            adopt(path, self._folders.box)
         except OSError as error:
             log.warning("cannot write %s: %s", path, error.strerror)
 

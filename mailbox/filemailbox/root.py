@@ -93,7 +93,7 @@ class Root:
         """The addresses that have a box here, sorted."""
         try:
             with os.scandir(self.path) as entries:
-                found = [entry.name for entry in entries if names.is_address(entry.name) and entry.is_dir()]
+                found = [entry.name for entry in entries if names.is_address(entry.name) and _is_folder(entry)]
         except OSError as error:
             raise storage(error, f"listing the boxes in {quoted(self.path)}") from error
         return [Address(name) for name in sorted(found)]
@@ -477,6 +477,13 @@ def _is_complete(box: int, wanted: dict[str, int]) -> bool:
         return False
     with opened("cur", box) as cur:
         return any(not name.startswith(".") for name in listed(cur))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: it hides no box
+        return False
 
 
 def _is_there(path: str) -> bool:

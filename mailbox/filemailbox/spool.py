@@ -19,9 +19,11 @@ import re
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
-from . import log, names, replies
+from . import acting, log, names, replies
+from .acting import opened
 from .errors import NotHeld, Storage, Telling, quoted, storage
 from .files import READ, alone, close, kind, listing, put_back, read
 from .graves import Graves
@@ -484,15 +486,8 @@ class Taker(Place):
 
     def _sweep_drafts(self) -> None:
         """Give up drafts whose writer has long gone, as many as a second allows."""
-        until = time.monotonic() + SHARE
-        with contextlib.suppress(OSError), os.scandir(f"{self._box}/tmp") as drafts:
-            for draft in drafts:
-                with contextlib.suppress(OSError):
-                    if time.time() - draft.stat(follow_symlinks=False).st_mtime > ABANDONED:
-                        os.unlink(draft.path)
-                        log.warning("the draft %s was given up: nobody touched it for 36 hours", quoted(draft.name))
-                if time.monotonic() > until:
-                    return
+        with contextlib.suppress(OSError), opened(self._box) as box:
+            acting.call(box, partial(_give_up_drafts, box))
 
     def _sweep_done(self) -> None:
         """Delete handled mail that was kept long enough."""
@@ -504,3 +499,16 @@ class Taker(Place):
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(text, dir_fd=self._folders["done"])
+
+
+def _give_up_drafts(box: int) -> None:
+    """As the owner of an open box."""
+    until = time.monotonic() + SHARE
+    with opened("tmp", box, os.fstat(box).st_uid) as tmp, os.scandir(tmp) as drafts:
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                if time.time() - draft.stat(follow_symlinks=False).st_mtime > ABANDONED:
+                    os.unlink(draft.name, dir_fd=tmp)
+                    log.warning("the draft %s was given up: nobody touched it for 36 hours", quoted(draft.name))
+            if time.monotonic() > until:
+                return

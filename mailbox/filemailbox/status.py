@@ -157,6 +157,6 @@ def _read(path: str) -> dict[str, Any] | None:
         facts = orjson.loads(data)
         names.nanoseconds(facts["since"])
         names.nanoseconds(facts["looked"])
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError):
         return None
     return facts if isinstance(facts, dict) else None
