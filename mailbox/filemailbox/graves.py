@@ -8,6 +8,7 @@ import os
 import time
 
 from . import log, names
+from .acting import opened
 from .errors import quoted
 from .names import Name
 from .place import Folders
@@ -56,7 +57,8 @@ class Graves:
         name = names.parse(text) or Name(names.new_id(), stem=names.stem(text))
         now, due = time.time_ns(), None
         if ",B=" in text and os.path.isdir(f"{box}/outbox"):  # a relay sent it back: it goes out again
-            os.rename(text, f"{box}/outbox/{Name(name.id, size, stem=name.stem)}", src_dir_fd=dead)
+            with opened(box) as home, opened("outbox", home, os.fstat(home).st_uid) as outbox:
+                os.rename(text, str(Name(name.id, size, stem=name.stem)), src_dir_fd=dead, dst_dir_fd=outbox)
         else:
             back = names.timed(names.stamp(now), str(name.but(size=size, attempt=1, requeued=name.requeued + 1)))
             os.rename(text, back, src_dir_fd=dead, dst_dir_fd=self._folders["later"])

@@ -282,8 +282,9 @@ def _empty(folder: int) -> None:
 
     for name in listed(folder):
         shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=folder)
+        for delete in (os.rmdir, os.unlink):  # an empty folder that we may not open, or no folder
+            with contextlib.suppress(OSError):
+                delete(name, dir_fd=folder)
 
 
 def _empty_strangers(place: int) -> None:
