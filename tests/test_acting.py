@@ -22,8 +22,8 @@ from filemailbox.ledger import Ledger
 from filemailbox.names import Address
 from filemailbox.root import Root
 from filemailbox.spool import Taker
-from filemailbox.sweep import leftovers
-from uids import Actor, act
+from filemailbox.sweep import leftovers, sweep
+from uids import Actor, act, staying
 
 PACKAGE = Path(filemailbox.__file__).parent
 LONG_AGO = time.time() - 40 * 3600
@@ -199,6 +199,37 @@ def test_a_folder_that_is_swapped_during_the_sweep_costs_nobody_a_file(
 
     assert found != []
     assert sorted(path.name for path in secret.rglob("*")) == sorted(path.name for path in before)
+
+
+def test_an_owner_that_swaps_without_pause_gets_nothing(volume: Root, box: Path, secret: Path) -> None:
+    """In each of its folders, while root sweeps: whatever moment it hits, root has no rights there that it has not."""
+    kept = [("tmp", "shadow"), ("done", f"{OLD}~{LETTER}"), ("dead", "a.why"), (".new-x", LETTER), ("ledger", "a.new")]
+    for _, name in kept:
+        (secret / name).write_text("root:x:0:0")
+        os.utime(secret / name, (LONG_AGO, LONG_AGO))
+
+    def swap(tell: Callable[[Any], object]) -> None:
+        for place, name in kept:
+            (box / place).mkdir(exist_ok=True)
+            (box / place / name).write_text("bait")
+            os.utime(box / place / name, (LONG_AGO, LONG_AGO))
+            os.symlink(secret, box / f"{place}-link")
+        tell("ready")
+        while True:
+            for place, _ in kept:
+                for old, new in ((place, f"{place}-aside"), (f"{place}-link", place)):
+                    os.rename(box / old, box / new)
+                for old, new in ((place, f"{place}-link"), (f"{place}-aside", place)):
+                    os.rename(box / old, box / new)
+
+    swept = 0
+    with staying(BOB, swap) as bob:
+        bob.hear(20)
+        for _ in range(100):
+            with contextlib.suppress(MailboxError):
+                swept += sum(1 for _ in sweep(volume, Address("bob"), 1))
+
+    assert sorted(os.listdir(secret)) == sorted(name for _, name in kept), f"{swept} leftovers were swept"
 
 
 def test_a_consumer_of_roots_sweeps_no_drafts_behind_a_link(volume: Root, box: Path, secret: Path) -> None:
