@@ -20,6 +20,7 @@ from filemailbox import Forbidden, Mailbox, MailboxError, NoBox, Storage, names
 from filemailbox import root as roots
 from filemailbox.ledger import Ledger
 from filemailbox.names import Address
+from filemailbox.replies import Reply
 from filemailbox.root import Root
 from filemailbox.spool import Taker
 from filemailbox.sweep import leftovers, sweep
@@ -254,6 +255,58 @@ def test_a_page_of_the_ledger_is_not_written_through_a_link(volume: Root, box: P
 
     assert target.read_text() == "root:x:0:0"
     assert {path.stat().st_uid for path in (box / "ledger").glob("*.jsonl")} == {BOB.uid}
+
+
+def test_a_request_of_roots_changes_no_mode_behind_a_link(
+    volume: Root, box: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob swaps the folder that root has just made for the answer; for root it would be 3733 of anything."""
+    real = os.mkdir
+
+    def swapped(path: str, mode: int = 0o777, **more: Any) -> None:
+        real(path, mode, **more)
+        if "/replies/" in str(path):
+            os.rename(path, box / "aside")
+            os.symlink(secret, path)
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with pytest.raises((MailboxError, OSError)), Reply(str(box), f"{OLD}-0123456789ab"):
+        pass
+
+    assert secret.stat().st_mode & 0o7777 == 0o700
+
+
+def test_answers_for_another_do_not_come_into_the_box_of_a_planter(volume: Root, box: Path) -> None:
+    """Bob's replies/ has become a link to carol's after root's consumer has opened it."""
+    carols = Path(volume.path, "carol/replies")
+    request = f"{OLD}-0123456789ab"
+    for replies in (carols, box / "replies"):
+        (replies / request).mkdir()
+        (replies / request).chmod(0o3733)
+    (carols / request / LETTER).write_text("{}")
+    taker = Taker(volume, Address("bob"))
+    real = taker._take_over
+
+    def swapped() -> None:
+        real()
+        swap_for_link(box / "replies", carols, box / "aside")
+
+    taker._take_over = swapped  # type: ignore[method-assign]
+    taker.begin()
+    taker.close()
+
+    assert os.listdir(carols / request) == [LETTER]
+
+
+def test_the_mark_of_a_root_tells_nothing_of_what_a_link_leads_to(volume: Root, secret: Path) -> None:
+    """The owner of a private volume makes its mark a link; root writes what it says anew, for all to read."""
+    mark = Path(volume.path, ".mailbox")
+    mark.unlink()
+    (secret / "config.json").write_text('{"auths": "root\'s password"}')
+    mark.symlink_to(secret / "config.json")
+    roots.tell(volume, "relay", 990)
+
+    assert mark.read_text() == '{"format":1,"relay":990}\n'
 
 
 def test_what_root_makes_as_a_consumer_is_the_owners(volume: Root, box: Path) -> None:
@@ -507,7 +560,10 @@ def test_much_is_streamed_and_can_be_left(acting: Any, door: int) -> None:
 
 # What the code does by path
 
-SWEPT = ("acting", "sweep", "place", "root", "doctor", "roster", "locks", "ledger", "graves", "cli/care", "cli/boxes")
+SWEPT = (
+    *("acting", "sweep", "place", "spool", "leases", "graves", "ledger", "status", "root", "doctor", "roster", "locks"),
+    *("cli/care", "cli/boxes"),
+)
 """The modules that act in boxes of others, perhaps as root."""
 
 BY_PATH = {

@@ -33,7 +33,7 @@ from functools import partial
 from . import acting, codec, names
 from .acting import at, opened
 from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, Telling, quoted, storage
-from .files import kind
+from .files import READ, kind, read
 from .locks import is_held
 from .names import Address
 
@@ -146,8 +146,11 @@ def find(path: str | os.PathLike[str]) -> Root:
 def members(root: Root) -> dict[str, Any]:
     """What the marker of the root says beside its format: `groups`, and `relay`, the uid of the relay."""
     try:
-        with open(f"{root.path}/{MARKER}", "rb") as marker:
-            said = codec.loads(marker.read(65536))
+        marker = os.open(f"{root.path}/{MARKER}", READ)  # never through a link: what it says is told to others
+        try:
+            said = codec.loads(read(marker, 65536)) if stat.S_ISREG(os.fstat(marker).st_mode) else {}
+        finally:
+            os.close(marker)
     except (OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from . import acting, log, names, replies
-from .acting import opened
+from .acting import at, opened
 from .errors import NotHeld, Storage, Telling, quoted, storage
 from .files import READ, alone, close, kind, listing, put_back, read
 from .graves import Graves
@@ -457,7 +457,7 @@ class Taker(Place):
         for name, unread in list(self._dropped.items()):
             self.drop(name, unread=unread)
         self._take_over()
-        replies.sweep(self._box, self._folders["replies"])
+        self._sweep_replies()
         self._list_later()
         if started >= self._sweep_at:
             self._rescue()
@@ -484,6 +484,14 @@ class Taker(Place):
         self._later = [(names.nanoseconds(parts[0]), text) for text in waiting if (parts := names.untimed(text))]
         heapq.heapify(self._later)
 
+    def _sweep_replies(self) -> None:
+        folder = self._folders["replies"]
+        if os.geteuid() != 0 or os.fstat(folder).st_uid == 0:
+            replies.sweep(self._box, folder)
+        elif listing(folder):
+            with contextlib.suppress(OSError), opened(self._box) as box:
+                acting.call(box, partial(_sweep_replies, box))
+
     def _sweep_drafts(self) -> None:
         """Give up drafts whose writer has long gone, as many as a second allows."""
         with contextlib.suppress(OSError), opened(self._box) as box:
@@ -499,6 +507,12 @@ class Taker(Place):
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(text, dir_fd=self._folders["done"])
+
+
+def _sweep_replies(box: int) -> None:
+    """As the owner of an open box: what answers lie in, and what it is moved to, are found by their paths."""
+    with opened("replies", box, os.fstat(box).st_uid) as folder:
+        replies.sweep(at(box), folder)
 
 
 def _give_up_drafts(box: int) -> None:

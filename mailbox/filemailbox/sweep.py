@@ -81,11 +81,11 @@ def _swept(
                 step = (what, folder, name, how)
                 error = acting.raised(why) if why is not None else None
                 yield Leftover(what, _path(path, step), partial(_clear, path, step)), error
-    except FileNotFoundError as error:
-        raise root.missing(address) from error
     except OSError as error:
         if isinstance(error, Storage):
             raise
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
+            raise root.missing(address) from error
         raise storage(error, f"sweeping the box {quoted(address)}") from error
 
 
