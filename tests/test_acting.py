@@ -502,6 +502,40 @@ def test_nobody_is_forked_for_a_box_of_our_own(
     assert ours == os.getpid()
 
 
+def test_the_child_need_not_be_able_to_read_python(volume: Root, box: Path, start: Callable[..., Any]) -> None:
+    """As where it lies in root's home: after the fork nothing is imported any more."""
+    (box / "dead").rmdir()
+    (box / "tmp/draft").touch()
+    os.utime(box / "tmp/draft", (LONG_AGO, LONG_AGO))
+    as_bob(lambda: bell(box / "run/bell"))
+    os.utime(box / "run/bell", (LONG_AGO, LONG_AGO))
+    (box / ".new-x").mkdir()
+    (box / ".new-x" / LETTER).write_text("{}")
+    for path in (box / ".new-x", box / ".new-x" / LETTER):
+        os.chown(path, BOB.uid, BOB.uid)
+    program = start(
+        """
+import os, sys
+from filemailbox import acting, root as roots, sweep
+from filemailbox.names import Address
+real = acting._become
+def become(uid, gid):
+    real(uid, gid)
+    sys.meta_path[:] = []
+    sys.path[:] = []
+acting._become = become
+volume, bob = roots.find(sys.argv[1]), Address("bob")
+roots.create(volume, bob, (2001, 2001))
+print([str(why) for left, why in sweep.sweep(volume, bob)])
+""",
+        volume.path,
+    )
+
+    assert program.line() == "['None', 'None', 'None']"
+    assert os.listdir(box / "tmp") == os.listdir(box / "run") == []
+    assert os.listdir(box / "new") == [LETTER]
+
+
 def fails(error: Exception) -> Callable[[], object]:
     def fail() -> object:
         raise error

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OFTEN: Final = 250  # milliseconds between two looks whether the child was stopped
 _BATCH: Final = 65536
+_NEEDED: Final = ("ctypes", "json", "logging", "shutil", "socket")
+"""What a job may import once it has begun. The owner may not be able to read where Python lies, so root does it."""
 
 
 @contextlib.contextmanager
@@ -101,8 +103,11 @@ def stream(box: int, job: Callable[[], Iterable[T]]) -> Iterator[T]:
 
 
 def _fork() -> int:
+    import importlib
     import warnings
 
+    for name in _NEEDED:
+        importlib.import_module(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads may run: the child needs none of them
         return os.fork()
