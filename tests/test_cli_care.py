@@ -288,3 +288,40 @@ def test_what_strangers_make_beside_the_boxes_ends_no_command(mailbox: Callable[
     assert [said["agents"].code, said["status"].code, said["doctor"].code] == [0, 0, 0]
     assert [row.split("\t")[0] for row in said["agents"].lines] == ["alice", "bob"]
     assert said["gc"].code == 0
+
+
+READ_ONLY = """
+import os, subprocess, sys
+import ctypes
+ok = ctypes.CDLL(None).unshare(0x20000) == 0
+folder = sys.argv[1]
+for words in (["--make-rprivate", "/"], ["--bind", folder, folder], ["-o", "remount,ro,bind", folder]):
+    ok = ok and subprocess.run(["mount", *words], capture_output=True).returncode == 0
+if not ok:
+    print("no mount")
+    sys.exit()
+from filemailbox.cli.run import main
+for words in (["health", "--as", "bob"], ["agents"], ["status"], ["doctor"], ["gc", "--dry-run"]):
+    sys.stdout.flush()
+    print(words[0], main([*words, "--root", folder]), flush=True)
+print("over")
+"""
+
+
+def test_an_observer_needs_no_right_to_write(
+    as_root: None, mailbox: Callable[..., Any], root: Path, start: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    """On a volume that is mounted read-only it sees who listens, and what else there is to see."""
+    start("import sys; from filemailbox.cli.run import main; sys.exit(main())", "watch", "--as", "bob", "--root", root)
+    until(lambda: "listener" in mailbox("status", "bob").out)
+    observer = start(READ_ONLY, root)
+    said: list[str] = []
+    while not said or said[-1] not in ("no mount", "over"):
+        said.append(observer.line())
+    if said == ["no mount"]:
+        pytest.skip("mounting needs root and the right to mount")
+
+    assert said[0].startswith("bob: 1 listening")
+    assert {"health 0", "agents 0", "status 0", "doctor 1", "gc 0"} <= set(said)
+    assert any(line.startswith("bob\tyes") for line in said)
+    assert any("mounted read-only" in line for line in said)
