@@ -1,15 +1,17 @@
 """Boxes and their care on the command line: init, remove, agents, status, doctor, gc."""
 
+import errno
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, names
+from filemailbox import Mailbox, names, roster
+from filemailbox.locks import Lock
 
 
 def test_boxes_are_made_and_the_root_with_them(
@@ -179,3 +181,147 @@ def test_gc_of_all_boxes_sweeps_the_root_as_well(mailbox: Callable[..., Any], ro
     assert (one.code, one.out) == (0, "")
     assert (all_.code, all_.out) == (0, f".\tthe mark of a root, half written\t{mark}\n")
     assert not mark.exists()
+
+
+# One box's trouble is its own
+
+
+@pytest.fixture
+def ill(root: Path) -> Iterator[Callable[[str], None]]:
+    """ill(how): alice's box, the first that is looked at, is made one that cannot be looked into."""
+    folder = root / "alice/cur/0123456789ab"
+    folder.mkdir()
+    status = root / "alice/run/status-0123456789ab.json"
+
+    def plant(how: str) -> None:
+        lock = folder / ".lock"
+        if how == "a lock that is a link":
+            lock.symlink_to("/etc/hostname")
+            status.write_text("{}")
+        elif how == "a lock that leads to itself":
+            lock.symlink_to(".lock")
+            status.write_text("{}")
+        elif how == "a lock that is a folder":
+            lock.mkdir()
+            status.write_text("{}")
+        else:
+            lock.touch()
+            holder = Lock(str(lock))
+            assert holder.take()
+            held.append(holder)
+            if how == "a status that is a link":
+                status.symlink_to("/dev/zero")
+            elif how == "a status that is a FIFO":
+                os.mkfifo(status)
+            elif how == "a status that is huge":
+                with status.open("wb") as file:
+                    file.truncate(1 << 40)
+            elif how == "a status of nonsense":
+                status.write_text('{"since": {"a": []}, "looked": 7, "handled": 1e999}')
+            else:
+                (root / "alice/run").rename(root / "alice/was-run")
+                (root / "alice/run").symlink_to("run")
+
+    held: list[Lock] = []
+    yield plant
+    for holder in held:
+        holder.release()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a lock that is a link",
+        "a lock that leads to itself",
+        "a lock that is a folder",
+        "a status that is a link",
+        "a status that is a FIFO",
+        "a status that is huge",
+        "a status of nonsense",
+        "a run/ that leads to itself",
+    ],
+)
+def test_a_box_that_cannot_be_looked_into_hides_no_other(
+    mailbox: Callable[..., Any], alice: Mailbox, ill: Callable[[str], None], how: str
+) -> None:
+    """It has a row of its own; the operator sees all the others."""
+    alice.send("bob", "hi")
+    ill(how)
+    agents = {record["name"]: record for record in mailbox("agents", "--json").records}
+    status, doctor, gc = mailbox("status", sender=""), mailbox("doctor", "--fix"), mailbox("gc")
+
+    assert (agents["bob"]["waiting"], sorted(agents)) == (1, ["alice", "bob"])
+    assert status.code == 0
+    assert "bob\n  waiting: 1" in status.out
+    assert doctor.code in (0, 1)
+    assert "\tbob\t1 message waits" in doctor.out
+    assert gc.code in (0, 74)
+
+
+def test_trouble_with_the_disk_is_told_in_the_row_of_its_box(
+    mailbox: Callable[..., Any], alice: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: EIO in one box."""
+    alice.send("bob", "hi")
+    real = roster._later
+
+    def fails(path: str) -> tuple[int, int]:
+        if "/alice/" in path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(roster, "_later", fails)
+    rows, status, doctor = mailbox("agents").lines, mailbox("status", sender=""), mailbox("doctor")
+
+    assert [row.split("\t")[:3] for row in rows] == [["alice", "?", "?"], ["bob", "no", "1"]]
+    assert "alice\n  it cannot be looked into: input/output error\nbob\n  waiting: 1" in status.out
+    assert "wrong\talice\tit cannot be looked into: input/output error" in doctor.out
+    assert "\tbob\t1 message waits" in doctor.out
+
+
+def test_what_strangers_make_beside_the_boxes_ends_no_command(mailbox: Callable[..., Any], root: Path) -> None:
+    """In a root where anybody may make boxes: a link to itself, and a file where removed boxes are kept."""
+    (root / "aaa").symlink_to("aaa")
+    (root / ".removed").write_text("none")
+    said = {command: mailbox(command, sender="") for command in ("agents", "status", "doctor", "gc")}
+
+    assert [said["agents"].code, said["status"].code, said["doctor"].code] == [0, 0, 0]
+    assert [row.split("\t")[0] for row in said["agents"].lines] == ["alice", "bob"]
+    assert said["gc"].code == 0
+
+
+READ_ONLY = """
+import os, subprocess, sys
+import ctypes
+ok = ctypes.CDLL(None).unshare(0x20000) == 0
+folder = sys.argv[1]
+for words in (["--make-rprivate", "/"], ["--bind", folder, folder], ["-o", "remount,ro,bind", folder]):
+    ok = ok and subprocess.run(["mount", *words], capture_output=True).returncode == 0
+if not ok:
+    print("no mount")
+    sys.exit()
+from filemailbox.cli.run import main
+for words in (["health", "--as", "bob"], ["agents"], ["status"], ["doctor"], ["gc", "--dry-run"]):
+    sys.stdout.flush()
+    print(words[0], main([*words, "--root", folder]), flush=True)
+print("over")
+"""
+
+
+def test_an_observer_needs_no_right_to_write(
+    as_root: None, mailbox: Callable[..., Any], root: Path, start: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    """On a volume that is mounted read-only it sees who listens, and what else there is to see."""
+    start("import sys; from filemailbox.cli.run import main; sys.exit(main())", "watch", "--as", "bob", "--root", root)
+    until(lambda: "listener" in mailbox("status", "bob").out)
+    observer = start(READ_ONLY, root)
+    said: list[str] = []
+    while not said or said[-1] not in ("no mount", "over"):
+        said.append(observer.line())
+    if said == ["no mount"]:
+        pytest.skip("mounting needs root and the right to mount")
+
+    assert said[0].startswith("bob: 1 listening")
+    assert {"health 0", "agents 0", "status 0", "doctor 1", "gc 0"} <= set(said)
+    assert any(line.startswith("bob\tyes") for line in said)
+    assert any("mounted read-only" in line for line in said)

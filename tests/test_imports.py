@@ -13,6 +13,7 @@ FLOORS = [
     {"errors", "log", "pattern", "codec"},
     {"names"},
     {"message", "bodies", "policy", "order", "files", "chain", "locks", "inotify", "mounts"},
+    {"acting"},
     {"doorbell", "root", "rules", "seal"},
     {"junk"},
     {"ledger", "replies", "wake", "keys", "groups", "audit", "volumes", "carried", "place"},

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from filemailbox.locks import Lock, is_held
+from filemailbox.locks import Lock, is_held, taken
+from uids import Actor, act
 
 HOLD = """
 import os, subprocess, sys
@@ -160,9 +162,139 @@ def test_a_lock_is_let_go_though_the_kernel_refuses_once(
 def test_that_it_cannot_be_known_is_no_answer(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A living holder must not pass for a dead one because the disk failed us."""
 
-    def stat(path: str) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "open", fails)
     with pytest.raises(OSError, match="Input/output"):
         is_held(path)
+
+
+ASK = """
+import sys
+from filemailbox.locks import is_held
+print('asking')
+while True:
+    is_held(sys.argv[1])
+"""
+
+
+def test_nobody_who_asks_turns_away_one_who_takes(path: str, lock: Lock, start: Callable[..., Any]) -> None:
+    """Two ask without pause; not one of 2 000 who want the lock, which nobody holds, is refused."""
+    Path(path).touch()
+    askers = [start(ASK, path) for _ in range(2)]
+    for asker in askers:
+        asker.line()
+    refused = 0
+    for _ in range(2000):
+        if lock.take():
+            lock.release()
+        else:
+            refused += 1
+    still = [asker.process.poll() for asker in askers]
+
+    assert still == [None, None], "they asked until the end"
+    assert refused == 0
+
+
+def test_nobody_who_asks_turns_away_a_sweep(path: str, start: Callable[..., Any]) -> None:
+    """It takes the lock by the descriptor of its folder."""
+    Path(path).touch()
+    asker = start(ASK, path)
+    asker.line()
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    refused = 0
+    for _ in range(500):
+        with taken(".lock", folder) as mine:
+            refused += not mine
+    os.close(folder)
+
+    assert asker.process.poll() is None
+    assert refused == 0
+
+
+def test_a_sweep_and_a_consumer_exclude_each_other(path: str, lock: Lock) -> None:
+    """It is the same lock, taken by a path or by a descriptor."""
+    lock.take()
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    with taken(".lock", folder) as mine:
+        assert mine is False
+    lock.release()
+    with taken(".lock", folder) as mine:
+        refused = not lock.take()
+        held = is_held(path)
+    os.close(folder)
+
+    assert (mine, refused, held) == (True, True, True)
+    assert lock.take()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_lock_on_a_read_only_mount_can_be_asked_about(
+    as_root: None, path: str, lock: Lock, start: Callable[..., Any], held: bool
+) -> None:
+    """An observer whose volume is mounted `:ro` sees who lives."""
+    lock.take()
+    if not held:
+        lock.release()
+    asker = start(
+        """
+import os, subprocess, sys
+from filemailbox.locks import is_held
+if not hasattr(os, "unshare"):
+    import ctypes
+    ok = ctypes.CDLL(None).unshare(0x20000) == 0
+else:
+    try: os.unshare(os.CLONE_NEWNS); ok = True
+    except OSError: ok = False
+folder = os.path.dirname(sys.argv[1])
+for words in (["--make-rprivate", "/"], ["--bind", folder, folder], ["-o", "remount,ro,bind", folder]):
+    ok = ok and subprocess.run(["mount", *words], capture_output=True).returncode == 0
+if not ok:
+    print("no mount")
+else:
+    try: open(sys.argv[1], "r+"); print("writable")
+    except OSError: print(is_held(sys.argv[1]))
+""",
+        path,
+    )
+    said = asker.line()
+    if said == "no mount":
+        pytest.skip("mounting needs root and the right to mount")
+
+    assert said == str(held)
+
+
+def test_one_who_may_only_read_can_ask(as_root: None, shared: Path) -> None:
+    """CAP_DAC_READ_SEARCH alone, as a monitor has it: it opens nothing for writing."""
+    path = str(shared / ".lock")
+    lock = Lock(path)
+    lock.take()
+    os.chmod(path, 0o400)
+    os.chown(path, 2001, 2001)
+    answers = act(Actor("reader", 2001), lambda: is_held(path))
+    lock.release()
+
+    assert answers is True
+    assert act(Actor("reader", 2001), lambda: is_held(path)) is False
+
+
+@pytest.mark.parametrize("planted", ["link", "fifo", "folder", "socket"])
+def test_what_is_no_lock_is_not_held_and_not_followed(tmp_path: Path, planted: str) -> None:
+    """Nobody waits for it, and what a link leads to is not locked."""
+    path, target = tmp_path / ".lock", tmp_path / "target"
+    holder = Lock(str(target))
+    holder.take()
+    if planted == "link":
+        path.symlink_to(target)
+    elif planted == "fifo":
+        os.mkfifo(path)
+    elif planted == "folder":
+        path.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+            bell.bind(str(path))
+    answer = is_held(str(path))
+    holder.release()
+
+    assert answer is False

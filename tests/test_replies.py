@@ -339,15 +339,15 @@ def test_answers_that_are_too_large_are_not_read(root: Path, box: str) -> None:
     assert found == [("small.json", 99)]
 
 
-@pytest.mark.parametrize("step", ["mkdir", "chmod", "open"])
+@pytest.mark.parametrize("step", ["mkdir", "fchmod", "open"])
 def test_a_folder_that_cannot_be_made_leaves_nothing_locked(
     root: Path, box: str, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """An error on the way in is told, and the next sweep clears up what was made."""
     real = getattr(os, step)
 
-    def failing(path: str, *arguments: Any, **options: Any) -> Any:
-        if "/replies/" in str(path):
+    def failing(path: str | int, *arguments: Any, **options: Any) -> Any:
+        if "/replies/" in (os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)):
             raise OSError(5, "broken")
         return real(path, *arguments, **options)
 

@@ -340,10 +340,10 @@ def test_mail_that_comes_while_a_box_is_removed_is_not_lost(volume: Root, monkey
     roots.create(volume, BOB)
     letter, rename = Path(volume.box(BOB), "new", LETTER), os.rename
 
-    def late(old: str, new: str) -> None:
-        if old == volume.box(BOB):
+    def late(old: str, new: str, **folders: int) -> None:
+        if old == BOB:
             letter.write_text("{}")
-        rename(old, new)
+        rename(old, new, **folders)
 
     monkeypatch.setattr(os, "rename", late)
 

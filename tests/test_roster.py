@@ -1,14 +1,19 @@
 """Who is there, who listens, how far behind."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import filemailbox
 from filemailbox import Mailbox, NoBox, names
+from filemailbox import root as roots
 from filemailbox.doorbell import Bell
+from filemailbox.locks import Lock
 from filemailbox.roster import roster, standing
 
 LISTEN = """
@@ -109,3 +114,25 @@ def test_of_another_users_box_only_its_bells_are_known(as_root: None, shared: Pa
     )
 
     assert look.line() == "None"
+
+
+def test_a_monitor_that_may_only_read_sees_who_listens(as_root: None, shared: Path) -> None:
+    """With CAP_DAC_READ_SEARCH and no other right, as a uid of nobody's: what it asks needs nothing to be written."""
+    volume = roots.init(shared / "mail")
+    roots.create(volume, names.address("bob"), (2001, 2001))
+    [folder] = Path(volume.path, "bob/cur").iterdir()
+    lock = Lock(str(folder / ".lock"))
+    assert lock.take()
+    script = "import sys; from filemailbox import root, roster; [now] = roster.roster(root.find(sys.argv[1]))"
+    right = ["--ambient-caps", "+dac_read_search", "--inh-caps", "+dac_read_search"]
+    said = []
+    for rights in ([], right):
+        who = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *rights]
+        command = [*who, sys.executable, "-c", f"{script}; print(now.consumers, now.new)", volume.path]
+        environment = {**os.environ, "PYTHONPATH": str(Path(filemailbox.__file__).parents[1])}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        said.append(done.stdout)
+    lock.release()
+
+    assert said[1] == "1 0\n"
+    assert said[0] in ("0 None\n", "")  # or it cannot even read where Python lies

@@ -209,9 +209,9 @@ def test_who_holds_the_old_folder_open_cannot_keep_gc(
     """Each time that it was emptied there is mail in it again. What remains there comes back."""
     put = itertools.count()
 
-    def insist(old: str, new: str) -> None:
+    def insist(old: int, new: int) -> None:
         move_all(old, new)
-        Path(old, f"{next(put)}.json").write_text("{}")
+        Path(f"/proc/self/fd/{old}/{next(put)}.json").write_text("{}")
 
     monkeypatch.setattr("filemailbox.sweep._INSISTENT", 0.05)
     with monkeypatch.context() as patch:

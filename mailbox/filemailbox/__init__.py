@@ -14,6 +14,7 @@ Who is built on whom, from the ground up; each imports only what stands above it
     files       hostile files, read strictly
     locks       locks that die with their holder                        (the only user of filelock)
     mounts      what is mounted where
+    acting      with the rights of a box's owner
     inotify     the kernel's word that something has come
     doorbell    the Unix socket: ring, hear
     root        the volume and its boxes: made, found, removed

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final, Literal
 
 from . import junk, names
-from .errors import Malformed, quoted
+from .errors import MailboxError, Malformed, NotThere, quoted
 from .files import FOLDER, READ, close, listing, read
 from .junk import KEPT
 from .message import MAX_SIZE, decode, parse_time, time_ns
@@ -64,7 +64,18 @@ def examine(root: Root, only: list[Address] | None = None, tell: Callable[[str],
     yield from _proofs(root, boxes)
     for name in only if only is not None else boxes:
         tell(f"looking at {name}")
+        yield from _unstopped(root, name, named=only is not None)
+
+
+def _unstopped(root: Root, name: Address, *, named: bool) -> Iterator[Finding]:
+    """Look at one box; the trouble that one makes is a finding, and keeps nobody from looking at the next."""
+    try:
         yield from box(root, name)
+    except NotThere:
+        if named:
+            raise  # else it was removed in between
+    except (MailboxError, OSError, ValueError) as error:
+        yield Finding("wrong", name, f"it cannot be looked into: {error}", "look at what lies there with `ls -la`")
 
 
 def box(root: Root, name: Address) -> Iterator[Finding]:
@@ -78,9 +89,13 @@ def box(root: Root, name: Address) -> Iterator[Finding]:
     yield from _split(root, name)
     yield from _own_group(root, name)
     now = standing(root, name)
+    if now.trouble is not None:
+        yield Finding(
+            "wrong", name, f"it cannot be looked into: {now.trouble}", "look at what lies there with `ls -la`"
+        )
+    elif now.new is None and sound:
+        yield Finding("note", name, f"it is uid {now.uid}'s: what lies in it cannot be seen", "run doctor as root")
     if now.new is None:
-        if sound:
-            yield Finding("note", name, f"it is uid {now.uid}'s: what lies in it cannot be seen", "run doctor as root")
         return
     yield from _mail(now)
     yield from _far_off(root, now)
@@ -198,7 +213,9 @@ def _strangers(root: Root) -> Iterator[Finding]:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         if entry.name == ".removed":
-            kept = len(os.listdir(entry.path)) if os.access(entry.path, os.R_OK) else 0
+            kept = 0
+            with contextlib.suppress(OSError):  # none of ours, or not ours to see
+                kept = len(os.listdir(entry.path)) if entry.is_dir(follow_symlinks=False) else 0
             if kept:
                 yield Finding(
                     "note", "root", f"{kept} removed boxes are kept in {entry.path}", "delete what nobody needs"

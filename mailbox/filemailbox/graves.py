@@ -11,8 +11,9 @@ import time
 from typing import Final
 
 from . import log, names
+from .acting import opened
 from .errors import quoted
-from .files import FOLDER, READ, close, listing, move, same
+from .files import READ, close, listing, move, same
 from .names import Name
 from .place import Folders, file_away
 from .root import adopt
@@ -88,11 +89,8 @@ class Graves:
         name = names.parse(text) or Name(names.new_id(), stem=names.stem(text))
         now, due = time.time_ns(), None
         if ",B=" in text and os.path.isdir(f"{box}/outbox"):  # a relay sent it back: it goes out again
-            outbox = os.open(f"{box}/outbox", FOLDER)
-            try:
+            with opened(box) as home, opened("outbox", home, os.fstat(home).st_uid) as outbox:
                 kept = file_away(text, dead, str(Name(name.id, size, stem=name.stem)), outbox)
-            finally:
-                close(outbox)
         else:
             again = name.but(size=size, attempt=1, requeued=name.requeued + 1, wait=0)
             kept = file_away(text, dead, names.timed(names.stamp(now), str(again)), self._folders["later"])
@@ -127,9 +125,9 @@ class Graves:
             )
             try:
                 os.write(file, text.encode("utf-8", "backslashreplace"))
+                adopt(file, self._folders.box)
             finally:
                 os.close(file)
-            adopt(path, self._folders.box)
         except OSError as error:
             log.warning("cannot write %s: %s", path, error.strerror)
         return True
@@ -157,9 +155,9 @@ class Graves:
             text = (
                 f"{count} more were removed or are dead letters without a note of their own\n\nthe latest: {reason}\n"
             )
-            os.truncate(file, os.pwrite(file, text.encode("utf-8", "backslashreplace"), 0))
+            os.ftruncate(file, os.pwrite(file, text.encode("utf-8", "backslashreplace"), 0))
             if count == 1:
-                adopt(f"{self._folders.box}/dead/{REST}", self._folders.box)
+                adopt(file, self._folders.box)
         except OSError as error:
             log.warning("cannot write %s/dead/%s: %s", self._folders.box, REST, error.strerror)
         finally:

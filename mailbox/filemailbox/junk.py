@@ -121,11 +121,12 @@ def keep(path: str) -> None:
         os.rename(path, f"{folder}/{KEPT}{name.removeprefix(REPLACED)}")
 
 
-def keep_old(path: str) -> None:
-    """keep(), where whoever has left junk behind there was killed before it could."""
-    facts = os.stat(path, follow_symlinks=False)
-    if stat.S_IMODE(facts.st_mode) == 0o700 and time.time() - facts.st_ctime > _HELD and not mail_in(path):
-        keep(path)
+def keep_old(box: int, name: str, folder: int) -> None:
+    """keep() for *name* in an open box, open as *folder*: whoever has left junk behind there was killed before."""
+    facts = os.fstat(folder)
+    if stat.S_IMODE(facts.st_mode) == 0o700 and time.time() - facts.st_ctime > _HELD and not mail_in(folder):
+        with contextlib.suppress(OSError):
+            os.rename(name, f"{KEPT}{name.removeprefix(REPLACED)}", src_dir_fd=box, dst_dir_fd=box)
 
 
 def leave_behind(box: str, new: int, seen: Iterable[str]) -> Aside | None:

@@ -114,10 +114,10 @@ class Ledger:
             if os.write(file, line) != len(line):
                 raise OSError(errno.ENOSPC, "the line was cut off: the disk is full")
             os.fsync(file)
+            if size == 0:
+                adopt(file, self._box)
         finally:
             os.close(file)
-        if size == 0:
-            adopt(path, self._box)
 
     def _rewrite(self, trust: str, sender: str, page: _Page) -> None:
         """Forget the oldest entries. One rename: a crash leaves the old file or the new."""
@@ -127,13 +127,19 @@ class Ledger:
         floor = max([self.floor(trust, sender), *(sent for _, sent in gone)])
         path = f"{self._folder}/{_file(trust, sender)}"
         lines = [{"floor": floor}, *({"key": key, "sent": sent} for key, sent in kept)]
-        with open(path + DRAFT, "wb") as draft:  # under the lock: one that a crash has left is written over
+        with open(self._draft(path + DRAFT), "wb") as draft:
             os.fchmod(draft.fileno(), 0o600)
             draft.write(b"".join(orjson.dumps(line) + b"\n" for line in lines))
             draft.flush()
             os.fsync(draft.fileno())
-        adopt(draft.name, self._box)
-        os.rename(draft.name, path)
+            adopt(draft.fileno(), self._box)
+        os.rename(path + DRAFT, path)
+
+    def _draft(self, path: str) -> int:
+        """Open a file that nobody else has, under the lock: one that a crash has left goes, whatever it is."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def page_of(root: Root, sender: str | None, proven: bool = False) -> str:

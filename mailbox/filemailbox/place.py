@@ -12,15 +12,17 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Final, NoReturn
 
-from . import log, names
+from . import acting, log, names
+from .acting import opened
 from .errors import NotHeld, Storage, quoted, storage
 from .files import FOLDER, close, kind, listing, move, same
 from .junk import keep_old, mail_in
 from .locks import Lock
 from .names import Address
-from .root import REPLACED, Root, adopt
+from .root import REPLACED, Root, make_consumer
 
 STUCK: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
 """What the kernel says of a file that cannot be moved, though the folder is ours: a mount point, or chattr +i."""
@@ -172,11 +174,9 @@ class Place:
 
     def _rescue(self) -> None:
         """Take back what lies in a `new/` that was exchanged, and never emptied: gc was killed on the way."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self._box):
-                if name.startswith(REPLACED):
-                    move_all(f"{self._box}/{name}", f"{self._box}/new")
-                    keep_old(f"{self._box}/{name}")
+        with contextlib.suppress(OSError), opened(self._box) as box:
+            if any(name.startswith(REPLACED) for name in listing(box)):
+                acting.call(box, partial(_rescue, box))
 
     # The folders of consumers
 
@@ -196,15 +196,13 @@ class Place:
         self._make_folder()
 
     def _make_folder(self) -> None:
-        name = os.urandom(6).hex()
-        hidden = f"{self._box}/cur/.{name}"
-        os.mkdir(hidden, 0o700)
-        adopt(hidden, self._box)
-        lock = Lock(f"{hidden}/.lock")
+        name, cur = os.urandom(6).hex(), self._folders["cur"]
+        with opened(self._box) as box:
+            acting.call(box, partial(_furnish, box, f".{name}"))
+        lock = Lock(f"{self._box}/cur/.{name}/.lock")
         if not lock.take():
             raise OSError(errno.EDEADLK, "a lock nobody can know of is held")
-        adopt(f"{hidden}/.lock", self._box)
-        os.rename(hidden, f"{self._box}/cur/{name}")  # never visible without its lock
+        os.rename(f".{name}", name, src_dir_fd=cur, dst_dir_fd=cur)  # never visible without its lock
         self._adopt_folder(name, lock)
 
     def _adopt_folder(self, name: str, lock: Lock) -> None:
@@ -289,23 +287,47 @@ def file_away(text: str, folder: int, to: str, target: int) -> str | None:
     return to
 
 
-def move_all(old: str, new: str) -> None:
-    """Move the mail in the folder *old*, which was `new/` before, to *new*. Consumers and others may be at it, too."""
-    source, target = folder_at(old), folder_at(new)
+def recover(folder: int, later: int, address: str) -> None:
+    """Move what a dead consumer held to `later/`, both open: for a sweep, which has no place of its own."""
+    place = Place(Root("/"), Address(address))
+    place._folders["later"] = later
     try:
-        for name in mail_in(old):  # in the order in which they are to be claimed; junk stays behind
-            with contextlib.suppress(FileNotFoundError):  # somebody was faster
-                try:
-                    move(name, source, name, target)
-                except FileExistsError:
-                    if names.parse(name) is not None and same(name, source, name, target):
-                        os.unlink(name, dir_fd=source)  # the same message, sent again
-                    else:  # two of one name: neither replaces the other
-                        kept = f"{os.urandom(6).hex()}-{name}"[-255:] if ",F=" not in name else names.another(name)
-                        move(name, source, kept, target)
+        place._recover(folder, counted=True)
     finally:
-        for folder in (source, target):
-            close(folder)
+        place._folders.clear()  # it is the caller's to close
+
+
+def _furnish(box: int, name: str) -> None:
+    with opened("cur", box, os.fstat(box).st_uid) as cur:
+        make_consumer(cur, name)
+
+
+def _rescue(box: int) -> None:
+    """As the owner of an open box: a link is nothing of ours, nor is a folder of another uid."""
+    owner = os.fstat(box).st_uid
+    with opened("new", box, owner) as new:
+        for name in listing(box):
+            if name.startswith(REPLACED):
+                with contextlib.suppress(OSError), opened(name, box, owner) as old:
+                    move_all(old, new)
+                    keep_old(box, name, old)
+
+
+def move_all(source: int, target: int) -> None:
+    """Move the mail in the open folder *source*, which was `new/` before, to *target*, which is.
+
+    Consumers and others may be at it, too.
+    """
+    for name in mail_in(source):  # in the order in which they are to be claimed; junk stays behind
+        with contextlib.suppress(FileNotFoundError):  # somebody was faster
+            try:
+                move(name, source, name, target)
+            except FileExistsError:
+                if names.parse(name) is not None and same(name, source, name, target):
+                    os.unlink(name, dir_fd=source)  # the same message, sent again
+                else:  # two of one name: neither replaces the other
+                    kept = f"{os.urandom(6).hex()}-{name}"[-255:] if ",F=" not in name else names.another(name)
+                    move(name, source, kept, target)
 
 
 def folder_at(path: str) -> int:

@@ -46,9 +46,11 @@ class Reply:
                 self._lock.take(1)  # first the lock: a folder without one is abandoned
                 adopt(_lock_path(self._box, self.request), self._box)
                 os.mkdir(path, 0o700)
-                os.chmod(path, 0o3733)
-                adopt(path, self._box)
                 self._folder = os.open(path, FOLDER)
+                if os.fstat(self._folder).st_uid != os.geteuid():
+                    raise PermissionError(errno.EPERM, "somebody has put another folder in its place", path)
+                os.fchmod(self._folder, 0o3733)  # of what was made: a link may lie there by now
+                adopt(self._folder, self._box)
         except BaseException:
             self._leave()
             raise

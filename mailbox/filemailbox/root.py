@@ -17,6 +17,9 @@
 3733 is a drop box: others may create a file, but not list, read, replace or delete one. It needs messages of mode
 0640 and a group that is the recipient's own, for setgid gives that group to the file; a group that senders share would
 let them read each other's mail. So not the customary 3730 or 0660. Where all agents share a uid it protects nothing.
+
+Root builds a new box where nobody else gets in, and gives it away as its last step. In a box that belongs to another it
+acts as that one (acting.py), and gives back nothing but what root itself has left there.
 """
 
 from __future__ import annotations
@@ -25,15 +28,18 @@ import contextlib
 import errno
 import os
 import stat
+from functools import partial
 
-from . import codec, names
+from . import acting, codec, names
+from .acting import at, opened
 from .errors import BoxInUse, Forbidden, NoBox, NoRoot, Storage, Telling, quoted, storage
-from .files import kind
+from .files import READ, kind, read
 from .locks import is_held
 from .names import Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, Final
 
 FORMAT: Final = 1
@@ -87,7 +93,7 @@ class Root:
         """The addresses that have a box here, sorted."""
         try:
             with os.scandir(self.path) as entries:
-                found = [entry.name for entry in entries if names.is_address(entry.name) and entry.is_dir()]
+                found = [entry.name for entry in entries if names.is_address(entry.name) and _is_folder(entry)]
         except OSError as error:
             raise storage(error, f"listing the boxes in {quoted(self.path)}") from error
         return [Address(name) for name in sorted(found)]
@@ -140,8 +146,11 @@ def find(path: str | os.PathLike[str]) -> Root:
 def members(root: Root) -> dict[str, Any]:
     """What the marker of the root says beside its format: `groups`, and `relay`, the uid of the relay."""
     try:
-        with open(f"{root.path}/{MARKER}", "rb") as marker:
-            said = codec.loads(marker.read(65536))
+        marker = os.open(f"{root.path}/{MARKER}", READ)  # never through a link: what it says is told to others
+        try:
+            said = codec.loads(read(marker, 65536)) if stat.S_ISREG(os.fstat(marker).st_mode) else {}
+        finally:
+            os.close(marker)
     except (OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}
@@ -187,9 +196,10 @@ def create(root: Root, name: Address, owner: tuple[int, int] | None = None, outb
             _furnish(there, owner or _owner(there), mend=False, outbox=outbox)
         else:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(building)
+                os.mkdir(building, 0o700)
             _furnish(building, owner or (os.geteuid(), os.getegid()), mend=True, outbox=outbox)
-            os.rename(building, there)
+            with opened(root.path, follow=True) as folder:
+                os.rename(f".{name}", name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError as error:
         if not old and os.path.isdir(f"{there}/new"):
             return False  # somebody else was making it, and was faster
@@ -211,39 +221,124 @@ def remove(root: Root, name: Address, force: bool = False) -> str | None:
     with Telling(f"removing the box {quoted(name)}"):
         if not force:
             _refuse_busy(there, name)
-        gone = f"{root.attic}/{name}-{names.new_id()}"
+        aside = f"{name}-{names.new_id()}"
         with contextlib.suppress(FileExistsError):
             os.mkdir(root.attic, 0o700)
-        os.rename(there, gone)
-        try:
-            held = count_mail(gone)
-            if held and not force:  # it came in between
-                raise _busy(name, held)
-        except Exception:
-            if not force:  # perhaps there is mail in it
-                os.rename(gone, there)
-            raise
+        with opened(root.path, follow=True) as here, attic(root) as kept:
+            os.rename(name, aside, src_dir_fd=here, dst_dir_fd=kept)
+            try:
+                held = count_mail(f"{root.attic}/{aside}")
+                if held and not force:  # it came in between
+                    raise _busy(name, held)
+            except Exception:
+                if not force:  # perhaps there is mail in it
+                    os.rename(aside, name, src_dir_fd=kept, dst_dir_fd=here)
+                raise
     if held:
-        return gone
-    discard(root, gone)
+        return f"{root.attic}/{aside}"
+    with contextlib.suppress(Storage, OSError):  # gc tries again
+        discard(root, aside)
     return None
 
 
-def discard(root: Root, gone: str) -> None:
-    """Delete the removed box *gone*, in which there is no mail, and the folder of removed boxes with the last one."""
+@contextlib.contextmanager
+def attic(root: Root) -> Iterator[int]:
+    """The folder of removed boxes, open. Raises Forbidden where somebody else has made it, who could take them away."""
+    with opened(root.path, follow=True) as here, opened(".removed", here) as kept:
+        owner = os.fstat(kept).st_uid
+        if owner not in (os.geteuid(), os.fstat(here).st_uid):
+            raise Forbidden(
+                f"{quoted(root.attic)} belongs to the uid {owner}, not to {os.geteuid()}: somebody else has made it. "
+                "Take it away first",
+                errno.EEXIST,
+            )
+        yield kept
+
+
+def close_attic(root: Root) -> None:
+    """Take the folder of removed boxes away, if it is empty. Raises OSError."""
+    with opened(root.path, follow=True) as here:
+        os.rmdir(".removed", dir_fd=here)
+
+
+def discard(root: Root, name: str) -> None:
+    """Delete *name* of the removed boxes, in which there is no mail, and the folder of these with the last one.
+
+    Each thing in it is deleted by its owner: no more than those could delete themselves. Raises Storage where something
+    is left.
+    """
+    with Telling(f"deleting {quoted(f'{root.attic}/{name}')}"), attic(root) as kept:
+        with opened(name, kept) as box:
+            acting.call(box, partial(_empty, box))
+            if acting.is_foreign(box):
+                for folder in listed(box):
+                    with contextlib.suppress(OSError), opened(folder, box) as place:
+                        _empty_strangers(place)
+                acting.call(box, partial(_empty, box))
+        os.rmdir(name, dir_fd=kept)
+    with contextlib.suppress(OSError):
+        close_attic(root)
+
+
+def _empty(folder: int) -> None:
     import shutil
 
-    with contextlib.suppress(OSError):
-        shutil.rmtree(gone, ignore_errors=True)
-        os.rmdir(root.attic)
+    for name in listed(folder):
+        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+        for delete in (os.rmdir, os.unlink):  # an empty folder that we may not open, or no folder
+            with contextlib.suppress(OSError):
+                delete(name, dir_fd=folder)
 
 
-def adopt(path: str, box: str) -> None:
-    """Give what root made in a box to the box's owner. Nothing for others to do."""
-    if os.geteuid() == 0:
-        uid, gid = _owner(box)
-        if (uid, gid) != (0, 0):
-            os.chown(path, uid, gid, follow_symlinks=False)
+def _empty_strangers(place: int) -> None:
+    """Delete what lies in the folders that others have made in a drop box: each uid does that with its own."""
+    theirs: dict[int, list[str]] = {}
+    for name in listed(place):
+        with contextlib.suppress(OSError):
+            facts = os.stat(name, dir_fd=place, follow_symlinks=False)
+            if stat.S_ISDIR(facts.st_mode):
+                theirs.setdefault(facts.st_uid, []).append(name)
+    for uid, made in theirs.items():
+        with opened(made[0], place, uid) as first:
+            if acting.is_foreign(first):
+                acting.call(first, partial(_empty_each, place, uid, made))
+
+
+def _empty_each(place: int, uid: int, made: list[str]) -> None:
+    for name in made:
+        with contextlib.suppress(OSError), opened(name, place, uid) as folder:
+            _empty(folder)
+
+
+def listed(folder: int) -> list[str]:
+    """The names in an open folder."""
+    os.lseek(folder, 0, os.SEEK_SET)
+    return os.listdir(folder)
+
+
+def adopt(path: str | int, box: str) -> None:
+    """Give what root just made in a box, a path or an open file, to the box's owner. Nothing for others to do.
+
+    What lies at a path may be something else by now: it is given away only if it is root's and nothing is in it.
+    """
+    if os.geteuid() != 0:
+        return
+    owner = _owner(box)
+    if owner == (0, 0):
+        return
+    made = isinstance(path, int)
+    file = path if isinstance(path, int) else os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        facts = os.fstat(file)
+        if stat.S_ISDIR(facts.st_mode):
+            harmless = not os.listdir(at(file))
+        else:
+            harmless = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and (made or facts.st_size == 0)
+        if facts.st_uid == 0 and harmless:
+            os.chown(at(file), *owner)
+    finally:
+        if not made:
+            os.close(file)
 
 
 def mend(root: Root, name: Address) -> None:
@@ -258,14 +353,20 @@ def mend(root: Root, name: Address) -> None:
         raise storage(error, f"mending the box {quoted(name)}") from error
 
 
-def own(path: str, mode: int, owner: tuple[int, int]) -> None:
-    """Give *path* this mode and this owner. Raises Forbidden where they do not take."""
+def own(path: str, mode: int, owner: tuple[int, int], *, anybodys: bool = False, shown: str = "") -> None:
+    """Give *path*, which is ours, or with *anybodys* may be another's, this mode and this owner.
+
+    Raises Forbidden where they do not take; it is called *shown* there.
+    """
+    name = quoted(shown or path)
     # By descriptor, and never through a link: root must not give away what the owner of a box has put in the way.
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         facts = os.fstat(file)
         if not stat.S_ISDIR(facts.st_mode) and not (stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1):
-            raise Forbidden(f"{quoted(path)} is {kind(facts.st_mode)}, not a folder: somebody has put it there")
+            raise Forbidden(f"{name} is {kind(facts.st_mode)}, not a folder: somebody has put it there")
+        if facts.st_uid not in (os.geteuid(), owner[0]) and not anybodys:
+            raise Forbidden(f"{name} belongs to the uid {facts.st_uid}: somebody else has put it there")
         there = f"/proc/self/fd/{file}"
         # chmod before chown: with the capability CHOWN alone the other order loses the setgid bit without a word.
         if facts.st_uid == os.geteuid():
@@ -280,7 +381,7 @@ def own(path: str, mode: int, owner: tuple[int, int]) -> None:
         os.close(file)
     if stat.S_IMODE(facts.st_mode) != mode or (facts.st_uid, facts.st_gid) != owner:
         raise Forbidden(
-            f"{quoted(path)} has the mode {stat.S_IMODE(facts.st_mode):04o} and the owner "
+            f"{name} has the mode {stat.S_IMODE(facts.st_mode):04o} and the owner "
             f"{facts.st_uid}:{facts.st_gid}, wanted {mode:04o} and {owner[0]}:{owner[1]}: this file system or user "
             "cannot set them"
         )
@@ -304,26 +405,89 @@ def _refuse_stranger(path: str, owner: tuple[int, int], *, given: bool) -> None:
 
 def _furnish(box: str, owner: tuple[int, int], *, mend: bool, outbox: bool = False) -> None:
     """Make the folders that *box* lacks. With *mend* those that are there may have been left half made."""
-    for folder, mode in {**FOLDERS, OUTBOX: 0o700}.items() if outbox else FOLDERS.items():
-        path = f"{box}/{folder}"
+    wanted = {**FOLDERS, OUTBOX: 0o700} if outbox else FOLDERS
+    with opened(box) as folder:
+        if not acting.is_foreign(folder):
+            _fill(folder, box, owner, wanted, mend=mend)
+            return
+        facts = os.fstat(folder)
+        if facts.st_uid != owner[0]:
+            raise Forbidden(f"{quoted(box)} belongs to the uid {facts.st_uid}, not to {owner[0]}", errno.EEXIST)
+        if facts.st_gid != owner[1]:
+            os.fchown(folder, -1, owner[1])
+        if mend:
+            for name in wanted:
+                _give_back(folder, box, name, owner)
+        elif _is_complete(folder, wanted):
+            return
+        acting.call(folder, partial(_fill, folder, box, owner, wanted, mend=mend))
+
+
+def _fill(box: int, path: str, owner: tuple[int, int], wanted: dict[str, int], *, mend: bool) -> None:
+    ours = os.fstat(box).st_uid == os.geteuid()
+    if ours and owner[0] != os.geteuid():
+        os.fchmod(box, 0o700)  # nobody else gets in before it is given away
+    for name, mode in wanted.items():
         try:
-            os.mkdir(path, 0o700)
+            os.mkdir(name, 0o700, dir_fd=box)
         except FileExistsError:
             if not mend:
                 continue
-        own(path, mode, owner)
-    consumers = f"{box}/cur"
-    if not any(name for name in os.listdir(consumers) if not name.startswith(".")):
-        # The first consumer's folder, so that a box on a full volume can still be drained.
-        first = os.urandom(6).hex()
-        hidden = f"{consumers}/.{first}"
-        os.mkdir(hidden, 0o700)
-        with open(f"{hidden}/.lock", "x") as lock:
-            own(lock.name, 0o600, owner)
-        own(hidden, 0o700, owner)
-        os.rename(hidden, f"{consumers}/{first}")
-    if _owner(box) != owner or stat.S_IMODE(os.stat(box).st_mode) != 0o755:
-        own(box, 0o755, owner)
+        own(at(box, name), mode, owner, anybodys=ours, shown=f"{path}/{name}")
+    with opened("cur", box) as cur:
+        if not any(name for name in listed(cur) if not name.startswith(".")):
+            # The first consumer's folder, so that a box on a full volume can still be drained.
+            first = os.urandom(6).hex()
+            make_consumer(cur, f".{first}")
+            with opened(f".{first}", cur, os.geteuid()) as folder:
+                own(at(folder, ".lock"), 0o600, owner)
+                own(at(folder, "."), 0o700, owner)
+            os.rename(f".{first}", first, src_dir_fd=cur, dst_dir_fd=cur)
+    facts = os.fstat(box)
+    if (facts.st_uid, facts.st_gid) != owner or stat.S_IMODE(facts.st_mode) != 0o755:
+        own(at(box, "."), 0o755, owner, anybodys=ours, shown=path)
+
+
+def make_consumer(cur: int, name: str) -> None:
+    """Make the folder of a consumer in an open `cur/`, with its lock."""
+    os.mkdir(name, 0o700, dir_fd=cur)
+    with opened(name, cur, os.geteuid()) as folder:
+        os.close(os.open(".lock", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder))
+
+
+def _give_back(box: int, path: str, name: str, owner: tuple[int, int]) -> None:
+    """Give a folder that root left in somebody's box to its owner.
+
+    One of another uid is refused, and so is one that others can write to: its owner may have moved it here, and would
+    get what others have in it.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), opened(name, box) as folder:
+        facts = os.fstat(folder)
+        if facts.st_uid == owner[0]:
+            return
+        if facts.st_uid != 0 or facts.st_mode & 0o022:
+            raise Forbidden(
+                f"{quoted(f'{path}/{name}')} belongs to the uid {facts.st_uid}, not to {owner[0]}, and its mode is "
+                f"{stat.S_IMODE(facts.st_mode):04o}: somebody else may have put it there. Take it away first, or give "
+                "it back by hand",
+                errno.EEXIST,
+            )
+        os.fchown(folder, *owner)
+
+
+def _is_complete(box: int, wanted: dict[str, int]) -> bool:
+    """Whether nothing is to be made in it."""
+    if stat.S_IMODE(os.fstat(box).st_mode) != 0o755 or not set(wanted) <= set(listed(box)):
+        return False
+    with opened("cur", box) as cur:
+        return any(not name.startswith(".") for name in listed(cur))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: it hides no box
+        return False
 
 
 def _is_there(path: str) -> bool:
@@ -340,12 +504,14 @@ def _owner(path: str) -> tuple[int, int]:
     return facts.st_uid, facts.st_gid
 
 
-def _write(folder: str, name: str, text: str) -> None:
-    draft = f"{folder}/{name}.{os.urandom(6).hex()}"
-    with open(draft, "x") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(text)
-    os.rename(draft, f"{folder}/{name}")
+def _write(path: str, name: str, text: str) -> None:
+    draft = f"{name}.{os.urandom(6).hex()}"
+    with opened(path, follow=True) as folder:
+        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=folder)
+        with open(file, "w") as writer:
+            os.fchmod(writer.fileno(), 0o644)
+            writer.write(text)
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _refuse_busy(box: str, name: Address) -> None:
@@ -366,6 +532,8 @@ def count_mail(box: str) -> int:
     """How many messages there are in the box at this path, dead letters included and handled mail not."""
     count = 0
     for folder in (*_MAIL, *(name for name in os.listdir(box) if name.startswith(REPLACED))):
+        if os.path.islink(f"{box}/{folder}"):
+            continue  # no folder of a box: what it leads to may be huge
         for _, _, files in os.walk(f"{box}/{folder}", onerror=_not_seen):
             count += sum(name.endswith(".json") for name in files)
     return count

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import names
+from .acting import opened
 from .doorbell import hears
 from .locks import is_held
 from .names import Address
@@ -51,6 +52,7 @@ class Standing:
     bells: int = 0  # that hear
     listeners: tuple[Listening, ...] = ()  # that say something of themselves
     leases: tuple[Lease, ...] = ()
+    trouble: str | None = None  # why it could not be looked into, where that is no matter of rights
 
     @property
     def waiting(self) -> int | None:
@@ -64,13 +66,15 @@ class Standing:
 
 
 def standing(root: Root, name: Address) -> Standing:
-    """How a box stands. Raises NoBox where there is none; where we may not look, numbers are None."""
+    """How a box stands. Raises NoBox where there is none; where we may not or cannot look, numbers are None."""
     box = root.box(name)
     try:
         facts = os.stat(box)
         bells = sum(_hears(path) for path in _bells(f"{box}/run"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise root.missing(name) from None
+    except OSError as error:
+        return Standing(name, -1, -1, trouble=_why(error))
     try:
         with os.scandir(f"{box}/new") as entries:
             waiting = [entry.name for entry in entries if is_mail(entry.name)]
@@ -79,6 +83,8 @@ def standing(root: Root, name: Address) -> Standing:
         dead, done = _count(f"{box}/dead"), _count(f"{box}/done")
     except (PermissionError, FileNotFoundError, NotADirectoryError):  # doctor says what is wrong there
         return Standing(name, facts.st_uid, facts.st_gid, bells=bells)
+    except (OSError, ValueError) as error:  # one box's own trouble: the others can still be looked at
+        return Standing(name, facts.st_uid, facts.st_gid, bells=bells, trouble=_why(error))
     talking: tuple[Listening, ...] = ()
     with contextlib.suppress(OSError):
         talking = tuple(listening(box))
@@ -107,6 +113,10 @@ def roster(root: Root) -> Iterator[Standing]:
             yield standing(root, name)
 
 
+def _why(error: Exception) -> str:
+    return ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
+
+
 def _oldest(new: str, waiting: list[str]) -> float | None:
     if not waiting:
         return None
@@ -132,15 +142,15 @@ def _later(path: str) -> tuple[int, int]:
 def _held(cur: str) -> tuple[int, int, tuple[Lease, ...]]:
     consumers, held, leases = 0, 0, []
     with os.scandir(cur) as entries:
-        folders = sorted(entry.name for entry in entries)
+        folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in folders:
         deadline = names.deadline_of(name)
         if deadline is None:
             continue
-        with contextlib.suppress(FileNotFoundError):
-            count = _count(f"{cur}/{name}")
+        with contextlib.suppress(FileNotFoundError), opened(f"{cur}/{name}") as folder:
+            count = sum(map(is_mail, os.listdir(folder)))
             held += count
-            consumers += is_held(f"{cur}/{name}/.lock")
+            consumers += is_held(".lock", folder)
             if deadline:
                 leases.append(Lease(name, deadline, count))
     return consumers, held, tuple(leases)

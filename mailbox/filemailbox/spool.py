@@ -19,9 +19,11 @@ import re
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
-from . import log, names, replies
+from . import acting, log, names, replies
+from .acting import at, opened
 from .errors import NotHeld, Storage, Telling, quoted, storage
 from .files import NOREPLACE, READ, alone, bare_rename, close, kind, listing, move, put_back, read, same
 from .graves import Graves
@@ -575,7 +577,7 @@ class Taker(Place):
         for name, unread in list(self._dropped.items()):
             self.drop(name, unread=unread)
         self._take_over()
-        replies.sweep(self._box, self._folders["replies"])
+        self._sweep_replies()
         self._list_later()
         if started >= self._sweep_at:
             self._rescue()
@@ -609,17 +611,18 @@ class Taker(Place):
         ]
         heapq.heapify(self._later)
 
+    def _sweep_replies(self) -> None:
+        folder = self._folders["replies"]
+        if os.geteuid() != 0 or os.fstat(folder).st_uid == 0:
+            replies.sweep(self._box, folder)
+        elif listing(folder):
+            with contextlib.suppress(OSError), opened(self._box) as box:
+                acting.call(box, partial(_sweep_replies, box))
+
     def _sweep_drafts(self) -> None:
         """Give up drafts whose writer has long gone, as many as a second allows."""
-        until = time.monotonic() + SHARE
-        with contextlib.suppress(OSError), os.scandir(f"{self._box}/tmp") as drafts:
-            for draft in drafts:
-                with contextlib.suppress(OSError):
-                    if time.time() - draft.stat(follow_symlinks=False).st_mtime > ABANDONED:
-                        os.unlink(draft.path)
-                        log.warning("the draft %s was given up: nobody touched it for 36 hours", quoted(draft.name))
-                if time.monotonic() > until:
-                    return
+        with contextlib.suppress(OSError), opened(self._box) as box:
+            acting.call(box, partial(_give_up_drafts, box))
 
     def _sweep_done(self) -> None:
         """Delete handled mail that was kept long enough."""
@@ -639,3 +642,22 @@ def is_too_late(due: str, text: str, now: int) -> bool:
     if name is None or (name.attempt == 1 and not name.wait):  # due then by its own wish
         return False
     return names.nanoseconds(due) > now + max(LONGEST, name.wait * 1_000_000_000)
+
+
+def _sweep_replies(box: int) -> None:
+    """As the owner of an open box: what answers lie in, and what it is moved to, are found by their paths."""
+    with opened("replies", box, os.fstat(box).st_uid) as folder:
+        replies.sweep(at(box), folder)
+
+
+def _give_up_drafts(box: int) -> None:
+    """As the owner of an open box."""
+    until = time.monotonic() + SHARE
+    with opened("tmp", box, os.fstat(box).st_uid) as tmp, os.scandir(tmp) as drafts:
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                if time.time() - draft.stat(follow_symlinks=False).st_mtime > ABANDONED:
+                    os.unlink(draft.name, dir_fd=tmp)
+                    log.warning("the draft %s was given up: nobody touched it for 36 hours", quoted(draft.name))
+            if time.monotonic() > until:
+                return

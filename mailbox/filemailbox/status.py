@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from . import names
+from .acting import opened
 from .files import READ, close, read
 from .locks import is_held
 from .order import is_mail
@@ -60,10 +61,13 @@ class Status:
     def close(self) -> None:
         """Take it away: nobody listens here any more."""
         if self._file >= 0:
+            facts = os.fstat(self._file)
             close(self._file)
             self._file = -1
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
+            run, name = os.path.split(self._path)
+            with contextlib.suppress(OSError), opened(run) as folder:
+                if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == facts.st_ino:  # what we wrote
+                    os.unlink(name, dir_fd=folder)
 
     def _open(self, consumer: str) -> None:
         self._path = f"{self._box}/run/status-{consumer}.json"
@@ -157,6 +161,6 @@ def _read(path: str) -> dict[str, Any] | None:
         facts = orjson.loads(data)
         names.nanoseconds(facts["since"])
         names.nanoseconds(facts["looked"])
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError):
         return None
     return facts if isinstance(facts, dict) else None

@@ -55,7 +55,12 @@ def status_(
     found = roots.find(path_of(root))
     own = os.environ.get("MAILBOX_AGENT")
     for each in name or ([names.address(own)] if own else found.boxes()):
-        standing = roster.standing(found, names.address(each))
+        try:
+            standing = roster.standing(found, names.address(each))
+        except LookupError:
+            if name or own:
+                raise
+            continue  # removed in between
         if json:
             show.write(show.json(_facts(standing)))
             continue
@@ -86,6 +91,8 @@ def _told(each: "Standing") -> list[str]:
     from ..message import moment
     from . import show
 
+    if each.trouble is not None:
+        return [f"it cannot be looked into: {each.trouble}"]
     if each.new is None:
         return ["we may not look into it: it is another user's" + (", and somebody listens" if each.bells else "")]
     oldest = f", the oldest for {show.span(each.oldest)}" if each.oldest is not None else ""

@@ -9,7 +9,10 @@ from .identity import Root, path_of
 from .options import Annotated, Arg, Opt, span
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..doctor import Finding
+    from ..sweep import Leftover
 
 SomeNames = Annotated[list[Address], Arg("[NAME...]", "Boxes; none: all of them.", read=names.address)]
 
@@ -68,26 +71,44 @@ def gc_(
     from functools import partial
 
     from ..errors import MailboxError
-    from ..sweep import leftovers, of_root
     from . import exits, show
 
     found, code = roots.find(path_of(root)), 0
-    sweeps = {str(box): leftovers(found, box, older_than) for box in list(name) or found.boxes()}
-    if not name:
-        sweeps["."] = of_root(found)
     with show.Progress("sweeping") as progress:
-        for box, sweep in sweeps.items():
-            progress.step(f"sweeping {box}")
+        for box in [*(list(name) or found.boxes()), *(() if name else (None,))]:
+            progress.step(f"sweeping {box or found.path}")
             try:
-                for left in sweep:
-                    if not dry_run:
-                        left.clear()
+                for left, why in _sweep(found, box, older_than, dry_run):
                     progress.step()
-                    progress.aside(partial(print, "\t".join(map(show.line, (box, left.what, left.path)))))
+                    if why is None:
+                        progress.aside(partial(print, "\t".join(map(show.line, (box or ".", left.what, left.path)))))
+                    else:  # the rest can still be swept
+                        progress.aside(partial(show.complain, why))
+                        code = code or exits.code(why) or 1
             except (MailboxError, OSError) as error:  # the other boxes can still be swept
                 progress.aside(partial(show.complain, error))
                 code = code or exits.code(error) or 1
     return code
+
+
+def _sweep(
+    root: roots.Root, box: Address | None, older_than: float | None, dry_run: bool
+) -> "Iterator[tuple[Leftover, BaseException | None]]":
+    """What is left over in a box, or beside all of them, taken away unless *dry_run*; and why it could not be."""
+    from ..errors import MailboxError
+    from ..sweep import leftovers, of_root, sweep
+
+    if box is not None and not dry_run:
+        yield from sweep(root, box, older_than)
+        return
+    for left in leftovers(root, box, older_than) if box is not None else of_root(root):
+        why: BaseException | None = None
+        try:
+            if not dry_run:
+                left.clear()
+        except (MailboxError, OSError) as error:
+            why = error
+        yield left, why
 
 
 def _mend(each: "Finding") -> str:
