@@ -635,7 +635,7 @@ def test_a_bell_is_deaf_while_a_descriptor_is_closed_and_hears_again(
     ringer.ring("bob")
     during = rung(deaf), deaf.hush()
     load.close()
-    until(lambda: rung(deaf))
+    until(lambda: reached(ringer, deaf))
 
     assert during == (False, False)
     assert deaf.hush()

@@ -5,6 +5,7 @@ A record that mail was accepted stands for its delivery. Whether it was delivere
 is older has been removed from its outbox, and that was flushed.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
@@ -30,6 +31,7 @@ class Memory:
     def __init__(self) -> None:
         self._young: dict[Key, Carried] = {}
         self._old: dict[Key, Carried] = {}
+        self._answers: tuple[Counter[Key], Counter[Key]] = Counter(), Counter()  # young, old; by what they answer
         self.pending: dict[Key, Carried] = {}
         """Accepted, and not known to be delivered."""
         self.waiting: dict[Key, float] = {}
@@ -43,8 +45,14 @@ class Memory:
 
     def accept(self, key: Key, carried: Carried) -> None:
         """It was accepted, and is about to be delivered."""
+        if (asked := _asked(key, carried)) is not None and self.find(key) is None:
+            self._answers[0][asked] += 1
         self._young[key] = self.pending[key] = carried
         self.waiting.pop(key, None)
+
+    def answers(self, key: Key) -> int:
+        """How many answers to what was carried under this key were accepted from its recipient."""
+        return self._answers[0][key] + self._answers[1][key]
 
     def delivered(self, key: Key) -> None:
         """It is where it belongs."""
@@ -62,6 +70,7 @@ class Memory:
     def age(self) -> None:
         """A new segment begins: forget the older generation."""
         self._old, self._young = self._young, {}
+        self._answers = Counter(), self._answers[0]  # at the same time as what they answer, or later
 
     def remember(self, record: Record) -> None:
         """What the audit log says of a relay before us."""
@@ -88,3 +97,9 @@ class Memory:
         for key, carried in self.pending.items():
             by_recipient.setdefault(key[2], []).append((key, carried))
         yield from by_recipient.items()
+
+
+def _asked(key: Key, carried: Carried) -> Key | None:
+    """The key of what this answers, were it carried; None where it answers nothing."""
+    sender, _, to = key
+    return (to, carried.answers, sender) if carried.answers is not None else None

@@ -114,6 +114,7 @@ class Rule:
     max_bytes: int | None = None
     require: Form = "plain"
     reply_within: float | None = None  # only answers, to mail that was carried at most so many seconds ago
+    answers: int = 16  # with reply_within: so many answers of one agent to one message
 
     def covers(self, sender: Address, to: Address, type: str | None) -> bool:
         """Whether it is about such mail at all."""
@@ -133,6 +134,8 @@ class Rule:
             return f"{self.label} allows only answers, and it answers nothing that was carried"
         if self.reply_within is not None and asked.answers is not None and asked.answers > self.reply_within:
             return f"{self.label} allows answers within {self.reply_within:g} s, and it is too late"
+        if self.reply_within is not None and asked.already >= self.answers:
+            return f"{self.label} allows {self.answers} answers to one message, and that has them"
         return None
 
     def conditions(self) -> str:
@@ -140,7 +143,8 @@ class Rule:
         parts = [] if self.types is None else ["type " + ", ".join(quoted(type) for type in self.types)]
         parts += [f"at most {self.max_bytes} bytes"] if self.max_bytes is not None else []
         parts += [f"{_at_least(self.require)}"] if self.require != "plain" else []
-        parts += [f"only answers, within {self.reply_within:g} s"] if self.reply_within is not None else []
+        if self.reply_within is not None:
+            parts.append(f"only answers, within {self.reply_within:g} s, at most {self.answers} to one message")
         return "; ".join(parts)
 
 
@@ -154,6 +158,7 @@ class Question:
     size: int = 0
     form: Form = "plain"
     answers: float | None = None  # how many seconds ago that was carried which it answers; None: it answers nothing
+    already: int = 0  # how many answers to that its sender has sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +438,7 @@ class _Reader:
             where = f"{kind} rule {number}"
             label = self._get(table, "name", where, where, _name)
             known = {"name", "from", "to", "type"}
-            known |= {"max_bytes", "require", "reply_only", "within"} if kind == "allow" else set()
+            known |= {"max_bytes", "require", "reply_only", "within", "answers"} if kind == "allow" else set()
             self._known(table, known, f"in {where}")
             senders = self._some(table, "from", where, agents, groups)
             to = self._some(table, "to", where, agents, groups)
@@ -442,11 +447,11 @@ class _Reader:
             require = self._get(table, "require", where, "plain", _form)
             within = self._get(table, "within", where, 3600.0, _span)
             replies = self._get(table, "reply_only", where, False, _flag)
-            if "within" in table and not replies:
-                self.problems.append(f"{where} says within, which is for reply_only = true")
-            rules.append(
-                Rule(label, kind == "allow", senders, to, types, max_bytes, require, within if replies else None)
-            )
+            answers = self._get(table, "answers", where, Rule.answers, _count)
+            for key in {"within", "answers"} & table.keys() if not replies else ():
+                self.problems.append(f"{where} says {key}, which is for reply_only = true")
+            within = within if replies else None
+            rules.append(Rule(label, kind == "allow", senders, to, types, max_bytes, require, within, answers))
         return rules
 
     def _sense(self, rules: tuple[Rule, ...]) -> None:
@@ -541,7 +546,7 @@ class _Reader:
 def _content(rule: Rule) -> str:
     """All that a rule says, without what it is called."""
     parts = (rule.allows, sorted(rule.senders), sorted(rule.to), rule.types, rule.max_bytes, rule.require)
-    return repr((*parts, rule.reply_within))
+    return repr((*parts, rule.reply_within, rule.answers))
 
 
 def _fits(pattern: str, text: str) -> bool:
