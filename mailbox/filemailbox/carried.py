@@ -8,12 +8,16 @@ is older has been removed from its outbox, and that was flushed.
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from .chain import Record
 
 Key: TypeAlias = tuple[str, str, str]
 """The sender, the id, and the recipient."""
+
+
+QUOTA: Final = "quota"
+"""The rule in the record of what was refused because the quota was used up: it uses nothing of the quota."""
 
 
 class Carried(NamedTuple):
@@ -36,8 +40,8 @@ class Memory:
         """Accepted, and not known to be delivered."""
         self.waiting: dict[Key, float] = {}
         """Put off for the first time, in seconds since 1970."""
-        self.spent: list[tuple[str, float, int]] = []
-        """What a relay before us accepted, for the quotas: from whom, when, and how many bytes."""
+        self.spent: list[tuple[str, float, int, int]] = []
+        """What a relay before us carried or refused, for the quotas: from whom, when, how many, and how many bytes."""
 
     def find(self, key: Key) -> Carried | None:
         """What was carried under this key."""
@@ -78,13 +82,17 @@ class Memory:
         if event in ("segment", "begin"):
             self.age()
             return
-        if event not in ("accept", "defer", "bounce"):
+        if event not in ("accept", "refuse", "defer", "bounce"):
             return
         key = (str(record.get("from")), str(record.get("id")), str(record.get("to")))
         at = datetime.fromisoformat(str(record["time"])).timestamp()
-        if event == "accept":
+        if event == "refuse":
+            count = int(record.get("count", 1))
+            if record.get("rule") != QUOTA:  # the sizes of those left out are not known: they count as this one
+                self.spent.append((key[0], at, count, count * int(record.get("size", 0))))
+        elif event == "accept":
             answers = record.get("in_reply_to")
-            self.spent.append((key[0], at, int(record.get("size", 0))))
+            self.spent.append((key[0], at, 1, int(record.get("size", 0))))
             self.accept(key, Carried(str(record.get("digest")), at, str(record.get("file")), answers))
         elif event == "defer":
             self.put_off(key, at)
