@@ -39,6 +39,9 @@ Form: TypeAlias = Literal["plain", "signed", "sealed"]
 FORMS: Final[tuple[Form, ...]] = ("plain", "signed", "sealed")
 """How mail can be written, each better than the one before: what is sealed is signed as well."""
 
+ANSWERS: Final = 16
+"""How many answers of one agent to one message a rule with `reply_only` allows that does not say."""
+
 _SPANS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZES: Final = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _LARGEST: Final = 1 << 30
@@ -114,7 +117,7 @@ class Rule:
     max_bytes: int | None = None
     require: Form = "plain"
     reply_within: float | None = None  # only answers, to mail that was carried at most so many seconds ago
-    answers: int = 16  # with reply_within: so many answers of one agent to one message
+    answers: int = ANSWERS  # with reply_within: so many answers of one agent to one message
 
     def covers(self, sender: Address, to: Address, type: str | None) -> bool:
         """Whether it is about such mail at all."""
@@ -447,7 +450,7 @@ class _Reader:
             require = self._get(table, "require", where, "plain", _form)
             within = self._get(table, "within", where, 3600.0, _span)
             replies = self._get(table, "reply_only", where, False, _flag)
-            answers = self._get(table, "answers", where, Rule.answers, _count)
+            answers = self._get(table, "answers", where, ANSWERS, _count)
             for key in {"within", "answers"} & table.keys() if not replies else ():
                 self.problems.append(f"{where} says {key}, which is for reply_only = true")
             within = within if replies else None
