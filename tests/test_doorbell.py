@@ -677,9 +677,7 @@ def test_a_bell_that_is_closed_while_a_thread_stands_still_is_closed_by_that(
     until(lambda: deaf._ear is not None and deaf._ear._bell.fileno() < 0)
 
 
-def test_where_no_thread_can_be_started_the_bell_stays(
-    run: Path, load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_thread_can_be_started_the_bell_stays(run: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again at each look; and what is left at the end of a program, the kernel lets go of."""
     bell = Bell(str(run), refuse=False)
     load.ring(bell.path)
@@ -786,9 +784,7 @@ def test_many_boxes_full_of_bells_take_few_of_a_senders_descriptors(tmp_path: Pa
     assert after <= before
 
 
-def test_a_full_folder_is_not_looked_through(
-    run: Path, ringer: Ringer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_folder_is_not_looked_through(run: Path, ringer: Ringer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name that is no bell costs a few calls of the kernel: some are tried, not all."""
     full(run, 0, 3000)
     opened: list[object] = []

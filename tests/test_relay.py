@@ -931,7 +931,10 @@ def test_mail_that_is_refused_uses_the_quota(post: Open) -> None:
     office.turn()
 
     assert office.got("bob") == [0, 1]
-    assert office.back("alice").count("the relay did not carry it to bob: alice has used up its quota of 4/d messages") == 1
+    assert (
+        office.back("alice").count("the relay did not carry it to bob: alice has used up its quota of 4/d messages")
+        == 1
+    )
 
 
 def test_refusals_are_thinned_out_in_the_record_and_counted(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -995,9 +998,10 @@ def test_only_so_many_answers_to_one_message_are_carried(post: Open) -> None:
     office.turn()
 
     assert office.got("alice") == [0, 1, 2]
-    assert office.back("bob") == [
-        "the relay did not carry it to alice: answers allows 3 answers to one message, and that has them"
-    ] * 3
+    assert (
+        office.back("bob")
+        == ["the relay did not carry it to alice: answers allows 3 answers to one message, and that has them"] * 3
+    )
 
 
 def test_without_a_word_on_it_sixteen_answers_are_carried(post: Open) -> None:

@@ -184,7 +184,7 @@ class Relay:
             while not self.stopping and (cases := self._next_batch()):
                 self._carry(cases)
                 self._hear()
-            if (left := self._thinner.due()):
+            if left := self._thinner.due():
                 self.audit.append(left)
         except Storage as error:
             self._stand_still(error)
