@@ -546,7 +546,7 @@ def waking(box: Mailbox, refuse: bool) -> Mailbox:
 
 def receive(box: Mailbox) -> object:
     message = box.receive(timeout=60)
-    return message and message.ack() or message and message.body
+    return message and message.body
 
 
 def callback(box: Mailbox) -> object:
@@ -592,7 +592,7 @@ def test_a_ring_that_brings_a_descriptor_stops_nobody(
     waking(bob, refuse)
     waiter = threading.Thread(target=lambda: taken.append(way(bob)), daemon=True)
     waiter.start()
-    until(lambda: bob._wake.bell and bob._wake._asleep or bob._wake.sleepers)
+    until(lambda: bob._wake.bell and (bob._wake._asleep or bob._wake.sleepers))
     load.ring(str(bob._wake.bell))
     if (asked := alice.receive()) is not None:
         asked.reply("here")

@@ -16,6 +16,8 @@ Key: TypeAlias = tuple[str, str, str]
 """The sender, the id, and the recipient."""
 
 
+_MANY: Final = 200_000  # messages of which it is known since when they wait; the oldest are forgotten, and wait anew
+
 QUOTA: Final = "quota"
 """The rule in the record of what was refused because the quota was used up: it uses nothing of the quota."""
 
@@ -65,6 +67,8 @@ class Memory:
     def put_off(self, key: Key, at: float) -> None:
         """It has to wait, since now if not for longer."""
         self.waiting.setdefault(key, at)
+        if len(self.waiting) > _MANY:  # a sender may take back what waits, again and again
+            del self.waiting[next(iter(self.waiting))]
 
     def give_up(self, key: Key) -> None:
         """It went back to its sender, who may send it again."""

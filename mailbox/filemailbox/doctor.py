@@ -268,7 +268,7 @@ def _proofs(root: Root, boxes: list[Address]) -> Iterator[Finding]:
 
 
 def _stalls(root: Root, boxes: list[Address]) -> Iterator[Finding]:
-    """Where another uid can keep a call of the kernel waiting: it holds the lock of a file of its own, and we need it."""
+    """Calls of the kernel that another uid can keep waiting: it holds the lock of a file of its own, which we need."""
     owners = set()
     for name in boxes:
         with contextlib.suppress(OSError):
@@ -281,7 +281,7 @@ def _stalls(root: Root, boxes: list[Address]) -> Iterator[Finding]:
             "warning",
             "root",
             f"{_FUSE} and user namespaces are open to all: whoever mounts a file system of its own {hold}",
-            f"chmod 0660 {_FUSE}, or sysctl user.max_user_namespaces=0, on the host; containers without {_FUSE} are safe",
+            f"chmod 0660 {_FUSE}, or sysctl user.max_user_namespaces=0 on the host; without {_FUSE} a container is safe",
         )
     if _setting(_FAULTS) == "1":
         yield Finding(

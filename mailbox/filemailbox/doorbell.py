@@ -6,8 +6,8 @@ answer: nothing. A byte on the bell means nothing either; it carries no message,
 A bell is a Unix datagram socket in `run/`, one for each listener, bound under a hidden name and renamed into place:
 reached through the file system, it crosses network, PID, mount and user namespaces of one kernel.
 
-Strangers ring, and strangers hang bells. So a ring brings no descriptor: closing one can take its receiver as long as the
-ringer likes (a TCP socket with SO_LINGER). And a folder of bells, however full, costs a ringer a few looks and sockets.
+Strangers ring, and strangers hang bells. So a ring brings no descriptor: to close one may take its receiver as long as
+the ringer likes (a TCP socket with SO_LINGER). And a folder of bells, however full, costs a ringer little.
 """
 
 from __future__ import annotations
@@ -294,10 +294,8 @@ def _is_laden(bell: socket) -> bool:
 
 def _close_aside(bell: socket) -> None:
     """Close *bell* in a thread, for what lies in its queue is closed with it."""
-    try:
+    with contextlib.suppress(RuntimeError):  # at the end of the program: the kernel closes it, and waits for nothing
         start_new_thread(os.close, (bell.detach(),))
-    except RuntimeError:
-        pass  # at the end of the program, when the kernel closes it, and waits for nothing
 
 
 def _open_bells(folder: int) -> list[socket]:

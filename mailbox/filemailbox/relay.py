@@ -48,6 +48,7 @@ _THIN: Final = {"refuse": Rate(1, 60.0), "bounce": Rate(1, 60.0), "defer": Rate(
 """How often something that was not carried is recorded for one sender; what comes between is counted."""
 
 _SINGLY: Final = {"refuse": 100, "bounce": 100, "defer": 1000}  # records of that for one sender, before it is thinned
+_MANY: Final = 10_000  # messages whose refusals are kept while they wait for others; of more, they are found again
 _PATIENCE: Final = 1000  # messages of one sender that wait for one recipient: what is more goes back at once
 
 
@@ -475,6 +476,8 @@ class Relay:
             station.park(name, min(case.waits.values()), frozenset(case.waits))
             if case.refused and case.letter is not None:
                 self._refusals[station.agent.name, case.letter.id] = case.refused
+                if len(self._refusals) > _MANY:  # a sender may take back what waits, again and again
+                    del self._refusals[next(iter(self._refusals))]
             return
         try:
             if case.junk is not None and case.junk.empty:
