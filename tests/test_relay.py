@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, Storage, audit, carry, chain, names, policy, seal, volumes
+from filemailbox import Mailbox, Storage, audit, carried, carry, chain, names, policy, seal, volumes
 from filemailbox import relay as relays
 from filemailbox import root as roots
 from filemailbox.chain import Tampered
@@ -1036,3 +1036,44 @@ def test_a_recipient_with_a_run_full_of_names_takes_little_of_the_relays_time(
 
     assert office.got("bob") == [1]
     assert len(opened) < 150
+
+
+def test_a_sender_that_takes_back_what_waits_does_not_fill_the_memory(
+    post: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again: since when it waits, and who has refused it, is kept of so many."""
+    monkeypatch.setattr(carried, "_MANY", 5)
+    monkeypatch.setattr(relays, "_MANY", 5)
+    office = post(rules='[groups]\nothers = ["bob", "carol"]\n[[allow]]\nfrom = "alice"\nto = "bob"\n')
+    office.folder("bob", "new").rename(office.folder("bob", "old"))
+    for n in range(12):
+        path = office.drop("alice", f"{names.new_id()}.json", json.dumps({"to": "team:others", "body": n}))
+        office.turn()
+        for left in office.folder("alice", "outbox").iterdir():
+            left.unlink()
+        assert not path.exists()
+
+    assert len(office.relay._memory.waiting) == 5
+    assert len(office.relay._refusals) == 5
+
+
+def test_a_box_that_is_kept_nearly_full_is_not_counted_at_every_message(
+    post: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner takes one out for each that comes, and all others wait while ten thousand are counted."""
+    counted: list[int] = []
+
+    def slow(inbox: volumes.Inbox, limit: int) -> int:
+        counted.append(limit)
+        time.sleep(0.5)  # so it is not counted again for ten seconds
+        return limit - 1
+
+    monkeypatch.setattr(volumes.Inbox, "waiting", slow)
+    office = post()
+    for n in range(4):
+        office.box("alice").send("bob", n)
+        office.turn()
+
+    assert len(counted) == 1
+    assert office.got("bob") == [0]
+    assert len(office.left("alice")) == 3

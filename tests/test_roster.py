@@ -1,6 +1,7 @@
 """Who is there, who listens, how far behind."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from filemailbox import Mailbox, NoBox, names
+from filemailbox import root as roots
 from filemailbox.doorbell import Bell
 from filemailbox.roster import roster, standing
 
@@ -109,3 +111,19 @@ def test_of_another_users_box_only_its_bells_are_known(as_root: None, shared: Pa
     )
 
     assert look.line() == "None"
+
+
+def test_a_run_full_of_names_is_not_looked_through(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner can hang thousands, and the operator looks at all boxes."""
+    for n in range(2500):
+        (root / "bob" / "run" / f"{n:012x}").symlink_to("nowhere")
+    looked: list[int] = []
+
+    def look(mode: int) -> bool:
+        looked.append(mode)
+        return False
+
+    monkeypatch.setattr(stat, "S_ISSOCK", look)
+    standing(roots.find(root), names.address("bob"))
+
+    assert len(looked) == 1000

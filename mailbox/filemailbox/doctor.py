@@ -281,7 +281,7 @@ def _stalls(root: Root, boxes: list[Address]) -> Iterator[Finding]:
             "warning",
             "root",
             f"{_FUSE} and user namespaces are open to all: whoever mounts a file system of its own {hold}",
-            f"chmod 0660 {_FUSE}, or sysctl user.max_user_namespaces=0 on the host; without {_FUSE} a container is safe",
+            f"chmod 0660 {_FUSE}, or sysctl user.max_user_namespaces=0 on the host; a container without it is safe",
         )
     if _setting(_FAULTS) == "1":
         yield Finding(

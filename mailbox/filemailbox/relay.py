@@ -49,6 +49,8 @@ _THIN: Final = {"refuse": Rate(1, 60.0), "bounce": Rate(1, 60.0), "defer": Rate(
 
 _SINGLY: Final = {"refuse": 100, "bounce": 100, "defer": 1000}  # records of that for one sender, before it is thinned
 _MANY: Final = 10_000  # messages whose refusals are kept while they wait for others; of more, they are found again
+_CROWD: Final = 1000  # messages in a box from which on to count them takes long
+_SHARE: Final = 20  # to count those in one box costs at most such a part of the time
 _PATIENCE: Final = 1000  # messages of one sender that wait for one recipient: what is more goes back at once
 
 
@@ -130,6 +132,7 @@ class Relay:
         self.carried = 0
         """How many messages have been delivered."""
         self._memory = Memory()
+        self._count_at: dict[str, float] = {}  # before that it is not
         self._room: dict[str, int] = {}  # how much more fits into a box, before it is counted again
         self._refusals: dict[tuple[str, str], dict[str, str]] = {}  # of messages that still wait for others
         self._table: set[Key] = set()  # what is in the batch
@@ -534,9 +537,13 @@ class Relay:
     def _make_sure_of_room(self, to: str, batch: Batch) -> None:
         """Raises OSError where too much waits in the box already."""
         if self._room.get(to, 0) <= 0:
-            limit = self.policy.agents[Address(to)].limits.waiting
+            limit, now = self.policy.agents[Address(to)].limits.waiting, time.monotonic()
+            if now < self._count_at.get(to, 0.0):
+                raise OSError(0, f"{limit} messages waited in its box a moment ago, and that is the limit")
             waiting = batch.inbox(to).waiting(limit) + batch.staged_for(to)
             self._room[to] = limit - waiting
+            if waiting > _CROWD:  # its owner can keep it nearly full, and others wait while we count
+                self._count_at[to] = now + _SHARE * (time.monotonic() - now)
             if waiting >= limit:
                 raise OSError(0, f"{limit} messages wait in its box, and that is the limit")
 
@@ -583,6 +590,7 @@ class Relay:
             station.close()
         self.stations = kept
         self._room.clear()
+        self._count_at.clear()
         self._all_at = 0.0
 
     def _finish_all(self) -> None:
