@@ -203,13 +203,13 @@ def test_check_lists_who_can_reach_whom(host: Host, mailbox: Callable[..., Any])
     assert said.lines == [
         'alice\tbob\tjobs\ttype "job"',
         'alice\tcarol\tjobs\ttype "job"',
-        "bob\talice\tanswers\tonly answers, within 3600 s",
+        "bob\talice\tanswers\tonly answers, within 3600 s, at most 16 to one message",
     ]
     assert records[2] == {
         "from": "bob",
         "to": "alice",
         "rule": "answers",
-        "conditions": "only answers, within 3600 s",
+        "conditions": "only answers, within 3600 s, at most 16 to one message",
     }
 
 

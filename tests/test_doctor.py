@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -346,6 +347,48 @@ def test_hard_links_that_are_not_protected_are_told(
         (tmp_path / "setting").write_text(setting)
 
     assert sum("fs.protected_hardlinks is 0" in each.what for each in found(shared / "mail")) == told
+
+
+@pytest.mark.parametrize(
+    ("mode", "namespaces", "faults", "told"),
+    [
+        pytest.param(0o666, "100\n", "0\n", ["/dev"], id="fuse"),
+        pytest.param(0o660, "100\n", "0\n", [], id="fuse for a group"),
+        pytest.param(0o666, "0\n", "0\n", [], id="no namespaces"),
+        pytest.param(0o666, None, None, ["/dev"], id="nothing known"),
+        pytest.param(0o600, "100\n", "1\n", ["vm.unprivileged_userfaultfd"], id="faults"),
+    ],
+)
+def test_a_host_on_which_others_can_stall_the_kernel_is_told(
+    as_root: None,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    namespaces: str | None,
+    faults: str | None,
+    told: list[str],
+) -> None:
+    """Nothing of ours mends it: a claim waits in the kernel for the lock of a file that its sender holds."""
+    root = roots.init(shared / "mail")
+    for name, uid in (("alice", 2001), ("bob", 2002)):
+        roots.create(root, names.address(name), (uid, uid))
+    device = tmp_path / "dev"
+    try:
+        os.mknod(device, stat.S_IFCHR | mode, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("no device can be made here")
+    device.chmod(mode)
+    monkeypatch.setattr(doctor, "_FUSE", str(device))
+    monkeypatch.setattr(doctor, "_NAMESPACES", {str(tmp_path / "namespaces"): "0"})
+    monkeypatch.setattr(doctor, "_FAULTS", str(tmp_path / "faults"))
+    for name, said in (("namespaces", namespaces), ("faults", faults)):
+        if said is not None:
+            (tmp_path / name).write_text(said)
+    stalls = [each.what for each in found(shared / "mail") if "in state D" in each.what]
+
+    assert len(stalls) == len(told)
+    assert all(word in what for word, what in zip(told, stalls, strict=True))
 
 
 def test_a_uid_without_its_group_is_told(as_root: None, shared: Path, start: Callable[..., Any]) -> None:

@@ -1,10 +1,15 @@
 """The Unix socket: ring, hear."""
 
+import asyncio
+import contextlib
 import gc
 import os
 import select
 import socket
 import stat
+import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from filemailbox import doorbell
+from filemailbox import Mailbox, doorbell
 from filemailbox.doorbell import Bell, Ringer, hears
+from filemailbox.wake import Wake
 
 Until = Callable[[Callable[[], object]], None]
 
@@ -463,3 +469,347 @@ def test_bells_of_dead_listeners_are_swept_when_one_is_hung(run: Path, hang: Cal
 
     assert set(os.listdir(run)) == {"fresh", Path(living.path).name, Path(new.path).name, "status.json"}
     assert fresh.exists()
+
+
+# Descriptors that come with a ring
+
+
+RING = """
+import os, socket, sys
+ringer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+ringer.connect(sys.argv[1])
+ringer.setblocking(False)
+load = int(sys.argv[2])
+sys.stdin.read()  # until we are the only one who holds it
+try:
+    for _ in range(200):  # so many times, so that we let go before whoever hears it
+        socket.send_fds(ringer, [b"!"], [load])
+except BlockingIOError:
+    pass
+except PermissionError:
+    sys.exit(1)
+os.close(load)
+"""
+
+
+class Load:
+    """A TCP socket with unsent data and an hour to send it in: whoever closes it last stands still for so long."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.socket = socket.create_connection(server.getsockname())
+            self.peer, _ = server.accept()
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.send(bytes(65536))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+
+    def ring(self, path: str) -> bool:
+        """Let a program ring the bell at *path* with it, and end. Returns whether the kernel let it through."""
+        command = [sys.executable, "-I", "-S", "-c", RING, path, str(self.socket.fileno())]
+        with subprocess.Popen(command, pass_fds=[self.socket.fileno()], stdin=subprocess.PIPE) as ringer:
+            self.socket.close()
+            assert ringer.stdin is not None
+            ringer.stdin.close()
+            try:
+                return ringer.wait(5) == 0
+            except subprocess.TimeoutExpired:  # the receiver was quicker to let go, and so the ringer stands still
+                ringer.kill()
+                return True
+
+    def close(self) -> None:
+        """Let the one who stands still go on."""
+        self.peer.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def load() -> Iterator[Load]:
+    load = Load()
+    yield load
+    load.close()
+
+
+@pytest.fixture(params=[pytest.param(True, id="refused"), pytest.param(False, id="before Linux 6.16")])
+def refuse(request: pytest.FixtureRequest) -> bool:
+    """Whether the kernel is asked to refuse descriptors. Without, it is as kernels before 6.16 are."""
+    return bool(request.param)
+
+
+def waking(box: Mailbox, refuse: bool) -> Mailbox:
+    """*box*, with a bell of that kind."""
+    if not refuse:
+        vars(box)["_waking"] = Wake(box._path, 0.25, refuse=False)
+    return box
+
+
+def receive(box: Mailbox) -> object:
+    message = box.receive(timeout=60)
+    return message and message.body
+
+
+def callback(box: Mailbox) -> object:
+    taken: list[object] = []
+
+    @box.on()
+    def take(message: Any) -> None:
+        taken.append(message.body)
+        box.stop()
+
+    box.run()
+    return taken[0]
+
+
+async def areceive(box: Mailbox) -> object:
+    message = await box.areceive(timeout=60)
+    return message and message.body
+
+
+def request(box: Mailbox) -> object:
+    return box.request("alice", "?", timeout=60).body
+
+
+async def arequest(box: Mailbox) -> object:
+    return (await box.arequest("alice", "?", timeout=60)).body
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        receive,
+        callback,
+        request,
+        pytest.param(lambda box: asyncio.run(areceive(box)), id="areceive"),
+        pytest.param(lambda box: asyncio.run(arequest(box)), id="arequest"),
+    ],
+)
+def test_a_ring_that_brings_a_descriptor_stops_nobody(
+    alice: Mailbox, bob: Mailbox, load: Load, refuse: bool, way: Callable[[Mailbox], object], until: Until
+) -> None:
+    """Its receiver closes it, which takes an hour here. Refused, or left to a thread, mail comes all the same."""
+    taken: list[object] = []
+    waking(bob, refuse)
+    waiter = threading.Thread(target=lambda: taken.append(way(bob)), daemon=True)
+    waiter.start()
+    until(lambda: bob._wake.bell and (bob._wake._asleep or bob._wake.sleepers))
+    load.ring(str(bob._wake.bell))
+    if (asked := alice.receive()) is not None:
+        asked.reply("here")
+    else:
+        alice.send("bob", "here")
+    until(lambda: taken)
+    waiter.join()
+    bob.close()
+
+    assert taken == ["here"]
+
+
+def test_whoever_rings_with_a_descriptor_is_refused(hang: Callable[..., Bell], load: Load) -> None:
+    """EPERM, from Linux 6.16 on. It is not a ring either."""
+    bell = hang()
+    if bell._ear is not None:
+        pytest.skip("this kernel cannot refuse descriptors: it is older than Linux 6.16")
+    let_through = load.ring(bell.path)
+
+    assert not let_through
+    assert not rung(bell)
+
+
+@pytest.fixture
+def deaf(run: Path, load: Load) -> Iterator[Bell]:
+    """A bell as before Linux 6.16, which was rung with a descriptor, and hushed: a thread stands still for it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM):  # imported, before any descriptor is counted
+        bell = Bell(str(run), refuse=False)
+    assert load.ring(bell.path)
+    assert rung(bell)
+    assert bell.hush()
+    yield bell
+    bell.close()
+
+
+def test_a_bell_is_deaf_while_a_descriptor_is_closed_and_hears_again(
+    deaf: Bell, ringer: Ringer, load: Load, until: Until
+) -> None:
+    """It must not wake anybody for a ring that only the thread may take; the rescan finds mail meanwhile."""
+    ringer.ring("bob")
+    during = rung(deaf), deaf.hush()
+    load.close()
+    until(lambda: reached(ringer, deaf))
+
+    assert during == (False, False)
+    assert deaf.hush()
+    assert not deaf.hush()
+
+
+def test_rings_without_descriptors_are_heard_before_and_after_each_other(run: Path, ringer: Ringer) -> None:
+    """As with any bell."""
+    bell = Bell(str(run), refuse=False)
+    seen = [rung(bell)]
+    ringer.ring("bob")
+    seen += [rung(bell), bell.hush(), rung(bell), bell.hush()]
+    bell.close()
+
+    assert seen == [False, True, True, False, False]
+    assert os.listdir(run) == []
+
+
+def test_a_bell_is_closed_at_once_whatever_lies_in_its_queue(run: Path, load: Load, until: Until) -> None:
+    """To close a socket is to close what was sent to it: a thread does that."""
+    bell = Bell(str(run), refuse=False)
+    load.ring(bell.path)
+    closing = threading.Thread(target=bell.close, daemon=True)
+    closing.start()
+    until(lambda: not closing.is_alive())
+
+    assert os.listdir(run) == []
+
+
+def test_a_bell_that_is_closed_while_a_thread_stands_still_is_closed_by_that(
+    deaf: Bell, load: Load, until: Until
+) -> None:
+    """Nothing is left once it goes on."""
+    deaf.close()
+    held = deaf._ear is not None and deaf._ear._bell.fileno() >= 0
+    load.close()
+
+    assert held
+    until(lambda: deaf._ear is not None and deaf._ear._bell.fileno() < 0)
+
+
+def test_where_no_thread_can_be_started_the_bell_stays(run: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again at each look; and what is left at the end of a program, the kernel lets go of."""
+    bell = Bell(str(run), refuse=False)
+    load.ring(bell.path)
+
+    left: list[int] = []
+
+    def none(function: Callable[..., object], arguments: tuple[int, ...]) -> int:
+        left.extend(arguments)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(doorbell, "start_new_thread", none)
+    heard = bell.hush(), rung(bell)
+    bell.close()
+    load.close()  # now it can be closed
+    os.close(left[0])
+
+    assert heard == (True, True)
+    assert len(left) == 1
+
+
+def test_the_child_of_a_fork_lets_go_without_taking_the_parents_rings(run: Path, start: Callable[..., Any]) -> None:
+    """Also where a thread was at the bell at the moment of the fork."""
+    program = start(
+        """
+import os, sys
+from filemailbox.doorbell import Bell, Ringer
+bell, ringer = Bell(sys.argv[1] + "/bob/run", refuse=False), Ringer(sys.argv[1])
+ringer.ring("bob")
+with bell._ear._guard:
+    child = os.fork()
+    if child == 0:
+        bell.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+print(bell.hangs(), bell.hush())
+""",
+        run.parent.parent,
+    )
+
+    assert program.line() == "True True"
+
+
+@pytest.mark.parametrize("option", [pytest.param(9999, id="unknown"), pytest.param(socket.SO_RCVBUF, id="another")])
+def test_a_kernel_that_cannot_refuse_is_not_believed_to(
+    run: Path, monkeypatch: pytest.MonkeyPatch, option: int
+) -> None:
+    """It says that it knows no such option; or means another one by that number."""
+    monkeypatch.setattr(doorbell, "_PASSRIGHTS", option)
+    bell = Bell(str(run))
+    kind = bell._ear
+    bell.close()
+
+    assert kind is not None
+
+
+# A folder full of bells
+
+
+def full(run: Path, bells: int, others: int = 0) -> list[socket.socket]:
+    """As many bells in there as its owner likes, and other things."""
+    hung = []
+    here = os.open(run, os.O_PATH)
+    for n in range(bells):
+        hung.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        hung[-1].bind(f"/proc/self/fd/{here}/{n:012x}")
+    os.close(here)
+    for n in range(others):
+        (run / f"link{n}").symlink_to("nowhere")
+    return hung
+
+
+def test_a_box_with_hundreds_of_bells_takes_few_of_a_senders_descriptors(
+    tmp_path: Path, run: Path, ringer: Ringer
+) -> None:
+    """A process has 1 024, and needs them for other things."""
+    hung = full(run, 300)
+    before = descriptors()
+    ringer.ring("bob")
+    kept = descriptors() - before
+    heard = sum(bool(select.select([each], [], [], 0)[0]) for each in hung)
+    for each in hung:
+        each.close()
+
+    assert kept <= 1 + doorbell._BELLS
+    assert heard == doorbell._BELLS
+
+
+def test_many_boxes_full_of_bells_take_few_of_a_senders_descriptors(tmp_path: Path, ringer: Ringer) -> None:
+    """Their owners may be one. Who was rung longest ago is forgotten, and found again when it is needed."""
+    hung, before = [], 0
+    for n in range(8):
+        (tmp_path / f"box{n}/run").mkdir(parents=True)
+        hung += full(tmp_path / f"box{n}/run", 40)
+    before = descriptors()
+    for n in range(8):
+        ringer.ring(f"box{n}")
+    kept = descriptors() - before
+    ringer.close()
+    after = descriptors()
+    for each in hung:
+        each.close()
+
+    assert kept <= doorbell._KEPT + 8
+    assert after <= before
+
+
+def test_a_full_folder_is_not_looked_through(run: Path, ringer: Ringer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name that is no bell costs a few calls of the kernel: some are tried, not all."""
+    full(run, 0, 3000)
+    opened: list[object] = []
+    real = os.open
+
+    def counting(path: Any, *arguments: Any, **settings: Any) -> int:
+        opened.append(path)
+        return real(path, *arguments, **settings)
+
+    monkeypatch.setattr(os, "open", counting)
+    ringer.ring("bob")
+
+    assert len(opened) == 1 + doorbell._TRIED
+
+
+def test_bells_among_the_leftovers_of_an_honest_box_are_found(run: Path, ringer: Ringer) -> None:
+    """Twenty listeners, each with its status, and those of twenty that are gone."""
+    hung = full(run, 20)
+    for n in range(40):
+        (run / f"status-{n:012x}.json").touch()
+    for n in range(20):
+        dead_bell(run, f"{n + 100:012x}")
+    ringer.ring("bob")
+    heard = [bool(select.select([each], [], [], 0)[0]) for each in hung]
+    for each in hung:
+        each.close()
+
+    assert all(heard)

@@ -371,7 +371,7 @@ def test_who_can_reach_whom_is_listed() -> None:
     listed = [(each.sender, each.to, each.rule, each.conditions) for each in read(rules).reach()]
 
     assert listed == [
-        ("coder-1", "planner", "back", "at most 10 bytes; only answers, within 3600 s"),
+        ("coder-1", "planner", "back", "at most 10 bytes; only answers, within 3600 s, at most 16 to one message"),
         ("planner", "admin", "talk", 'not type "noise"'),
         ("planner", "coder-1", "talk", ""),
     ]
@@ -434,3 +434,9 @@ def test_settings_are_read() -> None:
 
     assert settings == policy.Settings("/var/x", "/etc/y", "hub", True, 1 << 20, 0.5, 172800.0)
     assert read("").digest != read(text).digest
+
+
+def test_answers_are_only_limited_where_only_answers_are_allowed() -> None:
+    """A number that would mean nothing was meant to be something else."""
+    with pytest.raises(InvalidPolicy, match="answers, which is for reply_only = true"):
+        read('[[allow]]\nfrom = "planner"\nto = "coder-1"\nanswers = 3\n')

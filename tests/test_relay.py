@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, Storage, audit, carry, chain, names, policy, seal, volumes
+from filemailbox import Mailbox, Storage, audit, carried, carry, chain, names, policy, seal, volumes
 from filemailbox import relay as relays
 from filemailbox import root as roots
 from filemailbox.chain import Tampered
@@ -917,3 +917,163 @@ def test_the_recipient_sees_that_the_relay_vouches(tmp_path: Path, as_root: None
         (2, "alice", "relay"),
         (3, None, "none"),
     ]
+
+
+def test_mail_that_is_refused_uses_the_quota(post: Open) -> None:
+    """To refuse is work, too. It counts also after the relay was started anew."""
+    office = post(rules='[[allow]]\nfrom = "alice"\nto = "bob"\n', limits='quota = "4/d"\n')
+    office.box("alice").send_many("carol", range(2))
+    office.turn()
+    office.again()
+    office.drop("alice", "junk.json", "{")
+    os.utime(office.folder("alice", "outbox") / "junk.json", (0, 0))
+    office.box("alice").send_many("bob", range(3))
+    office.turn()
+
+    assert office.got("bob") == [0, 1]
+    assert (
+        office.back("alice").count("the relay did not carry it to bob: alice has used up its quota of 4/d messages")
+        == 1
+    )
+
+
+def test_refusals_are_thinned_out_in_the_record_and_counted(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent can be refused as often as it likes, and the log is never deleted. None is left uncounted."""
+    office = post(rules='[[allow]]\nfrom = "bob"\nto = "*"\n', limits='rate = "none"\n')
+    office.box("alice").send_many("bob", range(300))
+    office.turn()
+    before = office.records("refuse")
+    office.box("carol").send("bob", "only one")
+    office.turn()
+    office.again()
+    after = office.records("refuse")
+
+    assert len(before) == 100
+    assert all("count" not in record for record in before)
+    assert [(record["from"], record.get("count", 1)) for record in after[100:]] == [("carol", 1), ("alice", 200)]
+    assert len(office.back("alice")) == 300
+    assert office.is_sound()
+
+
+def test_what_was_left_out_is_told_of_as_soon_as_it_may(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a minute, with the next that is refused, or without."""
+    monkeypatch.setitem(relays._SINGLY, "refuse", 1)
+    monkeypatch.setitem(relays._THIN, "refuse", policy.Rate(1, 60.0))
+    clock = [1000.0]
+    office = post(rules='[[allow]]\nfrom = "bob"\nto = "*"\n')
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    office.box("alice").send_many("bob", range(3))
+    office.turn()
+    clock[0] += 61
+    office.turn()
+    office.box("alice").send_many("bob", range(2))
+    office.turn()
+    clock[0] += 61
+    office.box("alice").send("bob", "!")
+    office.turn()
+
+    assert [record.get("count", 1) for record in office.records("refuse")] == [1, 2, 3]
+
+
+def test_what_cannot_be_delivered_is_thinned_out_as_well(post: Open) -> None:
+    """Of what was put off, each that is given up has a record: the next relay must know."""
+    known = {"event": "bounce", "from": "alice", "id": "1", "to": "bob"}
+    thinner = relays.Thinner()
+    kept = thinner.thin([{**known, "id": str(n)} for n in range(150)], lambda record: record["id"] == "149")
+    left = thinner.due(all=True)
+
+    assert [record["id"] for record in kept] == [*map(str, range(100)), "149"]
+    assert left == [{**known, "id": "148", "count": 49}]
+
+
+def test_only_so_many_answers_to_one_message_are_carried(post: Open) -> None:
+    """`reply_only` is no open door: the policy says how many. They are counted also by the next relay."""
+    office = post(rules=RULES.replace("reply_only = true", "reply_only = true\nanswers = 3"))
+    id = office.box("alice").send("bob", "?", type="job")
+    office.turn()
+    office.box("bob").send_many("alice", range(2), in_reply_to=id)
+    office.turn()
+    office.again()
+    office.box("bob").send_many("alice", range(2, 6), in_reply_to=id)
+    office.turn()
+
+    assert office.got("alice") == [0, 1, 2]
+    assert (
+        office.back("bob")
+        == ["the relay did not carry it to alice: answers allows 3 answers to one message, and that has them"] * 3
+    )
+
+
+def test_without_a_word_on_it_sixteen_answers_are_carried(post: Open) -> None:
+    office = post(rules=RULES)
+    id = office.box("alice").send("bob", "?", type="job")
+    office.turn()
+    office.box("bob").send_many("alice", range(40), in_reply_to=id)
+    office.turn()
+
+    assert office.got("alice") == list(range(16))
+
+
+def test_a_recipient_with_a_run_full_of_names_takes_little_of_the_relays_time(
+    post: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in files that are opened: the ring for one recipient is everybody's wait."""
+    office = post()
+    run = office.folder("bob", "run")
+    for n in range(5000):
+        (run / f"link{n}").symlink_to("nowhere")
+    office.box("alice").send("bob", 1)
+    opened: list[object] = []
+    real = os.open
+
+    def counting(path: Any, *arguments: Any, **settings: Any) -> int:
+        opened.append(path)
+        return real(path, *arguments, **settings)
+
+    monkeypatch.setattr(os, "open", counting)
+    office.turn()
+    monkeypatch.undo()
+
+    assert office.got("bob") == [1]
+    assert len(opened) < 150
+
+
+def test_a_sender_that_takes_back_what_waits_does_not_fill_the_memory(
+    post: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again: since when it waits, and who has refused it, is kept of so many."""
+    monkeypatch.setattr(carried, "_MANY", 5)
+    monkeypatch.setattr(relays, "_MANY", 5)
+    office = post(rules='[groups]\nothers = ["bob", "carol"]\n[[allow]]\nfrom = "alice"\nto = "bob"\n')
+    office.folder("bob", "new").rename(office.folder("bob", "old"))
+    for n in range(12):
+        path = office.drop("alice", f"{names.new_id()}.json", json.dumps({"to": "team:others", "body": n}))
+        office.turn()
+        for left in office.folder("alice", "outbox").iterdir():
+            left.unlink()
+        assert not path.exists()
+
+    assert len(office.relay._memory.waiting) == 5
+    assert len(office.relay._refusals) == 5
+
+
+def test_a_box_that_is_kept_nearly_full_is_not_counted_at_every_message(
+    post: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner takes one out for each that comes, and all others wait while ten thousand are counted."""
+    counted: list[int] = []
+
+    def slow(inbox: volumes.Inbox, limit: int) -> int:
+        counted.append(limit)
+        time.sleep(0.5)  # so it is not counted again for ten seconds
+        return limit - 1
+
+    monkeypatch.setattr(volumes.Inbox, "waiting", slow)
+    office = post()
+    for n in range(4):
+        office.box("alice").send("bob", n)
+        office.turn()
+
+    assert len(counted) == 1
+    assert office.got("bob") == [0]
+    assert len(office.left("alice")) == 3

@@ -89,6 +89,7 @@ def test_a_root_is_made_in_a_folder_that_exists(tmp_path: Path) -> None:
         pytest.param("{}", 'its format is "None"', id="no format"),
         pytest.param('{"format": "1"}', 'its format is "1" and', id="string"),
         pytest.param('{"format": 2}', 'its format is "2" and this program knows 1', id="from the future"),
+        pytest.param('{"format": true}', 'its format is "True" and this program knows 1', id="true"),
     ],
 )
 def test_a_root_of_an_unknown_format_is_refused(tmp_path: Path, marker: str | None, says: str) -> None:

@@ -1,6 +1,7 @@
 """Who is there, who listens, how far behind."""
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,3 +137,19 @@ def test_a_monitor_that_may_only_read_sees_who_listens(as_root: None, shared: Pa
 
     assert said[1] == "1 0\n"
     assert said[0] in ("0 None\n", "")  # or it cannot even read where Python lies
+
+
+def test_a_run_full_of_names_is_not_looked_through(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner can hang thousands, and the operator looks at all boxes."""
+    for n in range(2500):
+        (root / "bob" / "run" / f"{n:012x}").symlink_to("nowhere")
+    looked: list[int] = []
+
+    def look(mode: int) -> bool:
+        looked.append(mode)
+        return False
+
+    monkeypatch.setattr(stat, "S_ISSOCK", look)
+    standing(roots.find(root), names.address("bob"))
+
+    assert len(looked) == 1000

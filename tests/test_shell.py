@@ -368,6 +368,7 @@ def test_whose_mail_it_is_must_be_said(shell: Shell) -> None:
 MARKERS = {
     "other members are ignored": ('{"by": [{"format": 2}], "format": 1.0}', 0),
     "another format": ('{"format": 2}', 69),
+    "true, which is no number": ('{"format": true}', 69),
     "a text": ('{"format": "1"}', 69),
     "in another object": ('{"x": {"format": 1}}', 69),
     "no object": ("[1]", 69),
@@ -382,6 +383,35 @@ def test_the_marker_of_the_root_is_read(in_turn: Shell, marker: str, code: int) 
 
     assert in_turn.send("bob", "x").code == code
     assert in_turn.receive().code == code
+
+
+def test_what_a_terminal_obeys_is_never_printed(in_turn: Shell) -> None:
+    """Not even when it is the script's own argument that is quoted: who calls it may have it from a stranger."""
+    evil = b'\x1b]0;x\x07\xc2\x9b\xe2\x80\xae\xff\\"\n\xc3\xa9'
+    ran = [
+        in_turn.send(evil, "x"),
+        in_turn.send("bob", "x", "y", evil),
+        in_turn.receive("--as", evil),
+        in_turn.receive(evil),
+    ]
+
+    assert [each.code for each in ran] == [2] * 4
+    for each in ran:
+        assert each.err.rstrip("\n").isprintable()
+    assert '\\u001b]0;x\\u0007\\u009b\\u202e?\\"\\né' in ran[0].err
+
+
+def test_a_folder_full_of_bells_is_not_rung_through(dash: Shell) -> None:
+    """Its owner hangs there what he likes: some are rung, the others look by themselves."""
+    dash.allow("python3")
+    bells = [Bell(str(dash.root / "bob/run")) for _ in range(60)]
+    code = dash.send("bob", "x").code
+    heard = sum(bell.hush() for bell in bells)
+    for bell in bells:
+        bell.close()
+
+    assert code == 0
+    assert heard == 32
 
 
 def test_a_key_of_1024_bytes_and_not_a_byte_more(shell: Shell) -> None:

@@ -463,7 +463,7 @@ def test_without_descriptors_one_still_sleeps_and_wakes_by_the_rescan(
     """A program that leaks them is no reason for us to fail as well."""
     broken(monkeypatch, errno.EMFILE)
 
-    def refuse(*arguments: object) -> int:
+    def refuse(*arguments: object, **settings: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(wake, "Bell", refuse)

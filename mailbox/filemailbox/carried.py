@@ -5,14 +5,21 @@ A record that mail was accepted stands for its delivery. Whether it was delivere
 is older has been removed from its outbox, and that was flushed.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from .chain import Record
 
 Key: TypeAlias = tuple[str, str, str]
 """The sender, the id, and the recipient."""
+
+
+_MANY: Final = 200_000  # messages of which it is known since when they wait; the oldest are forgotten, and wait anew
+
+QUOTA: Final = "quota"
+"""The rule in the record of what was refused because the quota was used up: it uses nothing of the quota."""
 
 
 class Carried(NamedTuple):
@@ -30,12 +37,13 @@ class Memory:
     def __init__(self) -> None:
         self._young: dict[Key, Carried] = {}
         self._old: dict[Key, Carried] = {}
+        self._answers: tuple[Counter[Key], Counter[Key]] = Counter(), Counter()  # young, old; by what they answer
         self.pending: dict[Key, Carried] = {}
         """Accepted, and not known to be delivered."""
         self.waiting: dict[Key, float] = {}
         """Put off for the first time, in seconds since 1970."""
-        self.spent: list[tuple[str, float, int]] = []
-        """What a relay before us accepted, for the quotas: from whom, when, and how many bytes."""
+        self.spent: list[tuple[str, float, int, int]] = []
+        """What a relay before us carried or refused, for the quotas: from whom, when, how many, and how many bytes."""
 
     def find(self, key: Key) -> Carried | None:
         """What was carried under this key."""
@@ -43,8 +51,14 @@ class Memory:
 
     def accept(self, key: Key, carried: Carried) -> None:
         """It was accepted, and is about to be delivered."""
+        if (asked := _asked(key, carried)) is not None and self.find(key) is None:
+            self._answers[0][asked] += 1
         self._young[key] = self.pending[key] = carried
         self.waiting.pop(key, None)
+
+    def answers(self, key: Key) -> int:
+        """How many answers to what was carried under this key were accepted from its recipient."""
+        return self._answers[0][key] + self._answers[1][key]
 
     def delivered(self, key: Key) -> None:
         """It is where it belongs."""
@@ -53,6 +67,8 @@ class Memory:
     def put_off(self, key: Key, at: float) -> None:
         """It has to wait, since now if not for longer."""
         self.waiting.setdefault(key, at)
+        if len(self.waiting) > _MANY:  # a sender may take back what waits, again and again
+            del self.waiting[next(iter(self.waiting))]
 
     def give_up(self, key: Key) -> None:
         """It went back to its sender, who may send it again."""
@@ -62,6 +78,7 @@ class Memory:
     def age(self) -> None:
         """A new segment begins: forget the older generation."""
         self._old, self._young = self._young, {}
+        self._answers = Counter(), self._answers[0]  # at the same time as what they answer, or later
 
     def remember(self, record: Record) -> None:
         """What the audit log says of a relay before us."""
@@ -69,13 +86,17 @@ class Memory:
         if event in ("segment", "begin"):
             self.age()
             return
-        if event not in ("accept", "defer", "bounce"):
+        if event not in ("accept", "refuse", "defer", "bounce"):
             return
         key = (str(record.get("from")), str(record.get("id")), str(record.get("to")))
         at = datetime.fromisoformat(str(record["time"])).timestamp()
-        if event == "accept":
+        if event == "refuse":
+            count = int(record.get("count", 1))
+            if record.get("rule") != QUOTA:  # the sizes of those left out are not known: they count as this one
+                self.spent.append((key[0], at, count, count * int(record.get("size", 0))))
+        elif event == "accept":
             answers = record.get("in_reply_to")
-            self.spent.append((key[0], at, int(record.get("size", 0))))
+            self.spent.append((key[0], at, 1, int(record.get("size", 0))))
             self.accept(key, Carried(str(record.get("digest")), at, str(record.get("file")), answers))
         elif event == "defer":
             self.put_off(key, at)
@@ -88,3 +109,9 @@ class Memory:
         for key, carried in self.pending.items():
             by_recipient.setdefault(key[2], []).append((key, carried))
         yield from by_recipient.items()
+
+
+def _asked(key: Key, carried: Carried) -> Key | None:
+    """The key of what this answers, were it carried; None where it answers nothing."""
+    sender, _, to = key
+    return (to, carried.answers, sender) if carried.answers is not None else None

@@ -37,6 +37,11 @@ _ROOM: Final = 0.05  # of a volume: below that it is worth a warning
 _HARDLINKS: Final = "/proc/sys/fs/protected_hardlinks"
 _DAY: Final = 86_400_000_000_000  # nanoseconds: a longer lease is somebody's mistake, or that of a clock
 _LOOKED_AT: Final = 1000  # messages in later/, of those that are due in more than a while
+_FUSE: Final = "/dev/fuse"
+_NAMESPACES: Final = {"/proc/sys/kernel/unprivileged_userns_clone": "0", "/proc/sys/user/max_user_namespaces": "0"}
+"""Settings that close user namespaces to who is not root, at that value; the first is Debian's."""
+
+_FAULTS: Final = "/proc/sys/vm/unprivileged_userfaultfd"
 _MISSED: Final = 5  # messages found only by looking, none announced: notifications are dead
 
 
@@ -62,6 +67,7 @@ def examine(root: Root, only: list[Address] | None = None, tell: Callable[[str],
     yield from _strangers(root)
     yield from _shared_groups(root, boxes)
     yield from _proofs(root, boxes)
+    yield from _stalls(root, boxes)
     for name in only if only is not None else boxes:
         tell(f"looking at {name}")
         yield from _unstopped(root, name, named=only is not None)
@@ -284,6 +290,44 @@ def _proofs(root: Root, boxes: list[Address]) -> Iterator[Finding]:
                 "and deliver it again when it was handled",
                 "sysctl fs.protected_hardlinks=1 on the host; or sign: replays of signed mail are refused",
             )
+
+
+def _stalls(root: Root, boxes: list[Address]) -> Iterator[Finding]:
+    """Calls of the kernel that another uid can keep waiting: it holds the lock of a file of its own, which we need."""
+    owners = set()
+    for name in boxes:
+        with contextlib.suppress(OSError):
+            owners.add(os.stat(root.box(name)).st_uid)
+    if len(owners) < 2:
+        return
+    hold = "can hold a claim of its mail (in state D, beyond any kill) for as long as it likes"
+    if _open_to_all(_FUSE) and not any(_setting(path) == closed for path, closed in _NAMESPACES.items()):
+        yield Finding(
+            "warning",
+            "root",
+            f"{_FUSE} and user namespaces are open to all: whoever mounts a file system of its own {hold}",
+            f"chmod 0660 {_FUSE}, or sysctl user.max_user_namespaces=0 on the host; a container without it is safe",
+        )
+    if _setting(_FAULTS) == "1":
+        yield Finding(
+            "warning",
+            "root",
+            f"vm.unprivileged_userfaultfd is 1: whoever fills its own memory when it likes {hold}",
+            "sysctl vm.unprivileged_userfaultfd=0 on the host",
+        )
+
+
+def _open_to_all(device: str) -> bool:
+    with contextlib.suppress(OSError):
+        facts = os.stat(device)
+        return stat.S_ISCHR(facts.st_mode) and facts.st_mode & 0o006 == 0o006
+    return False
+
+
+def _setting(path: str) -> str | None:
+    with contextlib.suppress(OSError), open(path) as setting:
+        return setting.read().strip()
+    return None
 
 
 def _folders(root: Root, name: Address) -> Iterator[Finding]:

@@ -39,6 +39,9 @@ Form: TypeAlias = Literal["plain", "signed", "sealed"]
 FORMS: Final[tuple[Form, ...]] = ("plain", "signed", "sealed")
 """How mail can be written, each better than the one before: what is sealed is signed as well."""
 
+ANSWERS: Final = 16
+"""How many answers of one agent to one message a rule with `reply_only` allows that does not say."""
+
 _SPANS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZES: Final = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _LARGEST: Final = 1 << 30
@@ -114,6 +117,7 @@ class Rule:
     max_bytes: int | None = None
     require: Form = "plain"
     reply_within: float | None = None  # only answers, to mail that was carried at most so many seconds ago
+    answers: int = ANSWERS  # with reply_within: so many answers of one agent to one message
 
     def covers(self, sender: Address, to: Address, type: str | None) -> bool:
         """Whether it is about such mail at all."""
@@ -133,6 +137,8 @@ class Rule:
             return f"{self.label} allows only answers, and it answers nothing that was carried"
         if self.reply_within is not None and asked.answers is not None and asked.answers > self.reply_within:
             return f"{self.label} allows answers within {self.reply_within:g} s, and it is too late"
+        if self.reply_within is not None and asked.already >= self.answers:
+            return f"{self.label} allows {self.answers} answers to one message, and that has them"
         return None
 
     def conditions(self) -> str:
@@ -140,7 +146,8 @@ class Rule:
         parts = [] if self.types is None else ["type " + ", ".join(quoted(type) for type in self.types)]
         parts += [f"at most {self.max_bytes} bytes"] if self.max_bytes is not None else []
         parts += [f"{_at_least(self.require)}"] if self.require != "plain" else []
-        parts += [f"only answers, within {self.reply_within:g} s"] if self.reply_within is not None else []
+        if self.reply_within is not None:
+            parts.append(f"only answers, within {self.reply_within:g} s, at most {self.answers} to one message")
         return "; ".join(parts)
 
 
@@ -154,6 +161,7 @@ class Question:
     size: int = 0
     form: Form = "plain"
     answers: float | None = None  # how many seconds ago that was carried which it answers; None: it answers nothing
+    already: int = 0  # how many answers to that its sender has sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +441,7 @@ class _Reader:
             where = f"{kind} rule {number}"
             label = self._get(table, "name", where, where, _name)
             known = {"name", "from", "to", "type"}
-            known |= {"max_bytes", "require", "reply_only", "within"} if kind == "allow" else set()
+            known |= {"max_bytes", "require", "reply_only", "within", "answers"} if kind == "allow" else set()
             self._known(table, known, f"in {where}")
             senders = self._some(table, "from", where, agents, groups)
             to = self._some(table, "to", where, agents, groups)
@@ -442,11 +450,11 @@ class _Reader:
             require = self._get(table, "require", where, "plain", _form)
             within = self._get(table, "within", where, 3600.0, _span)
             replies = self._get(table, "reply_only", where, False, _flag)
-            if "within" in table and not replies:
-                self.problems.append(f"{where} says within, which is for reply_only = true")
-            rules.append(
-                Rule(label, kind == "allow", senders, to, types, max_bytes, require, within if replies else None)
-            )
+            answers = self._get(table, "answers", where, ANSWERS, _count)
+            for key in {"within", "answers"} & table.keys() if not replies else ():
+                self.problems.append(f"{where} says {key}, which is for reply_only = true")
+            within = within if replies else None
+            rules.append(Rule(label, kind == "allow", senders, to, types, max_bytes, require, within, answers))
         return rules
 
     def _sense(self, rules: tuple[Rule, ...]) -> None:
@@ -541,7 +549,7 @@ class _Reader:
 def _content(rule: Rule) -> str:
     """All that a rule says, without what it is called."""
     parts = (rule.allows, sorted(rule.senders), sorted(rule.to), rule.types, rule.max_bytes, rule.require)
-    return repr((*parts, rule.reply_within))
+    return repr((*parts, rule.reply_within, rule.answers))
 
 
 def _fits(pattern: str, text: str) -> bool:

@@ -19,20 +19,21 @@ import contextlib
 import os
 import select
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import log, names
 from .audit import Audit
-from .carried import Carried, Key, Memory
+from .carried import QUOTA, Carried, Key, Memory
 from .carry import Batch
 from .chain import Record, Tampered, Verify
 from .errors import MailboxError, Storage, quoted
 from .inotify import Folders
 from .message import parse_time
 from .names import Address
-from .policy import Agent, Form, InvalidPolicy, Policy, Question
+from .policy import Agent, Bucket, Form, InvalidPolicy, Policy, Question, Rate
 from .station import Parked, Station, words_of
 from .volumes import Junk, Letter, Unfinished, is_our_trouble
 
@@ -43,6 +44,13 @@ _BACKOFF: Final = (1.0, 60.0)  # seconds until a recipient in trouble is tried a
 _OURSELVES: Final = (1.0, 30.0)  # the same, when the audit log is in trouble
 _SOON: Final = 1.0  # seconds until what is perhaps still being written is looked at again
 _STUCK: Final = 30.0  # seconds until what can neither be carried nor removed is looked at again
+_THIN: Final = {"refuse": Rate(1, 60.0), "bounce": Rate(1, 60.0), "defer": Rate(1, 1.0)}
+"""How often something that was not carried is recorded for one sender; what comes between is counted."""
+
+_SINGLY: Final = {"refuse": 100, "bounce": 100, "defer": 1000}  # records of that for one sender, before it is thinned
+_MANY: Final = 10_000  # messages whose refusals are kept while they wait for others; of more, they are found again
+_CROWD: Final = 1000  # messages in a box from which on to count them takes long
+_SHARE: Final = 20  # to count those in one box costs at most such a part of the time
 _PATIENCE: Final = 1000  # messages of one sender that wait for one recipient: what is more goes back at once
 
 
@@ -68,6 +76,42 @@ class Case:
     carried: dict[Key, tuple[Carried, Record]] = field(default_factory=dict)
 
 
+class Thinner:
+    """Leaves records out where an agent makes many: it is refused as fast as it sends. They are counted."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._left_out: dict[tuple[str, str], tuple[int, Record]] = {}
+        self.silent: set[str] = set()
+        """The agents of whose records one was left out in this batch."""
+
+    def thin(self, records: list[Record], needed: Callable[[Record], bool]) -> list[Record]:
+        """The *records* to be written: each that is *needed*, and as many others as their agents may have."""
+        kept: list[Record] = []
+        for record in records:
+            event, sender = str(record["event"]), str(record.get("from"))
+            if event not in _THIN or needed(record):
+                kept.append(record)
+                continue
+            count = self._left_out.get((sender, event), (0, record))[0] + 1
+            if self._bucket(sender, event).take(time.monotonic()):
+                self._left_out.pop((sender, event), None)
+                kept.append(_counted(record, count))
+            else:
+                self._left_out[sender, event] = count, record
+                self.silent.add(sender)
+        return kept
+
+    def due(self, *, all: bool = False) -> list[Record]:
+        """The records that stand for those left out, of agents that may have one by now; or of all."""
+        now = time.monotonic()
+        ready = [key for key in self._left_out if all or self._bucket(*key).take(now)]
+        return [_counted(record, count) for count, record in map(self._left_out.pop, ready)]
+
+    def _bucket(self, sender: str, event: str) -> Bucket:
+        return self._buckets.setdefault((sender, event), Bucket(_THIN[event], _SINGLY[event]))
+
+
 class Relay:
     """Carries mail until told to stop. For one thread; stop() and reload() may be called from signal handlers."""
 
@@ -88,9 +132,12 @@ class Relay:
         self.carried = 0
         """How many messages have been delivered."""
         self._memory = Memory()
+        self._count_at: dict[str, float] = {}  # before that it is not
         self._room: dict[str, int] = {}  # how much more fits into a box, before it is counted again
         self._refusals: dict[tuple[str, str], dict[str, str]] = {}  # of messages that still wait for others
         self._table: set[Key] = set()  # what is in the batch
+        self._answering: Counter[Key] = Counter()  # how many answers are, by what they answer
+        self._thinner = Thinner()
         self._reload = False
         self._turn = 0
         self._all_at = 0.0
@@ -123,9 +170,9 @@ class Relay:
         except OSError as error:
             log.warning("outboxes cannot be watched (%s): mail is found by looking", error)
         self._set_up()
-        for sender, at, size in self._memory.spent:
+        for sender, at, count, size in self._memory.spent:
             if (station := self.stations.get(Address(sender))) is not None:
-                station.quota.use(at, 1)
+                station.quota.use(at, count)
                 station.quota_bytes.use(at, size)
         self._finish_all()
 
@@ -141,6 +188,8 @@ class Relay:
             while not self.stopping and (cases := self._next_batch()):
                 self._carry(cases)
                 self._hear()
+            if left := self._thinner.due():
+                self.audit.append(left)
         except Storage as error:
             self._stand_still(error)
 
@@ -148,7 +197,7 @@ class Relay:
         """Write the last record and let go."""
         if self.audit.open:
             with contextlib.suppress(Storage):
-                self.audit.append([{"event": "stop"}])
+                self.audit.append([*self._thinner.due(all=True), {"event": "stop"}])
         self.audit.close()
         for station in self.stations.values():
             station.close()
@@ -263,6 +312,8 @@ class Relay:
         self.audit.check()
         records: list[Record] = []
         self._table.clear()
+        self._answering.clear()
+        self._thinner.silent.clear()
         with Batch(self.policy.agents) as batch:
             for number, case in enumerate(cases):
                 if len(batch) >= BATCH:  # there are messages for many among them: the rest comes next
@@ -279,8 +330,8 @@ class Relay:
                         self._put_off(case, key, self._harmed(key[2], error), records)
                     else:
                         records.append(record)
-            if records:
-                self.audit.append(records)
+            if written := self._thinner.thin(records, self._is_known):
+                self.audit.append(written)
             self._note(records)
             for case in cases:
                 for key, (carried, _) in case.carried.items():
@@ -299,6 +350,7 @@ class Relay:
             case.refused[""] = case.junk.why
             if not case.station.is_stuck(case.name):
                 records.append({"event": "refuse", "from": sender, "file": case.name, "why": case.junk.why})
+                _spend(case.station, 0)
             return
         case.refused = self._refusals.pop((sender, letter.id), {})
         why = _objection(letter, sender)
@@ -336,12 +388,16 @@ class Relay:
         if why is None:
             decision = self.policy.decide(self._question(letter, key))
             rule = decision.rule
-            why = (decision.why if not decision.allowed else None) or self._over_quota(case.station, letter)
+            why = decision.why if not decision.allowed else None
+            if why is None and (why := self._over_quota(case.station, letter)) is not None:
+                rule = QUOTA
         record = _record("accept", key, letter, rule)
         if why is not None:
             case.refused[to] = why
             if not case.station.is_stuck(case.name):
                 records.append({**record, "event": "refuse", "why": why})
+                if rule != QUOTA:
+                    _spend(case.station, len(letter.data))
             return
         if key in self._table:  # two files of one id: the second one is looked at when the first has been carried
             case.waits[to] = 0.0
@@ -365,9 +421,9 @@ class Relay:
                 carried = Carried(str(record["digest"]), time.time(), letter.carried_name, answers)
                 case.carried[key] = (carried, record)
                 self._table.add(key)
+                self._answering[to, str(answers), key[0]] += 1
                 self._room[to] = self._room.get(to, 0) - 1
-                for quota, amount in ((case.station.quota, 1), (case.station.quota_bytes, len(letter.data))):
-                    quota.use(time.time(), amount)
+                _spend(case.station, len(letter.data))
                 return
         self._put_off(case, key, self.troubles[to], records)
 
@@ -423,6 +479,8 @@ class Relay:
             station.park(name, min(case.waits.values()), frozenset(case.waits))
             if case.refused and case.letter is not None:
                 self._refusals[station.agent.name, case.letter.id] = case.refused
+                if len(self._refusals) > _MANY:  # a sender may take back what waits, again and again
+                    del self._refusals[next(iter(self._refusals))]
             return
         try:
             if case.junk is not None and case.junk.empty:
@@ -437,7 +495,7 @@ class Relay:
                 log.warning("%s: %s stays in the outbox: %s", station.agent.name, quoted(name), words_of(error))
             station.park(name, time.monotonic() + _STUCK, stuck=True)
             return
-        for to, why in case.refused.items():
+        for to, why in case.refused.items() if station.agent.name not in self._thinner.silent else ():
             whom = f" for {_shown(to)}" if to else ""
             log.warning("%s: %s%s went back: %s", station.agent.name, quoted(name), whom, why)
 
@@ -451,15 +509,22 @@ class Relay:
                 else:
                     self._memory.put_off(key, time.time())
 
+    def _is_known(self, record: Record) -> bool:
+        """Whether a relay after us has to know of it: that something accepted or put off was given up."""
+        key = (str(record.get("from")), str(record.get("id")), str(record.get("to")))
+        return record["event"] == "bounce" and (key in self._memory.waiting or self._memory.find(key) is not None)
+
     # What the policy is asked, and what only the relay knows
 
     def _question(self, letter: Letter, key: Key) -> Question:
         sender, _, to = key
         members, answers = letter.members, None
-        answered = self._memory.find((to, str(members.get("in_reply_to")), sender))
+        asked = (to, str(members.get("in_reply_to")), sender)
+        answered = self._memory.find(asked)
         if answered is not None:
             answers = max(0.0, time.time() - answered.at)
-        return Question(Address(sender), to, members.get("type"), len(letter.data), _form(members), answers)
+        already = self._memory.answers(asked) + self._answering[asked]
+        return Question(Address(sender), to, members.get("type"), len(letter.data), _form(members), answers, already)
 
     def _over_quota(self, station: Station, letter: Letter) -> str | None:
         limits, now = station.agent.limits, time.time()
@@ -472,9 +537,13 @@ class Relay:
     def _make_sure_of_room(self, to: str, batch: Batch) -> None:
         """Raises OSError where too much waits in the box already."""
         if self._room.get(to, 0) <= 0:
-            limit = self.policy.agents[Address(to)].limits.waiting
+            limit, now = self.policy.agents[Address(to)].limits.waiting, time.monotonic()
+            if now < self._count_at.get(to, 0.0):
+                raise OSError(0, f"{limit} messages waited in its box a moment ago, and that is the limit")
             waiting = batch.inbox(to).waiting(limit) + batch.staged_for(to)
             self._room[to] = limit - waiting
+            if waiting > _CROWD:  # its owner can keep it nearly full, and others wait while we count
+                self._count_at[to] = now + _SHARE * (time.monotonic() - now)
             if waiting >= limit:
                 raise OSError(0, f"{limit} messages wait in its box, and that is the limit")
 
@@ -521,6 +590,7 @@ class Relay:
             station.close()
         self.stations = kept
         self._room.clear()
+        self._count_at.clear()
         self._all_at = 0.0
 
     def _finish_all(self) -> None:
@@ -629,6 +699,17 @@ def _objection(letter: Letter, sender: str) -> str | None:
             if parse_time(expires).timestamp() <= time.time():
                 return f"it expired at {expires}"
     return None
+
+
+def _spend(station: Station, size: int) -> None:
+    """Count one message for the quotas of its sender: carried or refused, it was work."""
+    now = time.time()
+    station.quota.use(now, 1)
+    station.quota_bytes.use(now, size)
+
+
+def _counted(record: Record, count: int) -> Record:
+    return {**record, "count": count} if count > 1 else record
 
 
 def _form(members: Mapping[str, Any]) -> Form:

@@ -138,7 +138,7 @@ def find(path: str | os.PathLike[str]) -> Root:
     except ValueError:
         raise NoRoot(where, f"its {MARKER} file is not JSON") from None
     version = said.get("format") if isinstance(said, dict) else None
-    if version != FORMAT:
+    if type(version) is bool or version != FORMAT:  # True == 1
         raise NoRoot(where, f"its format is {quoted(version)} and this program knows {FORMAT}")
     return Root(where)
 

@@ -47,9 +47,10 @@ Sleepers: TypeAlias = dict[Callable[[], object], Callable[[Callable[[], object]]
 class Wake:
     """What a consumer waits on. It hangs a bell at the first wait; where that cannot be, the rescan must do."""
 
-    def __init__(self, box: str, rescan: float = RESCAN) -> None:
+    def __init__(self, box: str, rescan: float = RESCAN, *, refuse: bool = True) -> None:
         self.box = box
         """The path of the box."""
+        self._refuse = refuse
         self._rescan = rescan
         self._bell: Bell | None = None
         self._watch: Inotify | _Steps | None = None
@@ -208,7 +209,7 @@ class Wake:
                 self._bell = None
             if self._bell is None:
                 with contextlib.suppress(OSError):
-                    self._bell = Bell(f"{self.box}/run")
+                    self._bell = Bell(f"{self.box}/run", refuse=self._refuse)
             if self._watch is not None and (self._watch.over or self._folder != self._new()):
                 self._watch = self._watch.close()  # of a box that was moved away, nothing tells the watch
             if self._watching and self._watch is None:

@@ -326,7 +326,9 @@ def _row(record: "Record") -> tuple[str, ...]:
     from . import show
 
     members = ("time", "event", "from", "to", "type", "id", "rule", "why")
-    return tuple(show.line(str(record.get(member) or "")) for member in members)
+    *facts, why = (show.line(str(record.get(member) or "")) for member in members)
+    count = record.get("count")
+    return (*facts, f"{why} ({count} such, of which this is the last)" if count else why)
 
 
 class _Status:
