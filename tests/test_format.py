@@ -173,4 +173,4 @@ def test_the_page_counts_the_vectors() -> None:
 
     assert "holds seven JSON files" in PAGE
     assert set(listed) == {path.name for path in VECTORS.iterdir()}
-    assert len(set(listed)) == 6
+    assert len(set(listed)) == 7

@@ -197,7 +197,7 @@ def test_only_a_file_that_its_owner_alone_may_write_is_a_proof(
     roots.tell(roots.find(volume), "relay", RELAY)
     drop(volume, {}, ALICE).chmod(mode)
     by_owner = take(bob).trust
-    carry(volume, "carol", **{"from": "carol"})
+    carry(volume, "carol", RELAY, **{"from": "carol"})
     next((volume / "bob/new").iterdir()).chmod(mode)
     by_relay = take(bob).trust
 
@@ -249,9 +249,7 @@ def test_all_boxes_of_a_process_look_at_the_owners_once(tmp_path: Path, monkeypa
     assert first < asked[0] <= 4 * boxes  # a second later once more
 
 
-def test_another_owner_is_known_a_second_later(
-    volume: Path, bob: Mailbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_owner_is_known_a_second_later(volume: Path, bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A box is given to another uid: from then on that is its agent."""
     clock = SimpleNamespace(monotonic=lambda: 1e9)
     monkeypatch.setattr(trust, "time", clock)

@@ -17,7 +17,7 @@ from typing import Final, Self, TypeAlias
 
 from . import names
 from .errors import Telling
-from .files import FOLDER, NOREPLACE, READ, alone, close, listing, read, rename
+from .files import FOLDER, NOREPLACE, READ, close, listing, read, rename, sole
 from .locks import Lock
 from .order import is_mail
 from .root import adopt
@@ -75,7 +75,7 @@ class Reply:
                     regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size <= max_size
                     if regular and (parts is None or parts.size in (None, facts.st_size)):
                         data = read(file, facts.st_size)
-                        if alone(name, self._folder, facts, ours=False):
+                        if sole(name, self._folder, file):
                             yield name, data, facts
                 except FileNotFoundError:
                     continue
