@@ -309,6 +309,21 @@ def test_an_answer_goes_through_no_link(post: Open) -> None:
     assert office.got("mallory") == [1]
 
 
+def test_an_answer_goes_into_no_folder_of_a_stranger(as_root: None, post: Open) -> None:
+    """Who shares the recipient's volume can make the folder of a request, too: the answer goes to new/ then."""
+    office = post()
+    request = names.new_id()
+    trap = office.folder("mallory", "replies") / request
+    trap.mkdir()
+    os.chown(trap, 2999, 2999)
+    trap.chmod(0o777)
+    office.drop("bob", "x.json", json.dumps({"to": "mallory", "in_reply_to": request, "body": 1}))
+    office.turn()
+
+    assert office.got("mallory") == [1]
+    assert not trap.exists() or os.listdir(trap) == []
+
+
 def test_the_bells_of_no_other_place_are_rung(post: Open, tmp_path: Path) -> None:
     """`run/` is hers: a link there, or a link as a bell, makes the relay ring nobody."""
     office = post()

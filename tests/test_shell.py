@@ -37,7 +37,7 @@ HOUSE = Path(__file__).parent.parent
 VECTORS = HOUSE / "tests" / "vectors"
 PATIENCE = 60.0  # seconds after which a shell will not come to an end any more
 
-SENDING = ["awk", "od", "date", "mv", "cat", "rm", "sync"]
+SENDING = ["awk", "od", "date", "mv", "ls", "cat", "rm", "sync"]
 RECEIVING = [*SENDING, "stat", "sort", "rmdir", "mkdir", "mkfifo", "sleep", "timeout", "flock", "tail"]
 
 SHELLS = ("dash", "busybox", "bash")
@@ -623,6 +623,43 @@ def test_an_answer_goes_to_who_waits_for_it(shell: Shell) -> None:
         shell.send("alice", "late", "--in-reply-to", request.id, agent="bob")
         shell.send("alice", "to a stranger", "--in-reply-to", "../x", agent="bob")
         assert [message.body for message in alice.peek()] == ["late", "to a stranger"]
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("what", ["a folder", "a link to a folder of hers", "a link to a folder of his"])
+def test_an_answer_goes_into_no_folder_of_a_stranger(shell: Shell, tmp_path: Path, what: str) -> None:
+    """Mallory makes the folder of alice's request: the answer goes to new/."""
+    request, elsewhere = names.new_id(), shell.root / "alice/tmp"
+    trap = shell.root / "alice/replies" / request
+    if what == "a folder":
+        trap.mkdir()
+        os.chown(trap, 2003, 2003)
+    elif what == "a link to a folder of hers":
+        trap.symlink_to(elsewhere)
+    else:
+        elsewhere = tmp_path / "his"
+        elsewhere.mkdir()
+        os.chown(elsewhere, 2003, 2003)
+        trap.symlink_to(elsewhere)
+    ran = shell.send("alice", "3", "--in-reply-to", request, agent="bob")
+
+    assert ran.code == 0
+    assert len(list((shell.root / "alice/new").iterdir())) == 1
+    assert os.listdir(trap) == os.listdir(elsewhere) == []
+
+
+def test_an_answer_goes_where_its_folder_was_looked_at(dash: Shell) -> None:
+    """Its owner may put a link there in the meantime: the rename is within the folder that we are in."""
+    request = names.new_id()
+    folder, aside = dash.root / "alice/replies" / request, dash.root / "alice/aside"
+    folder.mkdir()
+    move, link = shutil.which("mv"), shutil.which("ln")
+    dash.fake("mv", f'{move} {folder} {aside} && {link} -s {dash.root}/alice/later {folder} && exec {move} "$@"\n')
+    ran = dash.send("alice", "3", "--in-reply-to", request, agent="bob")
+
+    assert ran.code == 0
+    assert len(list(aside.iterdir())) == 1
+    assert list((dash.root / "alice/later").iterdir()) == []
 
 
 def test_the_scripts_share_what_reads_json() -> None:

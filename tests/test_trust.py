@@ -568,7 +568,7 @@ def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, for
     """Where the key of the answerer is pinned, only his own word for this very question counts."""
     if forged == "replayed":
         robert.send("alice", "yes", sign=True, in_reply_to=names.new_id())
-    with alice._asking(names.new_id()) as asking:
+    with alice._asking(names.new_id(), "bob") as asking:
         folder = root / "alice/replies" / asking.request
         if forged == "unsigned":
             robert.send("alice", "yes", in_reply_to=asking.request)

@@ -10,7 +10,7 @@ from . import names
 from . import root as roots
 from .deliver import deliver, deliver_many
 from .doorbell import Ringer
-from .errors import Invalid, InvalidBody, MailboxError, NotAll, quoted
+from .errors import Invalid, InvalidBody, MailboxError, Malformed, Mismatch, NotAll, quoted
 from .message import MAX_SIZE, Message, encode, later, seconds
 from .rules import BACKOFF, MAX_ATTEMPTS, RESCAN, Rules
 from .trust import NONE, PROVEN, SEALED, SIGNED, level
@@ -343,7 +343,8 @@ class Mailbox:
         """Send a message and wait *timeout* seconds for the answer, which is returned, settled.
 
         Whoever gets the request answers it with Message.reply() or `mailbox reply`. An answer that comes too late
-        becomes ordinary mail in the own box. *options* are those of send().
+        becomes ordinary mail in the own box; so does what is not from *to* (of a group: from a member), or not proven
+        where mail of that sender can be. *options* are those of send().
 
         Raises TimeoutError where none came, Mismatch where its body is not *into*: then it is ordinary mail, too.
         """
@@ -351,7 +352,7 @@ class Mailbox:
         id = options.pop("id", None) or names.new_id()
         options["id"] = id
         empty = 0
-        with self._asking(id) as asking:
+        with self._asking(id, to) as asking:
             self.send(to, body, **options)
             while True:
                 heard = self._wake.arm()
@@ -372,7 +373,7 @@ class Mailbox:
 
         id = options.pop("id", None) or names.new_id()
         options["id"] = id
-        asking = self._asking(id)
+        asking = self._asking(id, to)
         return await aio.request(
             self._wake,
             asking,
@@ -382,20 +383,30 @@ class Mailbox:
             f"no answer from {quoted(to)} to {id}",
         )
 
-    def _asking(self, id: str) -> Reply:
+    def _asking(self, id: str, to: str) -> Reply:
         if not self.root.has(self.name):
             raise self.root.missing(self.name)  # there is no box that an answer could come to
         from .replies import Reply
 
-        return Reply(self._path, id)
+        asked: list[str] = [to]
+        if names.is_group(to):
+            from . import groups
+
+            asked = groups.members(self.root, to, self.name)
+        return Reply(self._path, id, None if asked == [to] and names.is_group(to) else frozenset(asked))
 
     def _answer(self, asking: Reply, into: Any) -> Message[Any] | None:
         for file in asking.answers(self.max_size):
-            message = self._consumer.answer(file, asking.request, into)
-            if message is not None:
-                asking.accept(file[0])
-                return message
-        return None  # what is no answer is left behind for new/, where it becomes a dead letter
+            try:
+                message = self._consumer.answer(file, asking.request, asking.asked, into)
+            except Mismatch:
+                raise
+            except Malformed as error:
+                asking.refuse(file, error.reason)
+                continue
+            asking.accept(file[0])
+            return message
+        return None
 
     async def asend(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
         """send(), off the event loop: a durable send waits for the disk."""

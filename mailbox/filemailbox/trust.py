@@ -167,6 +167,18 @@ class Judge:
             raise Unproven(f"its sender is proven by {quoted(trust)}, and this box takes {self._require} or better")
         return members, trust
 
+    def least(self, sender: str) -> str:
+        """The least proof that genuine mail of *sender* has in this box: NONE where nothing can prove it.
+
+        Raises as judge() does.
+        """
+        if self._keyring is not None and self._keyring.pinned(sender) is not None:
+            return SIGNED
+        owners = self._look()
+        if sender in owners.boxes:
+            return UID if self._group >= 0 and sender in owners.names.values() else NONE
+        return RELAY if owners.relay >= 0 else NONE
+
     def type_of(self, data: bytes) -> str | None:
         """The type of the message *data*, which for sealed mail stands inside. Raises as judge() does."""
         members = decode(data)

@@ -309,10 +309,12 @@ class Inbox:
                 finally:
                     os.close(replies)
                 try:
-                    os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=waiting)
+                    # Anybody in that volume can make one: only that of the box's owner is waited at.
+                    if os.fstat(waiting).st_uid == os.fstat(self._open[0]).st_uid:
+                        os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=waiting)
+                        return
                 finally:
                     os.close(waiting)
-                return
         os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=self._new)
 
     def take_back(self, name: str) -> None:
