@@ -662,6 +662,25 @@ def test_an_answer_goes_where_its_folder_was_looked_at(dash: Shell) -> None:
     assert list((dash.root / "alice/later").iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["MAILBOX_KEYS", "HOME"])
+def test_what_would_have_to_be_signed_is_refused(
+    dash: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A key of the sender's is at hand: who has pinned it would make a dead letter of it. Or it says so."""
+    folder = tmp_path / "keys" if where == "MAILBOX_KEYS" else tmp_path / "keys/.config/mailbox"
+    folder.mkdir(parents=True)
+    (folder / "alice.key").touch()
+    before = {"PATH": str(dash.tools), "MAILBOX_ROOT": str(dash.root), where: str(tmp_path / "keys")}
+    command = [*dash.argv, str(HOUSE / "scripts/mailbox-send"), "bob", "hello", "--as"]
+    said = []
+    for agent, more in (("alice", {}), ("alice", {"MAILBOX_SIGN": "0"}), ("carol", {})):
+        ran = subprocess.run([*command, agent], check=False, capture_output=True, env=before | more)
+        said.append((ran.returncode, b"nothing is signed here" in ran.stderr))
+
+    assert said == [(4, True), (0, False), (0, False)]
+    assert len(list((dash.root / "bob/new").iterdir())) == 2
+
+
 def test_the_scripts_share_what_reads_json() -> None:
     """Each is one file that is copied where it is needed; what both have is the same in both."""
     pieces = []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Invalid, Mailbox, Message, Storage, UnsafeKey, names, seal, trust
+from filemailbox import Invalid, Mailbox, Message, NoKey, Storage, UnsafeKey, names, seal, trust
 from filemailbox import root as roots
 from filemailbox.keys import Identity
 from filemailbox.message import encode
@@ -388,7 +388,7 @@ def new(root: Path, box: str = "bob") -> Path:
 
 def test_unsigned_mail_of_a_pinned_name_is_refused(root: Path, alice: Mailbox, robert: Mailbox) -> None:
     """Anybody can have written it; and mail of those without a pin is as before."""
-    alice.send("bob", "pay me")
+    alice.send("bob", "pay me", sign=False)
     Mailbox("carol", root).send("bob", "hello")
 
     assert take(robert).sender == "carol"
@@ -571,7 +571,7 @@ def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, for
     with alice._asking(names.new_id(), "bob") as asking:
         folder = root / "alice/replies" / asking.request
         if forged == "unsigned":
-            robert.send("alice", "yes", in_reply_to=asking.request)
+            robert.send("alice", "yes", sign=False, in_reply_to=asking.request)
         else:
             robert.send("alice", "yes", sign=True, in_reply_to=names.new_id())
             new_one = next((root / "alice/new").glob("*.json"))
@@ -579,6 +579,112 @@ def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, for
         found = alice._answer(asking, None)
 
     assert found is None
+
+
+# What is sent where a key of ours is at hand
+
+
+def how(file: Path) -> str:
+    members = json.loads(file.read_text())
+    return "sealed" if "sealed" in members else "signed" if "sig" in members else "plain"
+
+
+def test_mail_of_an_agent_that_has_a_key_is_no_dead_letter(alice: Mailbox, robert: Mailbox) -> None:
+    """Bob has pinned alice. She says nothing of signing, by send(), to many, in a batch or as a request."""
+    alice.send("bob", 1)
+    alice.send("all", 2)
+    alice.send_many("bob", [3, 4])
+    with pytest.raises(TimeoutError):
+        alice.request("bob", 5, timeout=0)
+    taken = [(message.body, message.trust) for message in iter(robert.receive, None)]
+
+    assert taken == [(n, "signed") for n in (1, 2, 3, 4, 5)]
+    assert problems(robert) == []
+
+
+def test_an_agent_without_a_key_sends_as_ever(root: Path, tmp_path: Path, alice: Mailbox) -> None:
+    """Its folder has pins, or only the keys of another: nothing is signed, nothing is missing."""
+    with Mailbox("carol", root, keys=tmp_path / "alice") as carol:
+        carol.send("bob", "hello")
+
+    assert how(new(root)) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "options", "expected"),
+    [
+        ({}, {}, {}, "signed"),
+        ({}, {}, {"sign": False}, "plain"),
+        ({}, {}, {"seal": True}, "sealed"),
+        ({}, {"MAILBOX_SIGN": "0"}, {}, "plain"),
+        ({}, {"MAILBOX_SIGN": "no"}, {"sign": True}, "signed"),
+        ({}, {"MAILBOX_SEAL": "1"}, {}, "sealed"),
+        ({}, {"MAILBOX_SEAL": "yes"}, {"seal": False}, "plain"),
+        ({}, {"MAILBOX_SEAL": "0"}, {}, "signed"),
+        ({"seal": True}, {"MAILBOX_SEAL": "0"}, {}, "sealed"),
+        ({"sign": False}, {}, {}, "plain"),
+        ({"sign": False}, {"MAILBOX_SEAL": "1"}, {}, "sealed"),
+        ({"require": "sealed"}, {}, {}, "sealed"),
+        ({"require": "sealed", "seal": False}, {}, {}, "signed"),
+        ({"require": "signed", "sign": False}, {}, {}, "plain"),
+    ],
+    ids=str,
+)
+def test_a_call_counts_before_a_setting_and_that_before_the_environment(
+    root: Path,
+    tmp_path: Path,
+    alice: Mailbox,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    environment: dict[str, str],
+    options: Any,
+    expected: str,
+) -> None:
+    """MAILBOX_SEAL and MAILBOX_SIGN are 1 or 0; without either it is signed."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Mailbox("alice", root, keys=tmp_path / "alice", **settings) as box:
+        box.send("bob", "hello", **options)
+
+    assert how(new(root)) == expected
+
+
+def test_a_switch_that_is_none_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once."""
+    monkeypatch.setenv("MAILBOX_SIGN", "maybe")
+    with pytest.raises(Invalid, match='MAILBOX_SIGN is "maybe", expected 1 or 0'):
+        Mailbox("bob", root)
+
+
+def test_all_is_sealed_or_refused(root: Path, tmp_path: Path, alice: Mailbox) -> None:
+    """Where that was asked for, and no key of the recipient is known: nothing is sent, and it says what to do."""
+    Mailbox.init("carol", root).close()
+    without = pytest.raises(NoKey, match='no key of "carol" is pinned: `mailbox keys pin NAME FILE` does that')
+    with Mailbox("alice", root, keys=tmp_path / "alice", seal=True) as box, without:
+        box.send("carol", "hello")
+
+    assert list((root / "carol/new").iterdir()) == []
+
+
+def test_a_key_that_cannot_be_used_sends_nothing_unsigned(root: Path, tmp_path: Path, alice: Mailbox) -> None:
+    """As another user's, or open to others: the message would be a dead letter, so it is refused here."""
+    (tmp_path / "alice/alice.key").chmod(0o644)
+    with Mailbox("alice", root, keys=tmp_path / "alice") as box, pytest.raises(UnsafeKey, match="others can read it"):
+        box.send("bob", "hello")
+
+    assert list((root / "bob/new").iterdir()) == []
+
+
+def test_without_a_folder_of_keys_nothing_is_looked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signing by default costs those who have no keys no system call."""
+    with Mailbox("alice", root, durable=False) as alice:
+        alice.send("bob", 1)
+        asked: list[Any] = []
+        for name in ("lstat", "stat"):
+            monkeypatch.setattr(os, name, lambda *path, **_: asked.append(path))
+        alice.send("bob", 2)
+
+    assert asked == []
 
 
 # What a box takes
