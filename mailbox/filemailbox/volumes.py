@@ -21,7 +21,7 @@ from typing import Final
 from . import names
 from .doorbell import Ringer
 from .errors import Malformed
-from .files import FOLDER, READ, kind, read
+from .files import FOLDER, READ, kind, read, sole
 from .message import MAX_SIZE, decode
 from .order import is_mail
 from .policy import Agent
@@ -204,6 +204,8 @@ class Outbox:
             os.close(place)
         try:
             data = read(file, min(facts.st_size, max_size))
+            if self.agent.uid is None and not sole(name, self.folder, file):  # else it is the agent's own anyway
+                raise Unfinished
         finally:
             os.close(file)
         if len(data) > facts.st_size:
