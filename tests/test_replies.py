@@ -345,7 +345,7 @@ def test_answers_that_are_too_large_are_not_read(root: Path, box: str) -> None:
     assert found == [("small.json", 99)]
 
 
-@pytest.mark.parametrize("step", ["mkdir", "chmod", "open"])
+@pytest.mark.parametrize("step", ["mkdir", "fchmod", "open"])
 def test_a_folder_that_cannot_be_made_leaves_nothing_locked(
     root: Path, box: str, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_made_leaves_nothing_locked(
     real = getattr(os, step)
 
     def failing(path: str, *arguments: Any, **options: Any) -> Any:
-        if "/replies/" in str(path):
+        if step == "fchmod" or "/replies/" in str(path):
             raise OSError(5, "broken")
         return real(path, *arguments, **options)
 
@@ -366,6 +366,28 @@ def test_a_folder_that_cannot_be_made_leaves_nothing_locked(
 
     assert os.listdir(root / "alice/replies") == []
     assert [name for name in os.listdir(root / "alice/cur") if name.startswith(".")] == []
+
+
+def test_root_who_asks_for_another_changes_nothing_behind_a_link(
+    volume: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alice puts a link in the place of the folder that root has just made in her replies/: it is not followed."""
+    secrets, request = shared / "secrets", names.new_id()
+    secrets.mkdir(0o700)
+    path, real = volume / "alice/replies" / request, os.mkdir
+
+    def made(name: Any, *mode: Any, **options: Any) -> None:
+        real(name, *mode, **options)
+        if str(name) == str(path):
+            path.rename(volume / "alice/aside")
+            path.symlink_to(secrets)
+
+    monkeypatch.setattr(os, "mkdir", made)
+    with pytest.raises(OSError, match="making a folder for the answer"):
+        replies.Reply(f"{volume}/alice", request).__enter__()
+    facts = secrets.stat()
+
+    assert (facts.st_uid, facts.st_mode & 0o7777) == (0, 0o700)
 
 
 # A third who knows the id: from its own copy of a group message, or because it once got one

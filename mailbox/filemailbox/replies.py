@@ -58,9 +58,14 @@ class Reply:
                 except FileExistsError:  # of one that was killed, or put there by somebody who knows the id
                     self._clear()
                     os.mkdir(path, 0o700)
-                os.chmod(path, 0o3733)
-                adopt(path, self._box)
+                # By descriptor: where root asks for the owner of the box, that one may put a link there in between.
                 self._folder = os.open(path, FOLDER)
+                facts, owner = os.fstat(self._folder), os.stat(self._box)
+                if facts.st_uid != os.geteuid():
+                    raise FileExistsError(errno.EEXIST, "somebody has put another folder in its place", path)
+                os.fchmod(self._folder, 0o3733)
+                if facts.st_uid == 0 and (owner.st_uid, owner.st_gid) != (0, 0):
+                    os.fchown(self._folder, owner.st_uid, owner.st_gid)
         except BaseException:
             self._leave()
             raise
