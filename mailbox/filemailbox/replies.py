@@ -44,7 +44,7 @@ class Reply:
         self._box, self.request, self.asked = box, request, asked
         self._lock = Lock(_lock_path(box, request))
         self._folder = -1
-        self._passed: set[str] = set()  # what is no answer, and cannot be moved away
+        self._passed: dict[str, tuple[int, int]] = {}  # what is no answer and cannot be moved away: inode, ctime
         self._refused = 0
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class Reply:
         """The name and the bytes of each answer that has come. What is not whole is left: see abandon()."""
         with Telling("looking for an answer"):
             for name in sorted(filter(is_mail, listing(self._folder))):
-                if name in self._passed:
+                if name in self._passed and self._passed[name] == self._mark(name):
                     continue
                 try:
                     file = os.open(name, READ, dir_fd=self._folder)
@@ -124,7 +124,14 @@ class Reply:
         except FileNotFoundError:
             pass
         except OSError:
-            self._passed.add(name)
+            self._passed[name] = self._mark(name)
+
+    def _mark(self, name: str) -> tuple[int, int]:
+        try:
+            facts = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return -1, -1
+        return facts.st_ino, facts.st_ctime_ns
 
     def _clear(self) -> None:
         """Take away what lies in the place of our folder: we have the lock, so nobody waits there."""
