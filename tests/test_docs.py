@@ -39,7 +39,7 @@ def test_the_transcripts_are_what_a_shell_says(tmp_path: Path) -> None:
     shell = subprocess.run(
         ["bash", "-c", "\n".join(script)],
         cwd=tmp_path,
-        env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "LANG": "C.UTF-8"},
+        env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -176,6 +176,6 @@ def test_the_page_counts_the_vectors() -> None:
     """And names each file."""
     listed = re.findall(r"`(\w+\.json)`", PAGE.split("\n## Vectors\n")[1])
 
-    assert "holds six JSON files" in PAGE
+    assert "holds seven JSON files" in PAGE
     assert set(listed) == {path.name for path in VECTORS.iterdir()}
-    assert len(set(listed)) == 6
+    assert len(set(listed)) == 7

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox, NoBox, NoMessage, NotHeld, spool
+from filemailbox import Mailbox, Malformed, NoBox, NoMessage, NotHeld, spool
 from filemailbox.files import bare_rename
 
 LESSEE = """
@@ -228,3 +228,18 @@ def test_hostile_names_in_cur_hold_nothing(root: Path, bob: Mailbox) -> None:
 
     with bob.held(id) as message:
         message.ack()
+
+
+def test_what_was_leased_and_never_looked_at_is_not_shown(root: Path, bob: Mailbox, tmp_path: Path) -> None:
+    """Its taker died between the claim and the look: it may be a link to a secret. Nothing is read, nothing is lost."""
+    id = Mailbox("alice", root).send("bob", "hello")
+    with Mailbox("bob", root, durable=False, lease=60) as taker:
+        taken = taker.receive()
+        assert taken is not None
+        path = root / "bob/cur" / str(taker._consumer.folder) / taken.name
+        os.rename(path, tmp_path / "secret")
+        os.link(tmp_path / "secret", path)
+    with pytest.raises(Malformed, match="has another name"), bob.held(id):
+        pass
+
+    assert path.exists()

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from filemailbox import names, volumes
+from filemailbox import names, policy, volumes
 from filemailbox import relay as relays
+from filemailbox import root as roots
 from relayed import OPEN, Post
 
 Open = Callable[..., Post]
@@ -306,6 +307,52 @@ def test_an_answer_goes_through_no_link(post: Open) -> None:
     office.turn()
 
     assert office.left("alice", "new") == []
+    assert office.got("mallory") == [1]
+
+
+def test_a_link_that_is_taken_away_before_it_is_counted_is_not_carried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the policy says no uid, nothing else tells that it is not the agent's: its name must be the only one."""
+    volume = roots.init(tmp_path / "alice")
+    roots.create(volume, names.address("alice"), outbox=True)
+    data = b'{"to":"bob","body":"secret"}'
+    (tmp_path / "secret").write_bytes(data)
+    path = tmp_path / f"alice/alice/outbox/{names.new_id()},S={len(data)}.json"
+    os.link(tmp_path / "secret", path)
+    outbox, real = volumes.Outbox(policy.Agent(names.address("alice"), str(tmp_path / "alice"))), os.fstat
+    outbox.open()
+
+    def late(file: int) -> os.stat_result:
+        if path.exists() and os.path.samestat(real(file), path.stat()):
+            file = os.dup(file)
+            path.unlink()
+            path.write_bytes(data.replace(b"secret", b"public"))
+            try:
+                return real(file)
+            finally:
+                os.close(file)
+        return real(file)
+
+    monkeypatch.setattr(os, "fstat", late)
+    with pytest.raises(volumes.Unfinished):
+        outbox.read(path.name)
+    monkeypatch.undo()
+    outbox.close()
+
+
+def test_an_answer_goes_into_no_folder_of_a_stranger(as_root: None, post: Open) -> None:
+    """Who shares the recipient's volume can make the folder of a request, too: the answer goes to new/ then."""
+    office = post()
+    request = names.new_id()
+    trap = office.folder("mallory", "replies") / request
+    trap.mkdir()
+    os.chown(trap, 2999, 2999)
+    trap.chmod(0o777)
+    office.drop("bob", "x.json", json.dumps({"to": "mallory", "in_reply_to": request, "body": 1}))
+    office.turn()
+
+    assert os.listdir(trap) == []
     assert office.got("mallory") == [1]
 
 

@@ -1,16 +1,22 @@
 """Requests that block: a folder of one's own for the answer."""
 
+import itertools
+import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from filemailbox import Mailbox, Mismatch, NoBox, names, replies
+from filemailbox import root as roots
 from filemailbox.files import FOLDER
+from uids import Actor, act, staying
 
 Until = Callable[[Callable[[], object]], None]
 BIG = 1 << 20
@@ -360,3 +366,259 @@ def test_a_folder_that_cannot_be_made_leaves_nothing_locked(
 
     assert os.listdir(root / "alice/replies") == []
     assert [name for name in os.listdir(root / "alice/cur") if name.startswith(".")] == []
+
+
+def test_root_who_asks_for_another_changes_nothing_behind_a_link(
+    volume: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alice puts a link in the place of the folder that root has just made in her replies/: it is not followed."""
+    secrets, request = shared / "secrets", names.new_id()
+    secrets.mkdir(0o700)
+    path, real = volume / "alice/replies" / request, os.mkdir
+
+    def made(name: Any, *mode: Any, **options: Any) -> None:
+        real(name, *mode, **options)
+        if str(name) == str(path):
+            path.rename(volume / "alice/aside")
+            path.symlink_to(secrets)
+
+    monkeypatch.setattr(os, "mkdir", made)
+    with pytest.raises(OSError, match="making a folder for the answer"):
+        replies.Reply(f"{volume}/alice", request).__enter__()
+    facts = secrets.stat()
+
+    assert (facts.st_uid, facts.st_mode & 0o7777) == (0, 0o700)
+
+
+# A third who knows the id: from its own copy of a group message, or because it once got one
+
+
+ALICE, BOB, MALLORY = Actor("alice", 2001), Actor("bob", 2002), Actor("mallory", 2003)
+
+
+@pytest.fixture
+def volume(as_root: None, shared: Path) -> Path:
+    """A root with a uid each."""
+    root = roots.init(shared / "mail")
+    for actor in (ALICE, BOB, MALLORY):
+        roots.create(root, names.address(actor.name), (actor.uid, actor.uid))
+    return shared / "mail"
+
+
+@pytest.mark.parametrize("what", ["an open folder", "a closed folder", "a link to its own folder"])
+def test_an_answer_goes_into_no_folder_that_another_has_made(volume: Path, what: str) -> None:
+    """Mallory makes the folder of the request before alice's answer comes: bob's answer goes to new/ all the same."""
+    request = names.new_id()
+    trap, own = volume / "alice/replies" / request, volume / "mallory/tmp"
+
+    def lay() -> None:
+        if what.startswith("a link"):
+            trap.symlink_to(own)
+        else:
+            trap.mkdir()
+            trap.chmod(0o777 if what == "an open folder" else 0o733)
+
+    act(MALLORY, lay)
+    act(BOB, lambda: Mailbox("bob", volume).send("alice", "the answer", in_reply_to=request))
+
+    assert [message.body for message in Mailbox("alice", volume).peek()] == ["the answer"]
+    assert os.listdir(trap) == []
+
+
+def test_a_trap_is_in_nobody_s_way(volume: Path) -> None:
+    """It cannot be removed by alice; so it is put aside: no lock is made for it, no mail counted in it, mail comes."""
+    request = names.new_id()
+    trap = volume / "alice/replies" / request
+
+    def lay() -> None:
+        trap.mkdir()
+        (trap / "x.json").write_text("{}")
+        trap.chmod(0o700)
+
+    def take() -> list[Any]:
+        os.chdir("/")
+        with Mailbox("alice", volume, durable=False, rescan=0.01) as alice:
+            alice.send("alice", "good")
+            return [getattr(alice.receive(timeout=wait), "body", None) for wait in (5, 0.1)]
+
+    act(MALLORY, lay)
+    taken = act(ALICE, take)
+
+    assert taken == ["good", None]
+    assert [name for name in os.listdir(volume / "alice/replies") if names.is_id(name)] == []
+    assert roots.count_mail(f"{volume}/alice") == 1  # what was taken went back
+    assert [name for name in os.listdir(volume / "alice/cur") if request in name] == []
+
+
+def test_what_another_has_put_in_the_place_of_a_request_does_not_keep_it_from_asking(volume: Path) -> None:
+    """Alice asks once more under the same id, which mallory knows by now."""
+    request = names.new_id()
+
+    def lay() -> None:
+        (volume / "alice/replies" / request).mkdir()
+        (volume / "alice/replies" / request / "x").write_text("")
+
+    def ask() -> list[int]:
+        with replies.Reply(f"{volume}/alice", request):
+            facts = (volume / "alice/replies" / request).stat()
+        return [facts.st_uid, facts.st_mode & 0o7777]
+
+    act(MALLORY, lay)
+
+    assert act(ALICE, ask) == [ALICE.uid, 0o3733]
+
+
+def test_an_open_trap_is_emptied(volume: Path) -> None:
+    """Answers of older programs may lie in it: what alice can move becomes her ordinary mail."""
+    request = names.new_id()
+    trap = volume / "alice/replies" / request
+
+    def lay() -> None:
+        os.umask(0)
+        trap.mkdir()
+
+    def answer() -> None:
+        (trap / "late.json").write_text('{"from":"bob","body":"late"}')
+
+    act(MALLORY, lay)
+    act(BOB, answer)
+    act(ALICE, lambda: sweep(f"{volume}/alice"))
+
+    assert [message.body for message in Mailbox("alice", volume).peek()] == ["late"]
+    assert os.listdir(volume / "alice/replies") == []
+
+
+def test_a_sweep_takes_a_second_however_much_lies_there(root: Path, box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands where each file takes a tenth of a second: the rest is for the next one."""
+    folder = root / "alice/replies" / names.new_id()
+    folder.mkdir()
+    for n in range(100):
+        (folder / f"{n}.json").write_text("{}")
+    clock = itertools.count()
+    monkeypatch.setattr(replies, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
+    sweep(box)
+    moved = len(os.listdir(root / "alice/new"))
+
+    assert 0 < moved < 15
+    assert len(os.listdir(folder)) == 100 - moved
+
+
+@pytest.mark.parametrize("by", ["another name", "no name"])
+def test_only_who_was_asked_answers(
+    root: Path, alice: Mailbox, bob: Mailbox, by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mallory's answer is ordinary mail, and said; bob's is the answer."""
+    Mailbox.init("mallory", root).close()
+
+    def answer() -> None:
+        request = bob.receive(timeout=20)
+        assert request is not None
+        with request, Mailbox("mallory", root) as mallory:
+            if by == "another name":
+                mallory.send("alice", "forged", in_reply_to=request.id)
+            else:
+                (folder,) = (root / "alice/replies").iterdir()
+                (folder / f"{names.new_id()},S=17.json").write_text('{"body":"forged"}')
+            request.reply("genuine")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    said = alice.request("bob", "how much?", timeout=20)
+    thread.join()
+
+    assert said.body == "genuine"
+    assert [message.body for message in iter(alice.receive, None)] == ["forged"]
+    assert "is no answer to" in caplog.text
+
+
+def test_who_only_says_to_be_who_was_asked_is_not_where_uids_prove(volume: Path) -> None:
+    """Mallory writes in bob's name, and is faster."""
+
+    def ask(tell: Callable[[Any], object]) -> None:
+        with Mailbox("alice", volume, durable=False) as alice:
+            answer = alice.request("bob", "how much?", timeout=20)
+            tell([answer.body, answer.trust, [message.body for message in alice.peek("new")]])
+
+    def reply() -> None:
+        with Mailbox("bob", volume, durable=False) as bob, bob.receive() as message:  # type: ignore[union-attr]
+            message.reply("genuine")
+
+    with staying(ALICE, ask) as asker:
+        deadline = time.monotonic() + 20
+        while not os.listdir(volume / "bob/new") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (request,) = (name[: names.ID] for name in os.listdir(volume / "bob/new"))
+        act(MALLORY, lambda: Mailbox("bob", volume).send("alice", "forged", in_reply_to=request))
+        act(BOB, reply)
+        heard = asker.hear(25)
+
+    assert heard == ["genuine", "uid", ["forged"]]
+
+
+def test_of_a_group_its_members_answer(root: Path, alice: Mailbox, bob: Mailbox) -> None:
+    """And nobody else, who may have got a copy, too."""
+    roots.tell(roots.find(root), "groups", {"reviewers": ["bob", "carol"]})
+    for name in ("carol", "mallory"):
+        Mailbox.init(name, root).close()
+
+    def answer() -> None:
+        request = bob.receive(timeout=20)
+        assert request is not None
+        with request, Mailbox("mallory", root) as mallory, Mailbox("carol", root) as carol:
+            mallory.send("alice", "forged", in_reply_to=request.id)
+            carol.send("alice", "looks good", in_reply_to=request.id)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    said = alice.request("team:reviewers", "look", timeout=20)
+    thread.join()
+
+    assert (said.sender, said.body) == ("carol", "looks good")
+    assert [message.body for message in iter(alice.receive, None)] == ["forged"]
+
+
+@pytest.mark.parametrize("trust", ["none", "relay"])
+def test_where_a_relay_knows_the_members_its_word_counts(
+    volume: Path, trust: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who is in the group is not known here: anybody of whom the relay, or a key, says who it is."""
+    (volume / "alice/outbox").mkdir()
+    roots.tell(roots.find(volume), "relay", 3000)
+    with Mailbox("alice", volume, durable=False) as alice:
+        asking = alice._asking(names.new_id(), "team:builders")
+        with asking:
+            data = json.dumps({"from": "dave", "to": "alice", "body": 1})
+            path = volume / "alice/replies" / asking.request / f"{names.new_id()},S={len(data)},F=dave.json"
+            path.write_text(data)
+            os.chown(path, 3000 if trust == "relay" else 3001, ALICE.uid)
+            path.chmod(0o640)
+            answer = alice._answer(asking, None)
+
+    assert (answer.trust if answer else "none") == trust
+    assert ("is no answer" in caplog.text) == (trust == "none")
+
+
+def test_what_is_no_answer_is_read_once(root: Path, alice: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand forged ones become mail at the first look; what cannot be moved is not opened again."""
+    with alice._asking(names.new_id(), "bob") as asking:
+        folder = root / "alice/replies" / asking.request
+        for n in range(50):
+            data = b'{"from":"mallory","body":%d}' % n
+            (folder / f"{names.new_id()},S={len(data)}.json").write_bytes(data)
+            (folder / f"link-{n}.json").symlink_to("x")
+        (folder / "stuck.json").symlink_to("x")
+        (root / "alice/new/stuck.json").write_text("{}")
+        assert alice._answer(asking, None) is None
+        opened, real = [0], os.open
+
+        def counting(*arguments: Any, **options: Any) -> int:
+            opened[0] += 1
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, "open", counting)
+        assert alice._answer(asking, None) is None
+        monkeypatch.undo()
+        left = os.listdir(folder)
+
+    assert (left, opened[0]) == (["stuck.json"], 0)
+    assert sum(1 for message in alice.peek("new") if message.sender == "mallory") == 50

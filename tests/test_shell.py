@@ -37,7 +37,7 @@ HOUSE = Path(__file__).parent.parent
 VECTORS = HOUSE / "tests" / "vectors"
 PATIENCE = 60.0  # seconds after which a shell will not come to an end any more
 
-SENDING = ["awk", "od", "date", "mv", "cat", "rm", "sync"]
+SENDING = ["awk", "od", "date", "mv", "ls", "cat", "rm", "sync"]
 RECEIVING = [*SENDING, "stat", "sort", "rmdir", "mkdir", "mkfifo", "sleep", "timeout", "flock", "tail"]
 
 SHELLS = ("dash", "busybox", "bash")
@@ -653,6 +653,62 @@ def test_an_answer_goes_to_who_waits_for_it(shell: Shell) -> None:
         shell.send("alice", "late", "--in-reply-to", request.id, agent="bob")
         shell.send("alice", "to a stranger", "--in-reply-to", "../x", agent="bob")
         assert [message.body for message in alice.peek()] == ["late", "to a stranger"]
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("what", ["a folder", "a link to a folder of hers", "a link to a folder of his"])
+def test_an_answer_goes_into_no_folder_of_a_stranger(shell: Shell, tmp_path: Path, what: str) -> None:
+    """Mallory makes the folder of alice's request: the answer goes to new/."""
+    request, elsewhere = names.new_id(), shell.root / "alice/tmp"
+    trap = shell.root / "alice/replies" / request
+    if what == "a folder":
+        trap.mkdir()
+        os.chown(trap, 2003, 2003)
+    elif what == "a link to a folder of hers":
+        trap.symlink_to(elsewhere)
+    else:
+        elsewhere = tmp_path / "his"
+        elsewhere.mkdir()
+        os.chown(elsewhere, 2003, 2003)
+        trap.symlink_to(elsewhere)
+    ran = shell.send("alice", "3", "--in-reply-to", request, agent="bob")
+
+    assert ran.code == 0
+    assert len(list((shell.root / "alice/new").iterdir())) == 1
+    assert os.listdir(trap) == os.listdir(elsewhere) == []
+
+
+def test_an_answer_goes_where_its_folder_was_looked_at(dash: Shell) -> None:
+    """Its owner may put a link there in the meantime: the rename is within the folder that we are in."""
+    request = names.new_id()
+    folder, aside = dash.root / "alice/replies" / request, dash.root / "alice/aside"
+    folder.mkdir()
+    move, link = shutil.which("mv"), shutil.which("ln")
+    dash.fake("mv", f'{move} {folder} {aside} && {link} -s {dash.root}/alice/later {folder} && exec {move} "$@"\n')
+    ran = dash.send("alice", "3", "--in-reply-to", request, agent="bob")
+
+    assert ran.code == 0
+    assert len(list(aside.iterdir())) == 1
+    assert list((dash.root / "alice/later").iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["MAILBOX_KEYS", "HOME"])
+def test_what_would_have_to_be_signed_is_refused(
+    dash: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A key of the sender's is at hand: who has pinned it would make a dead letter of it. Or it says so."""
+    folder = tmp_path / "keys" if where == "MAILBOX_KEYS" else tmp_path / "keys/.config/mailbox"
+    folder.mkdir(parents=True)
+    (folder / "alice.key").touch()
+    before = {"PATH": str(dash.tools), "MAILBOX_ROOT": str(dash.root), where: str(tmp_path / "keys")}
+    command = [*dash.argv, str(HOUSE / "scripts/mailbox-send"), "bob", "hello", "--as"]
+    said = []
+    for agent, more in (("alice", {}), ("alice", {"MAILBOX_SIGN": "0"}), ("carol", {})):
+        ran = subprocess.run([*command, agent], check=False, capture_output=True, env=before | more)
+        said.append((ran.returncode, b"nothing is signed here" in ran.stderr))
+
+    assert said == [(4, True), (0, False), (0, False)]
+    assert len(list((dash.root / "bob/new").iterdir())) == 2
 
 
 def test_the_scripts_share_what_reads_json() -> None:

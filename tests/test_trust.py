@@ -4,16 +4,21 @@ import errno
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from filemailbox import Invalid, Mailbox, Message, UnsafeKey, names, seal
+from filemailbox import Invalid, Mailbox, Message, NoKey, Storage, UnsafeKey, names, seal, trust
 from filemailbox import root as roots
 from filemailbox.keys import Identity
 from filemailbox.message import encode
+from filemailbox.trust import Judge
+from test_vectors import vectors
+from uids import Actor, act
 
 ALICE, BOB, MALLORY = 2001, 2002, 2003
 
@@ -157,6 +162,145 @@ def test_the_kernel_s_word_survives_a_retry(volume: Path, bob: Mailbox) -> None:
     assert take(bob).trust == "uid"
 
 
+# A file that others may write
+
+
+def test_what_another_has_written_over_is_not_from_its_owner(volume: Path, bob: Mailbox) -> None:
+    """Alice's umask is 0: mallory opens her file, and puts his words into it. It is still hers, and no proof."""
+
+    def careless() -> None:
+        os.umask(0)
+        (volume / "bob/new/pay.json").write_text('{"from":"alice","to":"bob","body":"pay carol"}')
+
+    def forge() -> None:
+        with open(volume / "bob/new/pay.json", "r+") as file:
+            file.write('{"from":"alice","to":"bob","body":"pay me!!!"}')
+
+    act(Actor("alice", ALICE), careless)
+    act(Actor("mallory", MALLORY), forge)
+    (seen,) = bob.peek()
+    taken = take(bob)
+
+    assert (taken.body, taken.sender) == ("pay me!!!", "alice")
+    assert (seen.trust, taken.trust) == ("none", "none")
+
+
+@pytest.mark.parametrize(
+    ("mode", "trust"),
+    [(0o600, "uid"), (0o640, "uid"), (0o644, "uid"), (0o660, "none"), (0o642, "none"), (0o666, "none")],
+    ids=lambda value: f"{value:04o}" if isinstance(value, int) else value,
+)
+def test_only_a_file_that_its_owner_alone_may_write_is_a_proof(
+    volume: Path, bob: Mailbox, mode: int, trust: str
+) -> None:
+    """Of its sender, and of the relay."""
+    roots.tell(roots.find(volume), "relay", RELAY)
+    drop(volume, {}, ALICE).chmod(mode)
+    by_owner = take(bob).trust
+    carry(volume, "carol", RELAY, **{"from": "carol"})
+    next((volume / "bob/new").iterdir()).chmod(mode)
+    by_relay = take(bob).trust
+
+    assert (by_owner, by_relay) == (trust, "relay" if trust == "uid" else "none")
+
+
+def test_an_entry_of_an_access_control_list_opens_a_file_as_its_mode_does(volume: Path, bob: Mailbox) -> None:
+    """What a named user may write shows in the bits of the group: they are the mask of the list."""
+    path = drop(volume, {}, ALICE)
+    entries = [(0x01, 6, -1), (0x02, 6, MALLORY), (0x04, 4, -1), (0x10, 6, -1), (0x20, 0, -1)]
+    listed = b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + listed)
+    except OSError as error:
+        pytest.skip(f"this file system has no access control lists: {error}")
+
+    assert take(bob).trust == "none"
+
+
+# Whose boxes there are
+
+
+def test_all_boxes_of_a_process_look_at_the_owners_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand boxes cost a thousand looks a second, and not each of them a thousand."""
+    boxes, asked, real = 300, [0], os.lstat
+
+    def counting(path: Any, **how: Any) -> os.stat_result:
+        asked[0] += 1
+        return real(path, **how)
+
+    root = roots.init(tmp_path / "mail")
+    agents = [names.address(f"agent-{n}") for n in range(boxes)]
+    for name in agents:
+        os.makedirs(f"{root.path}/{name}/new")
+    data, facts = b'{"from":"agent-7","body":1}', os.stat(root.path)
+    judges = [Judge(root, name) for name in agents]
+    clock = SimpleNamespace(monotonic=lambda: 1e9)
+    monkeypatch.setattr(trust, "time", clock)
+    monkeypatch.setattr(os, "lstat", counting)
+    for _ in range(2):
+        for judge in judges:
+            judge.judge(data, facts, "x.json")
+    first = asked[0]
+    clock.monotonic = lambda: 2e9
+    for judge in judges:
+        judge.judge(data, facts, "x.json")
+
+    assert 0 < first <= 2 * boxes
+    assert first < asked[0] <= 4 * boxes  # a second later once more
+
+
+def test_another_owner_is_known_a_second_later(volume: Path, bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A box is given to another uid: from then on that is its agent."""
+    clock = SimpleNamespace(monotonic=lambda: 1e9)
+    monkeypatch.setattr(trust, "time", clock)
+    drop(volume, {}, MALLORY)
+    before = take(bob).trust
+    shutil.rmtree(volume / "mallory")
+    os.chown(volume / "alice", MALLORY, MALLORY)
+    clock.monotonic = lambda: 1e9 + 2
+    drop(volume, {}, MALLORY)
+
+    assert (before, take(bob).trust) == ("none", "uid")
+
+
+def test_a_box_that_goes_while_we_look_costs_the_others_no_proof(
+    volume: Path, bob: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was listed, and is gone: that is no trouble."""
+    real = roots.Root.boxes
+    monkeypatch.setattr(roots.Root, "boxes", lambda root: [*real(root), names.address("gone")])
+    drop(volume, {}, ALICE)
+
+    assert take(bob).trust == "uid"
+
+
+def test_trouble_of_our_own_condemns_no_mail(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptors are left to look at the boxes with: mail that must be proven waits, and is no dead letter."""
+    drop(volume, {}, ALICE)
+    real = roots.Root.boxes
+
+    def failing(root: roots.Root) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with Mailbox("bob", volume, require="uid") as bob:
+        monkeypatch.setattr(roots.Root, "boxes", failing)
+        with pytest.raises(Storage, match="looking whose boxes there are"):
+            bob.receive()
+        monkeypatch.setattr(roots.Root, "boxes", real)
+
+        assert (take(bob).trust, problems(bob)) == ("uid", [])
+
+
+def test_a_uid_that_stands_for_all_strangers_is_nobody(
+    volume: Path, bob: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace, all who are outside of it seem to be one: any of them could be alice."""
+    monkeypatch.setattr(trust, "unmapped", lambda: ALICE)
+    drop(volume, {}, ALICE)
+
+    assert take(bob).trust == "none"
+
+
 # The relay
 
 
@@ -244,7 +388,7 @@ def new(root: Path, box: str = "bob") -> Path:
 
 def test_unsigned_mail_of_a_pinned_name_is_refused(root: Path, alice: Mailbox, robert: Mailbox) -> None:
     """Anybody can have written it; and mail of those without a pin is as before."""
-    alice.send("bob", "pay me")
+    alice.send("bob", "pay me", sign=False)
     Mailbox("carol", root).send("bob", "hello")
 
     assert take(robert).sender == "carol"
@@ -424,10 +568,10 @@ def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, for
     """Where the key of the answerer is pinned, only his own word for this very question counts."""
     if forged == "replayed":
         robert.send("alice", "yes", sign=True, in_reply_to=names.new_id())
-    with alice._asking(names.new_id()) as asking:
+    with alice._asking(names.new_id(), "bob") as asking:
         folder = root / "alice/replies" / asking.request
         if forged == "unsigned":
-            robert.send("alice", "yes", in_reply_to=asking.request)
+            robert.send("alice", "yes", sign=False, in_reply_to=asking.request)
         else:
             robert.send("alice", "yes", sign=True, in_reply_to=names.new_id())
             new_one = next((root / "alice/new").glob("*.json"))
@@ -435,6 +579,112 @@ def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, for
         found = alice._answer(asking, None)
 
     assert found is None
+
+
+# What is sent where a key of ours is at hand
+
+
+def how(file: Path) -> str:
+    members = json.loads(file.read_text())
+    return "sealed" if "sealed" in members else "signed" if "sig" in members else "plain"
+
+
+def test_mail_of_an_agent_that_has_a_key_is_no_dead_letter(alice: Mailbox, robert: Mailbox) -> None:
+    """Bob has pinned alice. She says nothing of signing, by send(), to many, in a batch or as a request."""
+    alice.send("bob", 1)
+    alice.send("all", 2)
+    alice.send_many("bob", [3, 4])
+    with pytest.raises(TimeoutError):
+        alice.request("bob", 5, timeout=0)
+    taken = [(message.body, message.trust) for message in iter(robert.receive, None)]
+
+    assert taken == [(n, "signed") for n in (1, 2, 3, 4, 5)]
+    assert problems(robert) == []
+
+
+def test_an_agent_without_a_key_sends_as_ever(root: Path, tmp_path: Path, alice: Mailbox) -> None:
+    """Its folder has pins, or only the keys of another: nothing is signed, nothing is missing."""
+    with Mailbox("carol", root, keys=tmp_path / "alice") as carol:
+        carol.send("bob", "hello")
+
+    assert how(new(root)) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "options", "expected"),
+    [
+        ({}, {}, {}, "signed"),
+        ({}, {}, {"sign": False}, "plain"),
+        ({}, {}, {"seal": True}, "sealed"),
+        ({}, {"MAILBOX_SIGN": "0"}, {}, "plain"),
+        ({}, {"MAILBOX_SIGN": "no"}, {"sign": True}, "signed"),
+        ({}, {"MAILBOX_SEAL": "1"}, {}, "sealed"),
+        ({}, {"MAILBOX_SEAL": "yes"}, {"seal": False}, "plain"),
+        ({}, {"MAILBOX_SEAL": "0"}, {}, "signed"),
+        ({"seal": True}, {"MAILBOX_SEAL": "0"}, {}, "sealed"),
+        ({"sign": False}, {}, {}, "plain"),
+        ({"sign": False}, {"MAILBOX_SEAL": "1"}, {}, "sealed"),
+        ({"require": "sealed"}, {}, {}, "sealed"),
+        ({"require": "sealed", "seal": False}, {}, {}, "signed"),
+        ({"require": "signed", "sign": False}, {}, {}, "plain"),
+    ],
+    ids=str,
+)
+def test_a_call_counts_before_a_setting_and_that_before_the_environment(
+    root: Path,
+    tmp_path: Path,
+    alice: Mailbox,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    environment: dict[str, str],
+    options: Any,
+    expected: str,
+) -> None:
+    """MAILBOX_SEAL and MAILBOX_SIGN are 1 or 0; without either it is signed."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Mailbox("alice", root, keys=tmp_path / "alice", **settings) as box:
+        box.send("bob", "hello", **options)
+
+    assert how(new(root)) == expected
+
+
+def test_a_switch_that_is_none_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once."""
+    monkeypatch.setenv("MAILBOX_SIGN", "maybe")
+    with pytest.raises(Invalid, match='MAILBOX_SIGN is "maybe", expected 1 or 0'):
+        Mailbox("bob", root)
+
+
+def test_all_is_sealed_or_refused(root: Path, tmp_path: Path, alice: Mailbox) -> None:
+    """Where that was asked for, and no key of the recipient is known: nothing is sent, and it says what to do."""
+    Mailbox.init("carol", root).close()
+    without = pytest.raises(NoKey, match='no key of "carol" is pinned: `mailbox keys pin NAME FILE` does that')
+    with Mailbox("alice", root, keys=tmp_path / "alice", seal=True) as box, without:
+        box.send("carol", "hello")
+
+    assert list((root / "carol/new").iterdir()) == []
+
+
+def test_a_key_that_cannot_be_used_sends_nothing_unsigned(root: Path, tmp_path: Path, alice: Mailbox) -> None:
+    """As another user's, or open to others: the message would be a dead letter, so it is refused here."""
+    (tmp_path / "alice/alice.key").chmod(0o644)
+    with Mailbox("alice", root, keys=tmp_path / "alice") as box, pytest.raises(UnsafeKey, match="others can read it"):
+        box.send("bob", "hello")
+
+    assert list((root / "bob/new").iterdir()) == []
+
+
+def test_without_a_folder_of_keys_nothing_is_looked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signing by default costs those who have no keys no system call."""
+    with Mailbox("alice", root, durable=False) as alice:
+        alice.send("bob", 1)
+        asked: list[Any] = []
+        for name in ("lstat", "stat"):
+            monkeypatch.setattr(os, name, lambda *path, **_: asked.append(path))
+        alice.send("bob", 2)
+
+    assert asked == []
 
 
 # What a box takes
@@ -486,3 +736,29 @@ def test_a_full_ledger_is_told_and_stops_nothing(
 
     assert "sent again, it would be handled again" in caplog.text
     assert robert.receive() is None
+
+
+# The format's vectors
+
+
+@vectors("trust")
+def test_a_file_proves_its_sender_so(as_root: None, shared: Path, vector: Any) -> None:
+    """trust.json, `trust`."""
+    volume, top, file = shared / "mail", vector["root"], vector["file"]
+    root = roots.init(volume)
+    for name, owner in vector["boxes"].items():
+        roots.create(root, names.address(name), (owner["uid"], owner["gid"]))
+    if "relay" in top:
+        roots.tell(root, "relay", top["relay"])
+    volume.chmod(int(top["mode"], 8))
+    os.chown(volume, top["uid"], top["uid"])
+    data = json.dumps(vector["message"])
+    path = volume / "bob/new" / file.get("name", "x.json").replace("{size}", str(len(data)))
+    path.write_text(data)
+    os.chown(path, file["uid"], file["gid"])
+    path.chmod(int(file["mode"], 8))
+    with Mailbox("bob", volume, durable=False) as bob:
+        (seen,) = bob.peek()
+        taken = take(bob)
+
+    assert (seen.trust, taken.trust) == (vector["trust"], vector["trust"])

@@ -10,7 +10,7 @@ from . import names
 from . import root as roots
 from .deliver import deliver, deliver_many
 from .doorbell import Ringer
-from .errors import Invalid, InvalidBody, MailboxError, NotAll, quoted
+from .errors import Invalid, InvalidBody, MailboxError, Malformed, Mismatch, NotAll, quoted
 from .message import MAX_SIZE, Message, encode, later, seconds
 from .rules import BACKOFF, MAX_ATTEMPTS, RESCAN, Rules
 from .trust import NONE, PROVEN, SEALED, SIGNED, level
@@ -83,6 +83,8 @@ class Mailbox:
         keys: str | os.PathLike[str] | None = None,
         registry: str | os.PathLike[str] | None = None,
         require: str | None = None,
+        seal: bool | None = None,
+        sign: bool | None = None,
     ) -> None:
         """Open the mail of the agent *name* (default: $MAILBOX_AGENT) in *root* (default: $MAILBOX_ROOT, else /mail).
 
@@ -100,6 +102,9 @@ class Mailbox:
         registry      a folder of public keys that the operator mounts read-only (default: $MAILBOX_REGISTRY)
         require       the least proof of a sender that is taken: `none`, `uid`, `relay`, `signed` or `sealed` (default:
                       $MAILBOX_REQUIRE, else `none`); with the last two, what is sent is signed or sealed as well
+        seal          seal all that is sent, where send() does not say (default: $MAILBOX_SEAL, 1 or 0, else no)
+        sign          the same for signing (default: $MAILBOX_SIGN, else whenever a key of ours is at hand: who has
+                      pinned it takes nothing else from us)
 
         Raises NoRoot, InvalidAddress, Invalid. The box itself need not exist to send from it.
         """
@@ -112,7 +117,13 @@ class Mailbox:
         self._lease = seconds(lease)
         self._folders = key_folders(keys, registry)
         self._require = level(require or os.environ.get("MAILBOX_REQUIRE") or NONE, any(self._folders))
-        self._how = self._require if self._require in PROVEN else None
+        seal, sign = _setting("MAILBOX_SEAL", seal), _setting("MAILBOX_SIGN", sign)
+        self._how: str | None = None
+        if seal or (seal is None and self._require == SEALED):
+            self._how = SEALED
+        elif sign or (sign is None and self._require in PROVEN):
+            self._how = SIGNED
+        self._unsaid = self._how is None and sign is None and self._folders[0] is not None
         self._path = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
         self._addresses: dict[str, Address] = {}
@@ -200,7 +211,8 @@ class Mailbox:
         hops         how many answers in a row it is the last of; reply() counts them
         id           only to send again what an Unflushed error speaks of
         seal         so that only the recipient can read it, and knows that it is from us
-        sign         readable by all, and the recipient knows that it is from us
+        sign         readable by all, and the recipient knows that it is from us: the default where a key of ours is at
+                     hand. sign=False: neither
 
         Raises NoBox for an unknown recipient, InvalidBody, DiskFull, Forbidden, NoKey where sealing lacks a key, ours
         or theirs: nothing was delivered. Raises Unflushed
@@ -211,7 +223,8 @@ class Mailbox:
             if names.is_group(to):
                 return self._send_to_all(to, body, options)
             address = self._address(to)
-        id, how = (names.new_id(), self._how) if _SPECIAL.isdisjoint(options) else _resolve(options, self._how)
+        how = self._usually() if self._unsaid else self._how
+        id, how = (names.new_id(), how) if _SPECIAL.isdisjoint(options) else _resolve(options, how)
         data = encode(id, self.name, address, body, options, 1 if how else None)
         if how or len(data) > self.max_size:
             data = self._secured(id, address, data, how)
@@ -227,7 +240,7 @@ class Mailbox:
         """
         from . import groups
 
-        id, how = _resolve(options, self._how)
+        id, how = _resolve(options, self._usually())
         results: dict[str, str | MailboxError] = {}
         for name in groups.members(self.root, to, self.name) if names.is_group(to) else [to]:
             try:
@@ -260,7 +273,7 @@ class Mailbox:
         if names.is_group(to):
             return self._send_many_to_all(to, bodies, options)
         address = self._address(to)
-        _, how = _resolve(options, self._how)
+        _, how = _resolve(options, self._usually())
         ids = ((names.new_id(), body) for body in bodies)
         messages = ((id, self._encode(id, address, body, options, how)) for id, body in ids)
         try:
@@ -276,6 +289,18 @@ class Mailbox:
             error.sent = sent  # type: ignore[attr-defined]  # as deliver_many() does
             raise
         return sent
+
+    def _usually(self) -> str | None:
+        """How what is sent is proven, where neither the call nor a setting says: signed, if there is a key of ours."""
+        if not self._unsaid:
+            return self._how
+        try:
+            os.lstat(f"{self._folders[0]}/{self.name}.key")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:  # there may be one: the keyring says what keeps us from it
+            return SIGNED
+        return SIGNED
 
     def _encode(self, id: str, to: str, body: Any, options: Mapping[str, Any], how: str | None) -> bytes:
         return self._secured(id, to, encode(id, self.name, to, body, options, 1 if how else None), how)
@@ -344,7 +369,8 @@ class Mailbox:
         """Send a message and wait *timeout* seconds for the answer, which is returned, settled.
 
         Whoever gets the request answers it with Message.reply() or `mailbox reply`. An answer that comes too late
-        becomes ordinary mail in the own box. *options* are those of send().
+        becomes ordinary mail in the own box; so does what is not from *to* (of a group: from a member), or not proven
+        where mail of that sender can be. *options* are those of send().
 
         Raises TimeoutError where none came, Mismatch where its body is not *into*: then it is ordinary mail, too.
         """
@@ -352,7 +378,7 @@ class Mailbox:
         id = options.pop("id", None) or names.new_id()
         options["id"] = id
         empty = 0
-        with self._asking(id) as asking:
+        with self._asking(id, to) as asking:
             self.send(to, body, **options)
             while True:
                 heard = self._wake.arm()
@@ -373,7 +399,7 @@ class Mailbox:
 
         id = options.pop("id", None) or names.new_id()
         options["id"] = id
-        asking = self._asking(id)
+        asking = self._asking(id, to)
         return await aio.request(
             self._wake,
             asking,
@@ -383,20 +409,30 @@ class Mailbox:
             f"no answer from {quoted(to)} to {id}",
         )
 
-    def _asking(self, id: str) -> Reply:
+    def _asking(self, id: str, to: str) -> Reply:
         if not self.root.has(self.name):
             raise self.root.missing(self.name)  # there is no box that an answer could come to
         from .replies import Reply
 
-        return Reply(self._path, id)
+        asked: list[str] = [to]
+        if names.is_group(to):
+            from . import groups
+
+            asked = groups.members(self.root, to, self.name)
+        return Reply(self._path, id, None if asked == [to] and names.is_group(to) else frozenset(asked))
 
     def _answer(self, asking: Reply, into: Any) -> Message[Any] | None:
         for file in asking.answers(self.max_size):
-            message = self._consumer.answer(file, asking.request, into)
-            if message is not None:
-                asking.accept(file[0])
-                return message
-        return None  # what is no answer is left behind for new/, where it becomes a dead letter
+            try:
+                message = self._consumer.answer(file, asking.request, asking.asked, into)
+            except Mismatch:
+                raise
+            except Malformed as error:
+                asking.refuse(file, error.reason)
+                continue
+            asking.accept(file[0])
+            return message
+        return None
 
     async def asend(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
         """send(), off the event loop: a durable send waits for the disk."""
@@ -612,6 +648,18 @@ class Mailbox:
 _OPTIONS = ("type", "subject", "thread", "in_reply_to", "ttl", "after", "key", "headers", "hops", "id", "seal", "sign")
 _SPECIAL = frozenset(("id", "ttl", "after", "expires", "deliver_after", "from", "sent", "body", "v", "seal", "sign"))
 
+_SWITCH = {
+    "": None,
+    "1": True,
+    "yes": True,
+    "true": True,
+    "on": True,
+    "0": False,
+    "no": False,
+    "false": False,
+    "off": False,
+}
+
 
 def _resolve(options: Any, how: str | None) -> tuple[str, str | None]:
     """Make *options* members of an envelope: spans of time become times. Returns the id, and how it is proven.
@@ -633,6 +681,16 @@ def _resolve(options: Any, how: str | None) -> tuple[str, str | None]:
     if seal is not None or sign is not None:
         how = SEALED if seal else SIGNED if sign else None
     return names.new_id() if id is None else str(id), how
+
+
+def _setting(variable: str, said: bool | None) -> bool | None:
+    """A switch: as *said*, else as the environment has it; None where neither does. Raises Invalid."""
+    if said is not None:
+        return said
+    text = os.environ.get(variable, "").lower()
+    if text in _SWITCH:
+        return _SWITCH[text]
+    raise Invalid(f"{variable} is {quoted(text)}, expected 1 or 0")
 
 
 def _left(deadline: float | None) -> float:

@@ -21,7 +21,7 @@ from .replies import Answer
 from .root import Root
 from .rules import Rules
 from .spool import Claim, Taker
-from .trust import PROVEN, SEALED, SIGNED, Judge, once
+from .trust import LEVELS, NONE, PROVEN, SEALED, SIGNED, Judge, once
 
 _ASKING: Final = frozenset(("expires", "deliver_after", "hops", "key"))
 
@@ -160,28 +160,41 @@ class Consumer:
                     "%s could not be noted as handled: sent again, it would be handled again (%s)", message.id, error
                 )
 
-    def answer(self, file: Answer, request: str, into: Any) -> Message[Any] | None:
-        """The answer to *request* in that file, noted as handled; None where it is no mail, or none that is believed.
+    def answer(self, file: Answer, request: str, asked: frozenset[str] | None, into: Any) -> Message[Any]:
+        """The answer to *request* in that file, noted as handled.
 
-        Raises Mismatch where its body is not *into*.
+        *asked* are those who were asked, and may answer; None is anybody whose word is proven. Raises Malformed where
+        it is no mail, or none that is believed; Mismatch where its body is not *into*.
         """
         text, data, facts = file
-        try:
-            members, trust = self._judge.judge(data, facts, text)
-        except Malformed:
-            return None
+        members, trust = self._judge.judge(data, facts, text)
         parts = names.parse(text)
         id = parts.id if parts else names.new_id()  # a foreign name is none
         message: Message[Any] = Message(id, members, data, text, 1, trust, self)
-        if trust in PROVEN and (
-            message.in_reply_to != request or self._handled(message, self._page(message), once(message) or id)
-        ):
-            return None  # proven, but the answer to something else
+        self._refuse_stranger(message, asked)
+        if trust in PROVEN:
+            if message.in_reply_to != request:
+                raise Malformed("it is proven, but answers something else")
+            if self._handled(message, self._page(message), once(message) or id):
+                raise Malformed("it was handled already: it is in the ledger")
         if into is not None:
             message.body = convert(message.body, into)
         self._note(message)
         message.settled = True
         return message
+
+    def _refuse_stranger(self, message: Message[Any], asked: frozenset[str] | None) -> None:
+        """Raise Malformed where it is not from whom was asked, as far as that can be known: an id is no secret."""
+        sender, trust = message.sender, message.trust
+        if sender is None:
+            raise Malformed('it has no "from"')
+        if asked is None:
+            if trust == NONE and self._judge.least(sender) != NONE:
+                raise Malformed(f"nothing proves that it is from {quoted(sender)}")
+        elif sender not in asked:
+            raise Malformed(f"it is from {quoted(sender)}, who was not asked")
+        elif LEVELS.index(trust) < LEVELS.index(least := self._judge.least(sender)):
+            raise Malformed(f"mail of {quoted(sender)} is proven by {quoted(least)} here, and this by {quoted(trust)}")
 
     # What a message asks of us: see message.Hold
 

@@ -141,9 +141,11 @@ def _answer(draft: str, box: str, name: str, answers: str) -> bool:
     if waiting is None:
         return False
     try:
-        os.rename(draft, f"{waiting}/{name}")
-    except (FileNotFoundError, NotADirectoryError):
+        os.rename(draft, name, dst_dir_fd=waiting)
+    except FileNotFoundError:  # it was taken away meanwhile
         return False
+    finally:
+        os.close(waiting)
     return True
 
 

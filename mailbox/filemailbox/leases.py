@@ -8,6 +8,7 @@ back, the attempt counted.
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from . import names, peek
 from .consumer import Consumer
-from .errors import NoMessage, NotHeld, Telling, quoted, storage
+from .errors import Malformed, NoMessage, NotHeld, Telling, quoted, storage
 from .files import FOLDER, READ, close, listing, read
 from .locks import Lock
 from .message import Message, moment, written
@@ -122,7 +123,8 @@ def held(
             try:
                 with Telling(f"holding {name}"):
                     settler.hold()
-                    message = _message(settler, name, Consumer(root, address, rules, send, judge, settler), judge)
+                    hold = Consumer(root, address, rules, send, judge, settler)
+                    message = _message(settler, name, hold, judge, rules.max_size)
             except LookupError:
                 if not root.has(address):
                     raise
@@ -200,7 +202,7 @@ def _over(folder: str) -> NotHeld:
     )
 
 
-def _message(settler: Settler, name: str, hold: Consumer, judge: Judge) -> Message[Any]:
+def _message(settler: Settler, name: str, hold: Consumer, judge: Judge, max_size: int) -> Message[Any]:
     folder = settler.descriptor
     try:
         file = os.open(name, READ, dir_fd=folder)
@@ -208,6 +210,9 @@ def _message(settler: Settler, name: str, hold: Consumer, judge: Judge) -> Messa
         raise LookupError(name) from error
     try:
         facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or facts.st_size > max_size:
+            # Whoever took it died before it could look.
+            raise Malformed("it is too large, no file, or has another name: it is judged when its lease has run out")
         data = read(file, facts.st_size)
     finally:
         close(file)

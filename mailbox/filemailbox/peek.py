@@ -8,7 +8,7 @@ import stat
 
 from . import names
 from .errors import Malformed, NoMessage, Telling, Unproven, Untrusted, quoted, storage
-from .files import FOLDER, READ, alone, close, kind, listing, read
+from .files import FOLDER, READ, close, kind, listing, read, sole
 from .message import Message, decode, format_time, moment, parse_time, written
 from .order import is_mail
 from .trust import NONE
@@ -116,11 +116,12 @@ def seen(folder: int, state: str, text: str, max_size: int, judge: Judge) -> Mes
                 problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not whole"
             else:
                 content = read(file, facts.st_size)
-                if alone(text, folder, facts, ours=False):
+                if sole(text, folder, file):
                     data = content
                     members, trust = judge.judge(data, facts, name)
                 else:
-                    problem = "it was replaced while it was read"
+                    os.stat(text, dir_fd=folder, follow_symlinks=False)
+                    problem = "it was replaced while it was read, or /proc is not there to tell: it is not shown"
         except FileNotFoundError:
             return None  # it has moved on
         except (Unproven, Untrusted) as error:

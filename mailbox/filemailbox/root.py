@@ -534,9 +534,17 @@ def count_mail(box: str) -> int:
     for folder in (*_MAIL, *(name for name in os.listdir(box) if name.startswith(REPLACED))):
         if os.path.islink(f"{box}/{folder}"):
             continue  # no folder of a box: what it leads to may be huge
-        for _, _, files in os.walk(f"{box}/{folder}", onerror=_not_seen):
+        for path, folders, files in os.walk(f"{box}/{folder}", onerror=_not_seen):
+            if folder == "replies":  # what others have made there is no request, and holds no mail of this box
+                folders[:] = [name for name in folders if _is_of_owner(f"{path}/{name}", box)]
             count += sum(name.endswith(".json") for name in files)
     return count
+
+
+def _is_of_owner(path: str, box: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.lstat(path).st_uid == os.lstat(box).st_uid
+    return False
 
 
 def _not_seen(error: OSError) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 from . import names
 from .doorbell import Ringer
 from .errors import Malformed
-from .files import FOLDER, READ, kind, lies, move, read, same
+from .files import FOLDER, READ, kind, lies, move, read, same, sole
 from .message import MAX_SIZE, decode
 from .order import is_mail
 from .policy import Agent
@@ -214,6 +214,8 @@ class Outbox:
             os.close(place)
         try:
             data = read(file, min(facts.st_size, max_size))
+            if self.agent.uid is None and not sole(name, self.folder, file):  # else it is the agent's own anyway
+                raise Unfinished
         finally:
             os.close(file)
         if len(data) > facts.st_size:
@@ -319,10 +321,12 @@ class Inbox:
                 finally:
                     os.close(replies)
                 try:
-                    os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=waiting)
+                    # Anybody in that volume can make one: only that of the box's owner is waited at.
+                    if os.fstat(waiting).st_uid == os.fstat(self._open[0]).st_uid:
+                        os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=waiting)
+                        return
                 finally:
                     os.close(waiting)
-                return
         os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=self._new)
 
     def take_back(self, name: str) -> None:

@@ -170,7 +170,7 @@ class Answer(Deed):
     done: ClassVar = {"a": "came"}
 
     def prepare(self) -> None:
-        self.asking = self.alice._asking(names.new_id())
+        self.asking = self.alice._asking(names.new_id(), "bob")
         self.asking.__enter__()
 
     def act(self) -> None:
@@ -187,7 +187,7 @@ class Ask(Deed):
 
     def act(self) -> None:
         id = names.new_id()
-        with self.alice._asking(id) as asking:
+        with self.alice._asking(id, "bob") as asking:
             self.send(self.fresh("q"), id=id)
             self.bob.send("alice", {"token": self.fresh("a")}, in_reply_to=id)
             answer = self.alice._answer(asking, None)

@@ -35,6 +35,8 @@ def run(what: str, kept: record.Record, settings: Settings) -> None:
         module.prove(kept, place, settings.rounds or (3 if short else 20), only or sound, 0.3 if short else 1.0)
     elif what == "soak":
         module.prove(kept, place, settings.span or (60.0 if short else 300.0))
+    elif what == "swap":
+        module.prove(kept, place, settings.rounds or (20_000 if short else 2_000_000))
     elif what == "coverage":
         module.prove(kept, place)
     else:

@@ -15,7 +15,8 @@ Looking (list, read, wait) and taking (receive, watch) are different verbs: look
 
 ENVIRONMENT: Final = """MAILBOX_ROOT is the mail volume (else /mail), MAILBOX_AGENT whose mail it is.
 MAILBOX_KEYS is the private folder of keys and pins, MAILBOX_REGISTRY the operator's public keys, MAILBOX_REQUIRE the
-least proof of a sender that is taken: none, uid, relay, signed or sealed.
+least proof of a sender that is taken: none, uid, relay, signed or sealed. MAILBOX_SEAL and MAILBOX_SIGN are 1 or 0:
+whether what is sent is sealed, or signed. Else it is signed where a key of ours is at hand.
 
 Standard output is data, standard error is for people: tables and relative times on a terminal, tabs or JSON Lines and
 exact times in a pipe. NO_COLOR is honoured."""

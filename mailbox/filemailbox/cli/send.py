@@ -24,8 +24,11 @@ Headers = Annotated[
     list[tuple[str, str]],
     Opt("--header", "-H", metavar="NAME=VALUE", read=pair, help="A string for programs; can be given again."),
 ]
-Seal = Annotated[bool, Opt("--seal", help="Only TO can read it, and knows who sent it.")]
-Sign = Annotated[bool, Opt("--sign", help="All can read it, and TO knows who sent it.")]
+Seal = Annotated[bool, Opt("--seal", help="Only TO can read it, and knows who sent it. [$MAILBOX_SEAL, 1 or 0]")]
+Sign = Annotated[
+    bool,
+    Opt("--sign", help="All can read it, and TO knows who sent it. [$MAILBOX_SIGN, else where our key is at hand]"),
+]
 NoSync = Annotated[bool, Opt("--no-sync", help="Do not wait for the disk: a power cut may lose it.")]
 
 
