@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, settings
 
 import filemailbox
 from filemailbox import Mailbox
-from filemailbox import root as roots
 from filemailbox.cli.run import main
-from filemailbox.names import Address
-from filemailbox.spool import Taker
+from filemailbox.format.address import Address
+from filemailbox.store.root import find_root
+from filemailbox.store.spool import Spool
 
 PATIENCE = 20.0  # seconds after which what we wait for will not come any more
 SOURCE = str(Path(filemailbox.__file__).parents[1])
@@ -64,9 +64,9 @@ def new(root: Path) -> Path:
 
 
 @pytest.fixture
-def taker(root: Path) -> Iterator[Taker]:
+def taker(root: Path) -> Iterator[Spool]:
     """A consumer of bob's, below the mailbox."""
-    taker = Taker(roots.find(root), Address("bob"))
+    taker = Spool(find_root(root), Address("bob"))
     yield taker
     taker.close()
 

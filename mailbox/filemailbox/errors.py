@@ -1,30 +1,30 @@
 """What can go wrong, as a tree.
 
     MailboxError
-    ├── Invalid (ValueError)        what the caller gave cannot be sent or asked for
-    │   ├── InvalidAddress          not a name that a box can have
-    │   ├── InvalidBody             not JSON, or larger than the limit
-    │   └── TooManyHops             an answer to an answer to an answer …
-    ├── Malformed                   a file in a box is not mail: `reason`
-    │   ├── Mismatch                it is mail, but its body is not of the wanted type
-    │   └── Unproven                it is mail, but not proven to be from whom it says, or not open to us
-    ├── Untrusted                   keys and pins
-    │   ├── NoKey (LookupError)     no private key here, or no public one of that agent
-    │   ├── UnsafeKey               a file of keys that others can read or change, or that is none
-    │   └── ChangedKey              another key is pinned for that agent
-    ├── NotThere (LookupError)
-    │   ├── NoRoot                  no mail volume at that path
-    │   ├── NoBox                   no box of that name: `known` lists those there are
-    │   ├── NoGroup                 nobody is meant by `all` or `team:GROUP`
-    │   └── NoMessage               no message, or more than one, with that id
-    ├── NotHeld                     settling a message that was looked at, not taken
-    ├── NotAll                      mail to a group did not go to all of them: `failed` says why, `reached` whom it did
-    ├── BoxInUse                    `remove` met mail or a listener
-    └── Storage (OSError)           the disk or the kernel said no; `errno` is kept
-        ├── DiskFull                no space, or over quota: nothing was delivered
-        ├── Forbidden               the modes or owners of a folder forbid it
-        ├── SplitMount              two folders of one box are on different mounts
-        └── Unflushed               delivered, but perhaps not on the disk: send `id` again
+    ├── InvalidRequestError (ValueError)        what the caller gave cannot be sent or asked for
+    │   ├── InvalidAddressError                 not a name that a box can have
+    │   ├── InvalidBodyError                    not JSON, or larger than the limit
+    │   └── TooManyHopsError                    an answer to an answer to an answer …
+    ├── NotMailError                            a file in a box is not mail: `reason`
+    │   ├── BodyTypeError                       it is mail, but its body is not of the wanted type
+    │   └── UnverifiedSenderError               it is mail, but not proven to be from whom it says, or not open to us
+    ├── TrustError                              keys and pins
+    │   ├── KeyNotFoundError (LookupError)      no private key here, or no public one of that agent
+    │   ├── InsecureKeyFileError                a file of keys that others can read or change, or that is none
+    │   └── KeyChangedError                     another key is pinned for that agent
+    ├── NotFoundError (LookupError)
+    │   ├── RootNotFoundError                   no mail volume at that path
+    │   ├── BoxNotFoundError                    no box of that name: `known` lists those there are
+    │   ├── GroupNotFoundError                  nobody is meant by `all` or `team:GROUP`
+    │   └── MessageNotFoundError                no message, or more than one, with that id
+    ├── NotClaimedError                         settling a message that was looked at, not taken
+    ├── PartialDeliveryError                    mail to a group reached some: `reached`, `failed`
+    ├── BoxInUseError                           `remove` met mail or a listener
+    └── StorageError (OSError)                  the disk or the kernel said no; `errno` is kept
+        ├── DiskFullError                       no space, or over quota: nothing was delivered
+        ├── PermissionDeniedError               the modes or owners of a folder forbid it
+        ├── CrossMountRenameError               two folders of one box are on different mounts
+        └── DurabilityUnknownError              delivered, but perhaps not on the disk: send `id` again
 
 Two more are not errors but words that a handler says by raising them: `Retry` and `Reject`.
 """
@@ -41,18 +41,28 @@ if TYPE_CHECKING:
 
 
 class MailboxError(Exception):
-    """The root of all errors that this package raises on its own account."""
+    """The root of all errors that this package raises on its own account.
+
+    `str(error)` is the sentence: what was wrong, and what was expected. `hint` is what to do now, or None.
+    """
+
+    hint: str | None = None
+
+    def __init__(self, *arguments: object, hint: str | None = None) -> None:
+        super().__init__(*arguments)
+        if hint is not None:
+            self.hint = hint
 
     def __reduce__(self: Exception) -> Any:
         # Exceptions are unpickled by calling their class with `args`, which ours do not take: multiprocessing needs it.
         return _revived, (type(self), self.args, self.__dict__)
 
 
-class Invalid(MailboxError, ValueError):
+class InvalidRequestError(MailboxError, ValueError):
     """What the caller gave cannot be sent or asked for."""
 
 
-class InvalidAddress(Invalid):
+class InvalidAddressError(InvalidRequestError):
     """Not a name that a box can have."""
 
     def __init__(self, text: object) -> None:
@@ -63,11 +73,11 @@ class InvalidAddress(Invalid):
         )
 
 
-class InvalidBody(Invalid):
+class InvalidBodyError(InvalidRequestError):
     """A body that is not JSON or makes a message larger than the limit."""
 
 
-class TooManyHops(Invalid):
+class TooManyHopsError(InvalidRequestError):
     """An answer to an answer to an answer: two agents are thanking each other."""
 
     def __init__(self, hops: int, limit: int) -> None:
@@ -78,43 +88,43 @@ class TooManyHops(Invalid):
         )
 
 
-class Malformed(MailboxError):
+class NotMailError(MailboxError):
     """A file in a box is not mail."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, hint: str | None = None) -> None:
         self.reason = reason
-        super().__init__(reason)
+        super().__init__(reason, hint=hint)
 
 
-class Mismatch(Malformed):
+class BodyTypeError(NotMailError):
     """The body of a message is not of the type that its receiver wants."""
 
 
-class Unproven(Malformed):
+class UnverifiedSenderError(NotMailError):
     """A message is not proven to be from whom it says it is, or not open to us."""
 
 
-class Untrusted(MailboxError):
+class TrustError(MailboxError):
     """Keys or pins that cannot be used."""
 
 
-class NoKey(Untrusted, LookupError):
+class KeyNotFoundError(TrustError, LookupError):
     """There is no private key here, or no public key of that agent."""
 
 
-class UnsafeKey(Untrusted):
+class InsecureKeyFileError(TrustError):
     """A file of keys that others can read or change, or that is none."""
 
 
-class ChangedKey(Untrusted):
+class KeyChangedError(TrustError):
     """Another key than the one that is pinned: it is never taken silently."""
 
 
-class NotThere(MailboxError, LookupError):
+class NotFoundError(MailboxError, LookupError):
     """Something that was named does not exist."""
 
 
-class NoRoot(NotThere):
+class RootNotFoundError(NotFoundError):
     """No mail volume at that path."""
 
     def __init__(self, root: str, why: str = "it holds no .mailbox file") -> None:
@@ -125,7 +135,7 @@ class NoRoot(NotThere):
         )
 
 
-class NoBox(NotThere):
+class BoxNotFoundError(NotFoundError):
     """No box of that name under the root."""
 
     def __init__(self, name: str, root: str, known: Iterable[str] = ()) -> None:
@@ -138,7 +148,7 @@ class NoBox(NotThere):
         )
 
 
-class NoGroup(NotThere):
+class GroupNotFoundError(NotFoundError):
     """Nobody is meant by the name of a group."""
 
     def __init__(self, name: str, root: str, why: str) -> None:
@@ -146,15 +156,15 @@ class NoGroup(NotThere):
         super().__init__(f"{quoted(name)} is nobody in {quoted(root)}: {why}")
 
 
-class NoMessage(NotThere):
+class MessageNotFoundError(NotFoundError):
     """No message of that id, or several that begin or end alike."""
 
 
-class NotHeld(MailboxError):
+class NotClaimedError(MailboxError):
     """Settling a message that was looked at, not taken; or taking one while another thread closes the mailbox."""
 
 
-class NotAll(MailboxError):
+class PartialDeliveryError(MailboxError):
     """Mail to a group did not go to everyone in it."""
 
     def __init__(self, to: str, reached: list[str], failed: dict[str, MailboxError]) -> None:
@@ -164,35 +174,35 @@ class NotAll(MailboxError):
         super().__init__(f"the message to {quoted(to)} did not go to everyone ({whom}): {why}")
 
 
-class BoxInUse(MailboxError):
+class BoxInUseError(MailboxError):
     """A box cannot be removed while there is mail in it or somebody listens."""
 
 
-class Storage(MailboxError, OSError):
+class StorageError(MailboxError, OSError):
     """The disk or the kernel said no. `errno` and `strerror` are those of the cause."""
 
-    def __init__(self, text: str, code: int | None = None, id: str | None = None) -> None:
+    def __init__(self, text: str, code: int | None = None, id: str | None = None, *, hint: str | None = None) -> None:
         self.text, self.id = text, id
-        super().__init__(code, text)
+        super().__init__(code, text, hint=hint)
         self.errno = code
 
     def __str__(self) -> str:
         return self.text
 
 
-class DiskFull(Storage):
+class DiskFullError(StorageError):
     """No space left or over quota. Nothing was delivered; waiting mail can still be taken."""
 
 
-class Forbidden(Storage):
+class PermissionDeniedError(StorageError):
     """The modes or owners of a folder forbid it."""
 
 
-class SplitMount(Storage):
+class CrossMountRenameError(StorageError):
     """A message cannot be renamed across mounts: mount whole boxes."""
 
 
-class Unflushed(Storage):
+class DurabilityUnknownError(StorageError):
     """The message `id` was delivered, but the disk did not confirm it.
 
     Whether it survives a power cut is unknown. Send it again under the same id.
@@ -200,10 +210,10 @@ class Unflushed(Storage):
 
 
 class Retry(Exception):
-    """Raised by a handler: give me this message again, in *after* seconds (default: backoff)."""
+    """Raised by a handler: give me this message again, in *delay* seconds (default: backoff)."""
 
-    def __init__(self, after: float | None = None, reason: str = "the handler asked to retry") -> None:
-        self.after, self.reason = after, reason
+    def __init__(self, delay: float | None = None, reason: str = "the handler asked to retry") -> None:
+        self.delay, self.reason = delay, reason
         super().__init__(reason)
 
     __reduce__ = MailboxError.__reduce__
@@ -232,21 +242,23 @@ def quoted(text: object) -> str:
     return f'"{shown if len(shown) <= 200 else shown[:200] + "…"}"'
 
 
-def storage(cause: OSError, doing: str, id: str | None = None) -> Storage:
+def storage_error(cause: OSError, doing: str, id: str | None = None) -> StorageError:
     """The member of the tree that *cause* stands for; *doing* says what was being done."""
     code = cause.errno
     if code in (errno.ENOSPC, errno.EDQUOT):
         full = "the volume is full" if code == errno.ENOSPC else "the quota is used up"
-        return DiskFull(f"{doing}: {full}; nothing was delivered. Free some space and send again", code, id)
+        return DiskFullError(f"{doing}: {full}; nothing was delivered. Free some space and send again", code, id)
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = cause.strerror or "permission denied"
-        return Forbidden(f"{doing}: {why.lower()}. `ls -ld` shows owners and modes", code, id)
+        return PermissionDeniedError(f"{doing}: {why.lower()}. `ls -ld` shows owners and modes", code, id)
     if code == errno.EXDEV:
-        return SplitMount(f"{doing}: its folders are on different mounts; mount whole boxes, not parts", code, id)
-    return Storage(f"{doing}: {(cause.strerror or str(cause)).lower()}", code, id)
+        return CrossMountRenameError(
+            f"{doing}: its folders are on different mounts; mount whole boxes, not parts", code, id
+        )
+    return StorageError(f"{doing}: {(cause.strerror or str(cause)).lower()}", code, id)
 
 
-class Telling:
+class translated_errors:  # noqa: N801  # used as a function: `with translated_errors("…"):`
     """Within it what the kernel says becomes a member of the tree; that a file is not there is left as it is."""
 
     __slots__ = ("_doing",)
@@ -261,4 +273,4 @@ class Telling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, OSError) and not isinstance(error, (MailboxError, FileNotFoundError)):
-            raise storage(error, self._doing) from error
+            raise storage_error(error, self._doing) from error

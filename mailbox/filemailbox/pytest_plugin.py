@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from filemailbox import Mailbox
+    from . import Mailbox
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def mailboxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     MAILBOX_ROOT names that root for what the test starts. Boxes are closed at its end. They are not flushed to the
     disk unless `durable=True`.
     """
-    from filemailbox import Mailbox
+    from . import Mailbox
 
     root = tmp_path / "mail"
     monkeypatch.setenv("MAILBOX_ROOT", str(root))

@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from filemailbox import Mailbox, names
+from filemailbox import Mailbox
+from filemailbox.format.timestamp import to_timestamp
 
 from . import disks
 from .table import Figure, Table
@@ -88,7 +89,7 @@ def _fill(new: str, count: int, numbers: Iterator[int]) -> None:
     folder = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for number in itertools.islice(numbers, count):
-            id = f"{names.stamp(1_760_000_000_000_000_000 + number * 1_000_000)}-3f9c0a12b4d5"
+            id = f"{to_timestamp(1_760_000_000_000_000_000 + number * 1_000_000)}-3f9c0a12b4d5"
             data = f'{{"id":"{id}","from":"alice","to":"many","body":{{"number":{number},"note":"{"x" * 100}"}}}}\n'
             file = os.open(f"{id},S={len(data)}.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640, dir_fd=folder)
             os.write(file, data.encode())

@@ -230,7 +230,7 @@ def _together(folder: str, opened: Callable[[str, bool], rivals.Queue], n: int, 
         else:
             kill = False  # what is left is read in peace
     seconds = time.monotonic() - began
-    _wait(_begin(partial(_recover, opened, place)))
+    _wait(_begin(partial(_recover_claims, opened, place)))
     _wait(_begin(partial(_read, opened, place, f"{logs}/reader-last", logs)))
     return Outcome(_counted(logs), kills, seconds)
 
@@ -253,7 +253,7 @@ def _wait(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def _recover(opened: Callable[[str, bool], rivals.Queue], place: str) -> None:
+def _recover_claims(opened: Callable[[str, bool], rivals.Queue], place: str) -> None:
     with closing(opened(place, False)) as queue:
         queue.recover()
 

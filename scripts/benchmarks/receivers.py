@@ -16,7 +16,10 @@ from typing import Any, Final, NoReturn, TypeAlias
 import orjson
 import watchfiles
 
-from filemailbox import Mailbox, inotify, wake
+from filemailbox import Mailbox
+from filemailbox.system import inotify
+from filemailbox.wake import watcher
+from filemailbox.wake.watcher import STEP
 
 SAID: Final = struct.Struct("qq")
 """What is said: the clock at the first line of the callback, and the CPU time of the process so far; both in ns."""
@@ -62,8 +65,8 @@ def _watchfiles(folder: str, callback: Callback) -> None:
     for _ in watchfiles.watch(
         f"{folder}/new",
         watch_filter=None,
-        debounce=wake.STEP,
-        step=wake.STEP,
+        debounce=STEP,
+        step=STEP,
         rust_timeout=1000,
         yield_on_timeout=True,  # what came before it watched
         recursive=False,
@@ -110,14 +113,14 @@ def _ours_async(folder: str, callback: Callback) -> None:
         asyncio.run(box.arun())
 
 
-def _ours_unannounced(folder: str, callback: Callback, rescan: str) -> None:
+def _ours_unannounced(folder: str, callback: Callback, poll_interval: str) -> None:
     """Where the kernel tells nothing."""
 
     def refuse(_: str) -> NoReturn:
         raise OSError(errno.EMFILE, "no notifications, for the sake of the benchmark")
 
     inotify.Inotify = refuse  # type: ignore[assignment, misc]
-    with Mailbox("bob", folder, rescan=float(rescan)) as box:
+    with Mailbox("bob", folder, poll_interval=float(poll_interval)) as box:
         box.on()(callback)
         callback(None)
         box.run()
@@ -130,7 +133,7 @@ def _ours_by_watchfiles(folder: str, callback: Callback, step: str) -> None:
         raise OSError(errno.ENOSYS, "no inotify, for the sake of the benchmark")
 
     inotify.Inotify = refuse  # type: ignore[assignment, misc]
-    wake.STEP = int(step)  # type: ignore[misc]
+    watcher.STEP = int(step)  # type: ignore[misc]
     _ours(folder, callback)
 
 

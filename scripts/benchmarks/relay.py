@@ -31,13 +31,17 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Final
 
-from filemailbox import Mailbox, chain, policy, seal
-from filemailbox import root as roots
-from filemailbox.audit import Audit
-from filemailbox.chain import Signer
-from filemailbox.keys import Identity
-from filemailbox.names import Address
-from filemailbox.relay import Relay
+from filemailbox import Mailbox
+from filemailbox.format.address import Address
+from filemailbox.relay import audit_format
+from filemailbox.relay.audit_format import Signer
+from filemailbox.relay.audit_log import Audit
+from filemailbox.relay.policy_file import parse_policy
+from filemailbox.relay.relay import Relay
+from filemailbox.store.box import create_box
+from filemailbox.store.root import init_root
+from filemailbox.trust import seal
+from filemailbox.trust.key_files import PrivateKeys
 
 from . import disks
 from .box import BODY
@@ -70,17 +74,18 @@ QUICK: Final = Plan(backlog=300, samples=60, repetitions=2, idle=3.0, messages=2
 class Post:
     """Agents with volumes of their own, and a policy that lets everybody write to everybody."""
 
-    def __init__(self, place: str, agents: tuple[str, ...], rescan: str = "1s") -> None:
+    def __init__(self, place: str, agents: tuple[str, ...], poll_interval: str = "1s") -> None:
         self.place, self.agents = place, agents
         self.config = f"{place}/relay.toml"
         os.makedirs(place, exist_ok=True)
-        text = f'[relay]\nstate = "{place}/state"\nkey = "{place}/key"\nrescan = "{rescan}"\n[limits]\nrate = "none"\n'
+        text = f'[relay]\nstate = "{place}/state"\nkey = "{place}/key"\npoll_interval = "{poll_interval}"\n'
+        text += '[limits]\nrate = "none"\n'
         for name in agents:
             os.makedirs(f"{place}/{name}", exist_ok=True)
-            roots.create(roots.init(f"{place}/{name}"), Address(name), outbox=True)
+            create_box(init_root(f"{place}/{name}"), Address(name), outbox=True)
             text += f'[agents.{name}]\nvolume = "{place}/{name}"\n'
         Path(self.config).write_text(text + _OPEN)
-        self.identity = Identity.generate(f"{place}/key", Address("relay"))
+        self.identity = PrivateKeys.generate(f"{place}/key", Address("relay"))
         self.signer = Signer(self.identity.public.identity, self.identity.sign)
 
     def box(self, name: str, *, durable: bool = True) -> Mailbox:
@@ -88,7 +93,7 @@ class Post:
 
     def relay(self) -> Relay:
         """One in this process."""
-        return Relay(policy.parse(Path(self.config).read_text()), Audit(self.audit, self.signer), seal.verify)
+        return Relay(parse_policy(Path(self.config).read_text()), Audit(self.audit, self.signer), seal.verify)
 
     @property
     def audit(self) -> str:
@@ -328,10 +333,12 @@ def _kills(place: str, plan: Plan) -> Table:
         box.close()
     lost = sum((sent[name] - got[name]).total() for name in post.agents)
     twice = sum((got[name] - sent[name]).total() for name in post.agents)
-    accepted = Counter((each["to"], each["id"]) for each in chain.records(post.audit) if each["event"] == "accept")
+    accepted = Counter(
+        (each["to"], each["id"]) for each in audit_format.records(post.audit) if each["event"] == "accept"
+    )
     delivered = Counter({(name, id): count for name in post.agents for id, count in got[name].items()})
     astray = ((accepted - delivered) + (delivered - accepted)).total()
-    chain.verify(post.audit, post.signer.public, seal.verify)
+    audit_format.verify(post.audit, post.signer.public, seal.verify)
     none: Bound = "at most"
     figures = [
         Figure(f"lost, {killed} kills at work", total, lost, wanted=0, bound=none),
@@ -350,7 +357,7 @@ def _grown(audit: str) -> None:
 
 def _written(audit: str) -> int:
     with contextlib.suppress(FileNotFoundError):
-        return sum(os.path.getsize(chain.path_of(audit, number)) for number in chain.segments(audit))
+        return sum(os.path.getsize(audit_format.segment_path(audit, number)) for number in audit_format.segments(audit))
     return 0
 
 
@@ -382,11 +389,11 @@ _TAMPERINGS: Final = (_change, _delete, _double, _swap, _truncate)
 def _tampering(place: str, plan: Plan) -> Table:
     del place  # thousands of copies: no disk is needed for them
     with disks.tmpfs() as folder:
-        log = Audit(f"{folder}/log", signer := Signer(*seal.signing(seal.Secret(os.urandom(seal.KEY)))), "relay")
+        log = Audit(f"{folder}/log", signer := Signer(*seal.signing(seal.SecretBytes(os.urandom(seal.KEY)))), "relay")
         log.begin(seal.verify, lambda _: None)
         log.append([{"event": "accept", "from": "alice", "to": "bob", "id": str(n)} for n in range(plan.lines - 1)])
         log.close()
-        lines = list(chain.lines_of(f"{folder}/log", 1))
+        lines = list(audit_format.lines_of(f"{folder}/log", 1))
         cases = [(tamper, at) for tamper in _TAMPERINGS for at in range(len(lines))]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = list(pool.map(lambda case: _found(folder, lines, signer, *case), cases))
@@ -404,13 +411,13 @@ def _found(
     shutil.copytree(f"{folder}/log", copy)
     changed = list(lines)
     tamper(changed, at)
-    Path(chain.path_of(copy, 1)).write_bytes(b"".join(changed))
+    Path(audit_format.segment_path(copy, 1)).write_bytes(b"".join(changed))
     try:
-        chain.verify(copy, signer.public, seal.verify)
+        audit_format.verify(copy, signer.public, seal.verify)
         ours = False
-    except chain.Tampered:
+    except audit_format.Tampered:
         ours = True
-    command = ["sh", str(_VERIFIER), copy, chain.public_key(signer.public)]
+    command = ["sh", str(_VERIFIER), copy, audit_format.public_key(signer.public)]
     script = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "TMPDIR": folder})
     shutil.rmtree(copy)
     return ours, script.returncode == 1

@@ -21,10 +21,14 @@ from typing import Final
 
 from nacl import bindings
 
-from filemailbox import Mailbox, names, seal
-from filemailbox.keys import Identity, Keyring, Public
-from filemailbox.message import encode
-from filemailbox.names import Address
+from filemailbox import Mailbox
+from filemailbox.format.address import Address
+from filemailbox.format.envelope import encode
+from filemailbox.format.timestamp import sent_time
+from filemailbox.store.ids import new_id
+from filemailbox.trust import seal
+from filemailbox.trust.key_files import PrivateKeys, PublicKeys
+from filemailbox.trust.keyring import Keyring
 
 from . import disks
 from .table import Figure, Report, Table
@@ -59,12 +63,12 @@ def _pairs(folder: str) -> dict[str, tuple[_Call, _Call]]:
     """What is compared: ours, and the bare calls, each of which does what is named once."""
     alice, bob = _ring(folder, _ALICE), _ring(folder, _BOB)
     for ring, other in ((alice, bob), (bob, alice)):
-        ring.pin(Public.read(other.own().public.line(), "here"))
+        ring.pin(PublicKeys.read(other.own().public.line(), "here"))
     own, box = alice.own(), bob.own().public.boxes[0]
-    id = names.new_id()
+    id = new_id()
     line = encode(id, _ALICE, _BOB, "x" * (_SIZE - len(encode(id, _ALICE, _BOB, "", {}, 1))), {}, 1)
     assert len(line) == _SIZE
-    hints = {"v": 1, "id": id, "from": _ALICE, "to": _BOB, "sent": names.sent(id)}
+    hints = {"v": 1, "id": id, "from": _ALICE, "to": _BOB, "sent": sent_time(id)}
     sealed, signed = alice.seal(_BOB, id, line), alice.sign(line)
 
     public, secret = bindings.crypto_sign_seed_keypair(os.urandom(32))
@@ -81,20 +85,20 @@ def _pairs(folder: str) -> dict[str, tuple[_Call, _Call]]:
 
     return {
         "seal": (lambda: alice.seal(_BOB, id, line), bare_seal),
-        "open": (lambda: seal.open_(sealed, _BOB, bob.own().boxes, bob.identity), bare_open),
+        "open": (lambda: seal.unseal(sealed, _BOB, bob.own().boxes, bob.identity), bare_open),
         "sign": (lambda: alice.sign(line), lambda: bindings.crypto_sign(line, secret)),
         "verify": (
             lambda: seal.verified(signed, _BOB, bob.identity),
             lambda: bindings.crypto_sign_open(bare_signed, public),
         ),
         "seal, keys at hand": (lambda: seal.seal(line, hints, own.public.identity, own.sign, box), bare_seal),
-        "open, keys at hand": (lambda: seal.open_(sealed, _BOB, boxes, lambda _: own.public.identity), bare_open),
+        "open, keys at hand": (lambda: seal.unseal(sealed, _BOB, boxes, lambda _: own.public.identity), bare_open),
     }
 
 
 def _ring(folder: str, name: Address) -> Keyring:
     Mailbox.init(name, f"{folder}/mail").close()
-    Identity.generate(f"{folder}/{name}/{name}.key", name)
+    PrivateKeys.generate(f"{folder}/{name}/{name}.key", name)
     return Keyring(name, Mailbox(name, f"{folder}/mail").root, f"{folder}/{name}", None)
 
 

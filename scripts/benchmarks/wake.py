@@ -27,10 +27,11 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Final, Protocol, TypeAlias
 
-from filemailbox import Mailbox, names
-from filemailbox.message import encode
-from filemailbox.rules import RESCAN
-from filemailbox.wake import STEP
+from filemailbox import Mailbox
+from filemailbox.format.envelope import encode
+from filemailbox.settings import POLL_INTERVAL
+from filemailbox.store.ids import new_id
+from filemailbox.wake.watcher import STEP
 
 from . import disks
 from .box import BODY
@@ -303,7 +304,7 @@ class System:
 
 _Systems: TypeAlias = dict[str, tuple[Callable[[str], Sender], tuple[str, ...]]]
 
-_DATA: Final = encode(names.new_id(), "alice", "bob", BODY, {"type": "job"})
+_DATA: Final = encode(new_id(), "alice", "bob", BODY, {"type": "job"})
 
 _SYSTEMS: Final[_Systems] = {
     "bare": (Bare, ("bare",)),
@@ -315,12 +316,12 @@ _SYSTEMS: Final[_Systems] = {
     "polling": (Files, ("polling",)),
 }
 
-_DEFAULTS: Final = f"inotify, rescan {RESCAN * 1e3:g} ms (the defaults)"
+_DEFAULTS: Final = f"inotify, rescan {POLL_INTERVAL * 1e3:g} ms (the defaults)"
 _SETTINGS: Final[_Systems] = {
     _DEFAULTS: (Moved, ("ours",)),
     **{
-        f"no notifications, rescan {rescan * 1e3:g} ms": (Moved, ("ours-unannounced", str(rescan)))
-        for rescan in (0.05, RESCAN, 1.0)
+        f"no notifications, rescan {poll_interval * 1e3:g} ms": (Moved, ("ours-unannounced", str(poll_interval)))
+        for poll_interval in (0.05, POLL_INTERVAL, 1.0)
     },
     **{f"no inotify, watchfiles, step {step} ms": (Moved, ("ours-by-watchfiles", str(step))) for step in (1, STEP, 50)},
 }

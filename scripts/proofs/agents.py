@@ -16,9 +16,18 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from filemailbox import DiskFull, Forbidden, Mailbox, MailboxError, Message, NotHeld, Unflushed, names
-from filemailbox.ledger import Ledger
-from filemailbox.trust import PROVEN
+from filemailbox import (
+    DiskFullError,
+    DurabilityUnknownError,
+    Mailbox,
+    MailboxError,
+    Message,
+    NotClaimedError,
+    PermissionDeniedError,
+)
+from filemailbox.store.ids import new_id
+from filemailbox.store.ledger import Ledger
+from filemailbox.trust.levels import PROVEN
 
 _PAUSE: Final = 0.02  # seconds after trouble
 SHELL: Final = str(Path(__file__).resolve().parent.parent / "mailbox-send")
@@ -68,7 +77,7 @@ def consume(root: str, log: Log, name: str, keys: str) -> None:
     """Take what comes, handle it for a moment, ack it. Whatever the disk says, go on."""
     chance = random.Random()
     logging.getLogger("filemailbox").addHandler(_Unnoted(log))
-    box = Mailbox(name, root, durable=False, max_attempts=1_000_000, keys=keys or None)
+    box = Mailbox(name, root, durable=False, max_attempts=1_000_000, key_dir=keys or None)
     _Asked.note()
     while True:
         try:
@@ -79,7 +88,7 @@ def consume(root: str, log: Log, name: str, keys: str) -> None:
             continue
         assert message is not None
         body = message.body if isinstance(message.body, dict) else {}
-        facts: dict[str, Any] = {"token": body.get("token"), "id": message.answers_to, "from": message.sender}
+        facts: dict[str, Any] = {"token": body.get("token"), "id": message.reply_id, "from": message.sender}
         foreign = ",N=" in message.name
         if message.trust in PROVEN:
             facts["looked"] = _Asked.at
@@ -93,7 +102,7 @@ def _ack(message: Message[Any], log: Log, facts: dict[str, Any]) -> None:
     while True:
         try:
             message.ack()
-        except NotHeld as error:
+        except NotClaimedError as error:
             return log("trouble", why=str(error))
         except MailboxError as error:
             log("trouble", why=str(error))
@@ -106,7 +115,7 @@ def send(root: str, log: Log, name: str, keys: str, others: list[str], stop: str
     """Send to all the others by chance, until the file *stop* is there."""
     chance, tokens = random.Random(), (f"{name}-{os.getpid()}-{time.monotonic_ns():x}-{n}" for n in itertools.count())
     ways = {"python": in_python, "command": by_command, "shell": in_shell, "mv": by_hand}
-    box = Mailbox(name, root, durable=how == "python" and chance.random() < 0.5, keys=keys or None)
+    box = Mailbox(name, root, durable=how == "python" and chance.random() < 0.5, key_dir=keys or None)
     while not os.path.exists(stop):
         to, token = chance.choice(others), next(tokens)
         if how != "forge":
@@ -116,7 +125,7 @@ def send(root: str, log: Log, name: str, keys: str, others: list[str], stop: str
                 forge(root, log, token)
             else:
                 ways[how](Task(box, root, log, to, token, bool(keys) and to in os.environ["SOAK_KEYED"].split()))
-        except (DiskFull, Forbidden) as error:
+        except (DiskFullError, PermissionDeniedError) as error:
             log("refused", token=token, why=str(error))
             time.sleep(_PAUSE)
         except MailboxError as error:
@@ -140,11 +149,11 @@ def in_python(task: Task) -> None:
     """send(), sealed or signed where both have keys; again under the same id where the disk did not confirm it."""
     box, _, log, to, token, keyed = task
     how = {"seal": True} if keyed and len(token) % 2 else {"sign": True} if keyed else {}
-    id = names.new_id()
+    id = new_id()
     while True:
         try:
             log("sent", token=token, id=box.send(to, {"token": token, "fill": "x" * 100}, id=id, **how))  # type: ignore[arg-type]
-        except Unflushed:
+        except DurabilityUnknownError:
             log("send", token=token, to=to, how="again", **{"from": box.name})
         else:
             return

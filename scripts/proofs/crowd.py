@@ -15,8 +15,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from filemailbox import Mailbox, names, sweep
-from filemailbox import root as roots
+from filemailbox import Mailbox
+from filemailbox.format.filename import TIMESTAMP_LENGTH
+from filemailbox.format.timestamp import to_nanoseconds
+from filemailbox.ops import cleanup
+from filemailbox.store.root import find_root
 
 from . import apart
 from .record import LeftOut, Record, Result
@@ -60,9 +63,9 @@ def many_boxes(place: str, count: int, each: int = 20) -> Result:
     wanted = {f"{worker} {n}" for worker in range(workers) for n in range(count * each // workers)}
     result.broken += [f"lost: {each}" for each in sorted(wanted - came.keys())]
     result.broken += [f"came {times} times: {each}" for each, times in came.items() if times > 1]
-    found = roots.find(root)
+    found = find_root(root)
     for name in found.boxes():
-        result.broken += [f"left over in {name}: {left.what}" for left in sweep.leftovers(found, name)]
+        result.broken += [f"left over in {name}: {left.what}" for left in cleanup.find_garbage(found, name)]
     result.add(boxes=count, messages=len(came))
     return result
 
@@ -134,7 +137,7 @@ def _drain(root: str, log: str) -> None:
         message = box.receive(timeout=None)
         assert message is not None
         writer, n = message.body
-        stamp = names.nanoseconds(message.id[: names.STAMP])
+        stamp = to_nanoseconds(message.id[:TIMESTAMP_LENGTH])
         os.write(out, array.array("q", (writer, n, message.attempt, stamp)).tobytes())
         message.ack()
 

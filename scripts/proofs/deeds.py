@@ -18,12 +18,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from filemailbox import Mailbox, MailboxError, Message, NoBox, NoMessage, listener, names, sweep
-from filemailbox import root as roots
-from filemailbox.errors import Telling
-from filemailbox.keys import Identity
-from filemailbox.ledger import Ledger
-from filemailbox.locks import Lock
+from filemailbox import BoxNotFoundError, Mailbox, MailboxError, Message, MessageNotFoundError
+from filemailbox.errors import translated_errors
+from filemailbox.format.address import parse_address
+from filemailbox.format.timestamp import to_timestamp
+from filemailbox.ops import cleanup
+from filemailbox.receive import listener
+from filemailbox.store.ids import new_id
+from filemailbox.store.ledger import Ledger
+from filemailbox.store.removed_boxes import remove_box
+from filemailbox.system.locks import Lock
+from filemailbox.trust.key_files import PrivateKeys
 
 from . import stepper
 
@@ -116,7 +121,7 @@ class Send(Deed):
     def fates(self, outcome: stepper.Outcome) -> dict[str, str]:
         if outcome.error is None:
             return self.done if outcome.done else {"a": "came gone"}
-        return {"a": "came" if "Unflushed" in outcome.error else "gone", "a1": "came"}
+        return {"a": "came" if "DurabilityUnknownError" in outcome.error else "gone", "a1": "came"}
 
 
 class SendUnflushed(Send):
@@ -170,7 +175,7 @@ class Answer(Deed):
     done: ClassVar = {"a": "came"}
 
     def prepare(self) -> None:
-        self.asking = self.alice._asking(names.new_id(), "bob")
+        self.asking = self.alice._asking(new_id(), "bob")
         self.asking.__enter__()
 
     def act(self) -> None:
@@ -186,7 +191,7 @@ class Ask(Deed):
     done: ClassVar = {"q": "came", "a": "gone"}
 
     def act(self) -> None:
-        id = names.new_id()
+        id = new_id()
         with self.alice._asking(id, "bob") as asking:
             self.send(self.fresh("q"), id=id)
             self.bob.send("alice", {"token": self.fresh("a")}, in_reply_to=id)
@@ -243,7 +248,7 @@ class ClaimOfDead(Claim):
         super().prepare()
         dead = self.open("bob")
         self.take(dead)
-        taker = dead._consumer._taker
+        taker = dead._receiver._spool
         assert taker._lock is not None
         taker._lock.release()  # as the kernel does it
         taker.disown()
@@ -264,7 +269,7 @@ class ClaimOfWorking(ClaimOfDead):
     def prepare(self) -> None:
         assert self.bob.receive() is None
         super().prepare()
-        self.bob._consumer._taker._round_at = 0
+        self.bob._receiver._spool._round_at = 0
 
 
 class ClaimDue(Claim):
@@ -272,7 +277,7 @@ class ClaimDue(Claim):
 
     def prepare(self) -> None:
         self.send("a")
-        self.take().retry(after=0)
+        self.take().retry(delay=0)
         self.send("b")
 
 
@@ -295,7 +300,7 @@ class ClaimSealed(Claim):
     def prepare(self) -> None:
         shutil.rmtree(f"{self.path}.keys", ignore_errors=True)
         public = {
-            name: Identity.generate(f"{self.keys(name)}/{name}.key", names.address(name)).public
+            name: PrivateKeys.generate(f"{self.keys(name)}/{name}.key", parse_address(name)).public
             for name in ("alice", "bob")
         }
         self.alice, self.bob = self.consumer("alice"), self.consumer("bob")
@@ -307,7 +312,7 @@ class ClaimSealed(Claim):
         return f"{self.path}.keys/{name}"
 
     def consumer(self, name: str) -> Mailbox:
-        return self.open(name, keys=self.keys(name), require="sealed")
+        return self.open(name, key_dir=self.keys(name), min_trust="sealed")
 
 
 class Lease(Claim):
@@ -343,7 +348,9 @@ class SettleLease(Deed):
             message.ack()
 
     def again(self) -> None:
-        with contextlib.suppress(NoMessage):  # it was acked the first time, and something went wrong after that
+        with contextlib.suppress(
+            MessageNotFoundError
+        ):  # it was acked the first time, and something went wrong after that
             self.act()
 
 
@@ -381,7 +388,7 @@ class AckKeyed(Ack):
 
     # A ledger that cannot be written never stops the settling, and then the second copy comes.
     def prepare(self) -> None:
-        self.send("a", key="k")
+        self.send("a", idempotency_key="k")
         self.message = self.take()
 
 
@@ -392,9 +399,9 @@ class AckSecond(Ack):
     done: ClassVar = {"a": "gone", "b": "gone"}
 
     def prepare(self) -> None:
-        self.send("a", key="k")
+        self.send("a", idempotency_key="k")
         self.take().ack()
-        self.send("b", key="k")
+        self.send("b", idempotency_key="k")
 
     def act(self) -> None:
         assert self.bob.receive() is None
@@ -409,18 +416,18 @@ class Forget(Ack):
     def prepare(self) -> None:
         self.ledger = Ledger(f"{self.path}/bob/ledger", f"{self.path}/bob", limit=2)
         for n in range(3):
-            self.ledger.record("none", "alice", f"k{n}", names.stamp(n))
+            self.ledger.record("none", "alice", f"k{n}", to_timestamp(n))
 
     def act(self) -> None:
-        with Telling("noting in the ledger"):  # as a consumer does
-            self.ledger.record("none", "alice", f"k{3 + self.turn}", names.stamp(3 + self.turn))
+        with translated_errors("noting in the ledger"):  # as a consumer does
+            self.ledger.record("none", "alice", f"k{3 + self.turn}", to_timestamp(3 + self.turn))
             assert self.ledger.handled("none", "alice", f"k{3 + self.turn}")
 
     def next_start(self) -> None:
         ledger = Ledger(f"{self.path}/bob/ledger", f"{self.path}/bob", limit=2)
         known = [n for n in range(5) if ledger.handled("none", "alice", f"k{n}")]
         floor = ledger.floor("none", "alice")
-        assert all(n in known or names.stamp(n) <= floor for n in range(3)), f"known: {known}, floor: {floor!r}"
+        assert all(n in known or to_timestamp(n) <= floor for n in range(3)), f"known: {known}, floor: {floor!r}"
         assert len(known) >= 2, f"the ledger knows only {known}"
 
 
@@ -431,7 +438,7 @@ class PutOff(Held):
     done: ClassVar = {"a": "came"}
 
     def act(self) -> None:
-        self.message.retry(after=0)
+        self.message.retry(delay=0)
 
 
 class Reject(Held):
@@ -509,7 +516,7 @@ class Collect(Deed):
         self.send("h")
         dead = self.open("bob")
         self.take(dead)
-        taker = dead._consumer._taker
+        taker = dead._receiver._spool
         assert taker._lock is not None
         taker._lock.release()
         taker.disown()
@@ -523,12 +530,12 @@ class Collect(Deed):
             with open(f"{box}/{name}", "x") as file:
                 file.write("x")
             os.utime(f"{box}/{name}", (1, 1))
-        lock = Lock(f"{box}/cur/.{names.new_id()}.lock")
+        lock = Lock(f"{box}/cur/.{new_id()}.lock")
         lock.take()
         lock.release()
 
     def act(self) -> None:
-        for left in sweep.leftovers(self.bob.root, names.address("bob")):
+        for left in cleanup.find_garbage(self.bob.root, parse_address("bob")):
             left.clear()
 
 
@@ -543,7 +550,7 @@ class Shrink(Collect):
         self.send("b")
 
     def act(self) -> None:
-        sweep.Leftover("a folder that was full", self.path, partial(sweep.shrink, f"{self.path}/bob")).clear()
+        cleanup.Garbage("a folder that was full", self.path, partial(cleanup.shrink, f"{self.path}/bob")).clear()
 
 
 class InitRoot(Deed):
@@ -581,10 +588,10 @@ class Remove(InitRoot):
         self.bob.close()
 
     def act(self) -> None:
-        roots.remove(self.bob.root, names.address("bob"))
+        remove_box(self.bob.root, parse_address("bob"))
 
     def again(self) -> None:
-        with contextlib.suppress(NoBox):  # the first time it had gone already
+        with contextlib.suppress(BoxNotFoundError):  # the first time it had gone already
             self.act()
 
 
@@ -599,7 +606,7 @@ class RemoveForced(Remove):
         self.send("k")
 
     def act(self) -> None:
-        roots.remove(self.bob.root, names.address("bob"), force=True)
+        remove_box(self.bob.root, parse_address("bob"), force=True)
 
 
 _KINDS: Final[tuple[type[Deed], ...]] = (

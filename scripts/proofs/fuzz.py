@@ -1,4 +1,5 @@
-"""Random names, files, envelopes, seals and command lines: tests/test_fuzz.py, with many more examples than in a test.
+"""Random names, files, envelopes, seals and command lines: tests/system/test_fuzz.py, with many more examples than "
+"in a test.
 
 What breaks a rule is shrunk to its simplest form and printed; it then becomes a vector in tests/vectors, or a test.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from .record import Record, Result
 
-_TESTS = Path(__file__).resolve().parents[2] / "tests" / "test_fuzz.py"
+_TESTS = Path(__file__).resolve().parents[2] / "tests" / "system" / "test_fuzz.py"
 
 
 def prove(record: Record, place: str, short: bool = False) -> None:

@@ -122,7 +122,7 @@ def _claim(root: str) -> None:
         while True:
             message = box.receive(timeout=1)
             if message is not None and message.id.endswith(("0", "1", "2", "3")):
-                message.retry(after=3600)
+                message.retry(delay=3600)
     except MailboxError:
         os._exit(0)
 
@@ -162,6 +162,6 @@ def _drain(root: str, whole: set[str]) -> Iterator[str]:
                 message.ack()
     except (MailboxError, OSError) as error:
         yield f"after the cut a consumer failed: {type(error).__name__}: {error}"
-    put_off = {each.id for each in volume.letters(root, "later")}
-    for id in sorted(whole - came - put_off):
+    defer = {each.id for each in volume.letters(root, "later")}
+    for id in sorted(whole - came - defer):
         yield f"{id} is whole, and did not come"

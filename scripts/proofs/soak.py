@@ -25,8 +25,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from filemailbox import Mailbox, names
-from filemailbox.keys import Identity
+from filemailbox import Mailbox
+from filemailbox.format import filename
+from filemailbox.format.address import parse_address
+from filemailbox.trust.key_files import PrivateKeys
 
 from . import agents, disks, history, volume
 from .record import Record, Result
@@ -81,10 +83,10 @@ class World:
             words += [" ".join(each for each in NAMES if each != name), f"{self.place}/stop", HOW[name]]
         environment = {
             **os.environ,
-            "PYTHONPATH": os.path.dirname(os.path.dirname(names.__file__)),
+            "PYTHONPATH": os.path.dirname(os.path.dirname(filename.__file__)),
             "MAILBOX_ROOT": self.root,
             "MAILBOX_AGENT": name,
-            "MAILBOX_KEYS": keys,
+            "MAILBOX_KEY_DIR": keys,
             "SOAK_KEYED": " ".join(KEYED),
             "SOAK_PAUSE": str(self.pause),
         }
@@ -205,7 +207,7 @@ def soak(place: str, span: float, seed: int) -> Result:
                 world.finish(result)
             finally:
                 world.end()
-            _judge(world, result)
+            _verifier(world, result)
     finally:
         for folder in ("logs", "clocks", "keys"):
             shutil.rmtree(f"{place}/{folder}", ignore_errors=True)
@@ -223,15 +225,15 @@ def _prepare(world: World) -> None:
         if name in KEYED:
             folder = f"{world.place}/keys/{name}"
             os.makedirs(folder, 0o700)
-            public[name] = Identity.generate(f"{folder}/{name}.key", names.address(name)).public
+            public[name] = PrivateKeys.generate(f"{folder}/{name}.key", parse_address(name)).public
     for name in KEYED:
-        with Mailbox(name, world.root, keys=f"{world.place}/keys/{name}") as box:
+        with Mailbox(name, world.root, key_dir=f"{world.place}/keys/{name}") as box:
             for other in KEYED:
                 if other != name:
                     box.keyring.pin(public[other])
 
 
-def _judge(world: World, result: Result) -> None:
+def _verifier(world: World, result: Result) -> None:
     logs = [history.read(path) for path in sorted(glob.glob(f"{world.place}/logs/*[0-9a-z]")) if "." not in path[-5:]]
     lying = {each.token: each.state for each in volume.letters(world.root) if each.token}
     waiting = [token for token, state in lying.items() if state in ("new", "cur", "later")]

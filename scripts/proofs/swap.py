@@ -1,6 +1,7 @@
 """A race: an attacker of our own uid puts links to a secret under a name that is read, and takes them away again.
 
-tests/test_hostile.py, with many more reads than in a test: by claims, by looks (`mailbox list`), and by a request that
+tests/system/test_hostile.py, with many more reads than in a test: by claims, by looks (`mailbox list`), and by a
+request that
 waits for its answer. Mail comes, the secret never.
 """
 

@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Callable
 
 import filemailbox
-from filemailbox import MailboxError, sweep
-from filemailbox import root as roots
+from filemailbox import MailboxError
+from filemailbox.ops import cleanup
+from filemailbox.store.root import find_root
 
 from . import stepper, volume
 from .deeds import Deed
@@ -35,7 +36,7 @@ def run(make: Make, place: str, at: int = 0, fault: stepper.Fault | None = None)
     except stepper.Stuck as error:
         return stepper.Outcome(), [str(error)]
     try:
-        return outcome, [*_said(outcome), *judge(deed, outcome)]
+        return outcome, [*_said(outcome), *verifier(deed, outcome)]
     except (MailboxError, OSError, AssertionError) as error:
         return outcome, [f"the next start failed: {type(error).__name__}: {error}"]
 
@@ -54,7 +55,7 @@ def _said(outcome: stepper.Outcome) -> list[str]:
     return wrong
 
 
-def judge(deed: Deed, outcome: stepper.Outcome) -> list[str]:
+def verifier(deed: Deed, outcome: stepper.Outcome) -> list[str]:
     """What does not hold, right now, after the next start, and when nobody is at work any more."""
     wrong = list(volume.broken(deed.path, deed.planted)) if os.path.isdir(deed.path) else []
     deed.next_start()
@@ -68,8 +69,8 @@ def judge(deed: Deed, outcome: stepper.Outcome) -> list[str]:
             wrong.append(f"the message {token!r}: {fate}, and right were: {allowed.get(token, 'gone')}")
     _give_back(deed)
     volume.age(deed.path)
-    root = roots.find(deed.path)
-    for each in (*(sweep.leftovers(root, box) for box in root.boxes()), sweep.of_root(root)):
+    root = find_root(deed.path)
+    for each in (*(cleanup.find_garbage(root, box) for box in root.boxes()), cleanup.root_garbage(root)):
         for left in each:
             left.clear()
     wrong += [f"left over for good: {each}" for each in volume.left_over(deed.path, deed.aside)]
@@ -79,7 +80,7 @@ def judge(deed: Deed, outcome: stepper.Outcome) -> list[str]:
 def _come(deed: Deed, wrong: list[str]) -> dict[str, str]:
     """What the next consumers get, token by token, and under which id."""
     came: dict[str, str] = {}
-    for name in roots.find(deed.path).boxes():
+    for name in find_root(deed.path).boxes():
         with deed.consumer(name) as box:
             while (message := box.receive()) is not None:
                 token = volume.token_of({"body": message.body})

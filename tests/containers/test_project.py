@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from containers.engine import Container, Engine, until
-from filemailbox.keys import Identity
-from filemailbox.names import Address
+from filemailbox.format.address import Address
+from filemailbox.trust.key_files import PrivateKeys
 
 AGENTS = {"alice": "2001:2001", "bob": "2002:2002", "carol": "2003:2003"}
 Project = Callable[[str], Container]
@@ -151,7 +151,7 @@ def test_keys_of_your_own_come_as_secrets(engine: Engine, tmp_path: Path, monkey
     registry = tmp_path / "registry"
     registry.mkdir()
     for name in ("alice", "bob"):
-        own = Identity.generate(f"{tmp_path}/{name}.key", Address(name))
+        own = PrivateKeys.generate(f"{tmp_path}/{name}.key", Address(name))
         (registry / f"{name}.pub").write_bytes(own.public.line())
         os.chown(tmp_path / f"{name}.key", *map(int, AGENTS[name].split(":")))
     monkeypatch.setenv("MAILBOX_SECRETS", str(tmp_path))

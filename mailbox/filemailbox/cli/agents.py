@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .. import names
-from .. import root as roots
-from .identity import Json, Root, path_of
+from ..format.address import parse_address
+from ..format.timestamp import to_nanoseconds
+from ..store.root import find_root
+from .common import Json, Root, path_of
 from .options import Annotated, Arg
 
 if TYPE_CHECKING:
-    from ..roster import Standing
+    from ..ops.inventory import BoxStatus
 
 
 def agents_(*, json: Json = False, root: Root = None) -> None:
@@ -18,25 +19,25 @@ def agents_(*, json: Json = False, root: Root = None) -> None:
       mailbox agents
       mailbox agents --json | jq -r 'select(.waiting > 0 and (.attended | not)) | .name'
     """
-    from .. import roster
-    from . import show
+    from ..ops import inventory
+    from . import output
 
-    found = roots.find(path_of(root))
-    with show.Progress("looking at boxes") as progress:
+    found = find_root(path_of(root))
+    with output.Progress("looking at boxes") as progress:
         standings = []
-        for each in roster.roster(found):
+        for each in inventory.all_boxes(found):
             standings.append(each)
             progress.step(f"looked at {each.name}")
     if json:
         for each in standings:
-            show.write(show.json(_facts(each)))
+            output.write(output.json(_facts(each)))
         return
     head = ("AGENT", "LISTENS", "WAITING", "OLDEST", "LATER", "HELD", "DEAD", "UID")
-    show.table(head, map(_row, standings))
+    output.table(head, map(_row, standings))
 
 
 def status_(
-    name: Annotated[list[str], Arg("[NAME...]", "Boxes; none: $MAILBOX_AGENT, or all.", read=names.address)] = (),  # type: ignore[assignment]
+    name: Annotated[list[str], Arg("[NAME...]", "Boxes; none: $MAILBOX_AGENT, or all.", read=parse_address)] = (),  # type: ignore[assignment]
     *,
     json: Json = False,
     root: Root = None,
@@ -49,36 +50,36 @@ def status_(
     """
     import os
 
-    from .. import roster
-    from . import show
+    from ..ops import inventory
+    from . import output
 
-    found = roots.find(path_of(root))
+    found = find_root(path_of(root))
     own = os.environ.get("MAILBOX_AGENT")
-    for each in name or ([names.address(own)] if own else found.boxes()):
+    for each in name or ([parse_address(own)] if own else found.boxes()):
         try:
-            standing = roster.standing(found, names.address(each))
+            standing = inventory.box_status(found, parse_address(each))
         except LookupError:
             if name or own:
                 raise
             continue  # removed in between
         if json:
-            show.write(show.json(_facts(standing)))
+            output.write(output.json(_facts(standing)))
             continue
-        print(show.bold(standing.name))
+        print(output.bold(standing.name))
         for line in _told(standing):
-            print(f"  {show.line(line)}")
+            print(f"  {output.one_line(line)}")
 
 
-def _row(each: "Standing") -> tuple[str, ...]:
-    from . import show
+def _row(each: "BoxStatus") -> tuple[str, ...]:
+    from . import output
 
     numbers = (each.waiting, each.later, each.held, each.dead)
     waiting, later, held, dead = ("?" if number is None else str(number) for number in numbers)
-    oldest = "" if each.oldest is None else show.span(each.oldest) if show.person() else f"{each.oldest:.0f}"
+    oldest = "" if each.oldest is None else output.span(each.oldest) if output.is_tty() else f"{each.oldest:.0f}"
     return (each.name, _listens(each), waiting, oldest, later, held, dead, str(each.uid))
 
 
-def _listens(each: "Standing") -> str:
+def _listens(each: "BoxStatus") -> str:
     """In a word."""
     if each.listeners:
         return "busy" if all(one.busy for one in each.listeners) else "yes"
@@ -87,15 +88,15 @@ def _listens(each: "Standing") -> str:
     return "no" if each.new is not None else "?"
 
 
-def _told(each: "Standing") -> list[str]:
-    from ..message import moment
-    from . import show
+def _told(each: "BoxStatus") -> list[str]:
+    from ..format.times import from_nanoseconds
+    from . import output
 
     if each.trouble is not None:
         return [f"it cannot be looked into: {each.trouble}"]
     if each.new is None:
         return ["we may not look into it: it is another user's" + (", and somebody listens" if each.bells else "")]
-    oldest = f", the oldest for {show.span(each.oldest)}" if each.oldest is not None else ""
+    oldest = f", the oldest for {output.span(each.oldest)}" if each.oldest is not None else ""
     told = [f"waiting: {each.waiting}{oldest}"]
     if each.later:
         told.append(f"put off: {each.later}")
@@ -104,15 +105,15 @@ def _told(each: "Standing") -> list[str]:
         told.append(f"held: {each.held}" + (f", {leased} of them under a lease" if leased else ""))
     for lease in each.leases:
         if lease.held:
-            until = moment(names.nanoseconds(lease.deadline))
-            told.append(f"lease: {lease.held}, {'ran out' if lease.over else 'runs out'} {show.when(until)}")
+            until = from_nanoseconds(to_nanoseconds(lease.deadline))
+            told.append(f"lease: {lease.held}, {'ran out' if lease.over else 'runs out'} {output.when(until)}")
     for label, number in (("dead letters", each.dead), ("kept", each.done)):
         if number:
             told.append(f"{label}: {number}")
     for one in each.listeners:
         doing = f"at work on {one.busy}" if one.busy else "idle"
         told.append(
-            f"listener {one.consumer}: {doing}, last heard of {show.span(max(0, one.silent))} ago, "
+            f"listener {one.consumer}: {doing}, last heard of {output.span(max(0, one.silent))} ago, "
             f"handled {one.handled}; announced {one.announced}, found by looking {one.missed}"
         )
         if one.watch:
@@ -122,7 +123,7 @@ def _told(each: "Standing") -> list[str]:
     return told
 
 
-def _facts(each: "Standing") -> dict[str, Any]:
+def _facts(each: "BoxStatus") -> dict[str, Any]:
     from dataclasses import asdict
 
     return {**asdict(each), "waiting": each.waiting, "attended": each.attended}

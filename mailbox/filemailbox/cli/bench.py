@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from .. import root as roots
-from . import show
-from .identity import Root, path_of
+from ..store.root import find_root
+from . import output
+from .common import Root, path_of
 from .options import Annotated, Opt, span
 
 
@@ -23,15 +23,17 @@ def bench_(
       mailbox bench
       mailbox bench --root ./mail --for 5s --json | jq .figures
     """
-    from ..bench import measure
+    from ..ops.bench import measure
 
-    with show.Progress("measuring") as progress:
-        result = measure(roots.find(path_of(root)), span, progress.step)
+    with output.Progress("measuring") as progress:
+        result = measure(find_root(path_of(root)), span, progress.step)
     if json:
-        show.write(show.json(asdict(result)))
+        output.write(output.json(asdict(result)))
         return
-    print(f"{show.line(result.path)}: {result.kind or 'an unknown file system'}, {result.free >> 20:,} MiB free\n")
-    show.table(("", "MEDIAN", "99 %", "A SECOND", ""), [_row(figure) for figure in result.figures])
+    print(
+        f"{output.one_line(result.path)}: {result.kind or 'an unknown file system'}, {result.free >> 20:,} MiB free\n"
+    )
+    output.table(("", "MEDIAN", "99 %", "A SECOND", ""), [_row(figure) for figure in result.figures])
     for advice in result.advice:
         print(f"\n{advice}")
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from ..errors import InvalidBody, quoted
-from ..message import MAX_SIZE
+from ..errors import InvalidBodyError, quoted
+from ..settings import MAX_SIZE
 from .options import Annotated, Arg, Opt
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ IsJson = Annotated[bool, Opt("--json", help="BODY is JSON, not text.")]
 
 
 def given(body: str | None, json: bool) -> "Any":
-    """The body that is meant. Raises InvalidBody."""
+    """The body that is meant. Raises InvalidBodyError."""
     return read(_standard_input() if body is None or body == "-" else body, json)
 
 
@@ -28,7 +28,7 @@ def lines(json: bool) -> "Iterator[Iterator[Any]]":
         if whole:
             yield (read(_decoded(line), json) for line in whole)
         elif len(rest) > MAX_SIZE:
-            raise InvalidBody(f"a line has more than {MAX_SIZE} bytes: that is the limit of a message")
+            raise InvalidBodyError(f"a line has more than {MAX_SIZE} bytes: that is the limit of a message")
     if rest:
         yield (read(_decoded(line), json) for line in (rest,))
 
@@ -37,12 +37,12 @@ def read(text: str, json: bool) -> "Any":
     """*text* as a body."""
     if not json:
         return text
-    from .. import codec
+    from ..format import codec
 
     try:
         return codec.loads(text)
     except ValueError as error:
-        raise InvalidBody(f"the body {quoted(text[:60])} is not JSON: {error}") from None
+        raise InvalidBodyError(f"the body {quoted(text[:60])} is not JSON: {error}") from None
 
 
 def _standard_input() -> str:
@@ -54,7 +54,7 @@ def _standard_input() -> str:
 
 def _stdin() -> "Any":
     if sys.stdin is None:
-        raise InvalidBody("there is no body: standard input is closed, and none was given")
+        raise InvalidBodyError("there is no body: standard input is closed, and none was given")
     return sys.stdin.buffer
 
 
@@ -62,6 +62,6 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise InvalidBody(
+        raise InvalidBodyError(
             f"the body is not UTF-8 ({error.reason} at byte {error.start}): encode it, as base64"
         ) from None

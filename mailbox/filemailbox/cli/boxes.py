@@ -2,10 +2,12 @@
 
 import os
 
-from .. import root as roots
 from ..errors import MailboxError
-from . import show
-from .identity import Names, Root, path_of
+from ..store.box import create_box
+from ..store.removed_boxes import remove_box
+from ..store.root import find_root, init_root, set_marker
+from . import output
+from .common import Names, Root, path_of
 from .options import Annotated, Opt, owner, uid
 
 
@@ -34,13 +36,13 @@ def init_(
     """
     path = path_of(root)
     if not os.path.isdir(path):
-        show.tell(f"making the root {os.path.abspath(path)}")
-    found = roots.init(path)
+        output.info(f"making the root {os.path.abspath(path)}")
+    found = init_root(path)
     if relay or relay_uid is not None:
-        roots.tell(found, "relay", os.geteuid() if relay_uid is None else relay_uid)
+        set_marker(found, "relay", os.geteuid() if relay_uid is None else relay_uid)
     for each in name:
-        made = roots.create(found, each, owner, outbox=relay)
-        show.tell(f"{each}: {'made' if made else 'was there'}")
+        made = create_box(found, each, owner, outbox=relay)
+        output.info(f"{each}: {'made' if made else 'was there'}")
 
 
 def remove_(
@@ -58,17 +60,17 @@ def remove_(
       mailbox remove bob
       mailbox remove --force bob
     """
-    from . import exits
+    from . import exit_codes
 
-    found, code = roots.find(path_of(root)), 0
+    found, code = find_root(path_of(root)), 0
     for each in name:
         try:
-            kept = roots.remove(found, each, force)
+            kept = remove_box(found, each, force)
         except MailboxError as error:  # the others can still go
-            show.complain(error)
-            code = code or exits.code(error) or 1
+            output.error(error)
+            code = code or exit_codes.code(error) or 1
             continue
-        show.tell(f"{each}: {'removed; its mail is kept aside' if kept else 'removed'}")
+        output.info(f"{each}: {'removed; its mail is kept aside' if kept else 'removed'}")
         if kept:
             print(kept)
     return code

@@ -93,7 +93,7 @@ def _bash_values(verb: str, option: Opt) -> str:
 
 def zsh() -> str:
     """For zsh."""
-    from .manual import summary
+    from .help_pages import summary
 
     verbs = "\n".join(f"    {_quoted(f'{first}:{_about(first, summary)}')}" for first in _first_words())
     groups = "".join(_zsh_group(first) for first in _groups())
@@ -134,7 +134,7 @@ fi
 
 
 def _zsh_group(first: str) -> str:
-    from .manual import summary
+    from .help_pages import summary
 
     listed = "\n".join(
         f"        {_quoted(word + ':' + summary(verb if (verb := f'{first} {word}') in VERBS else first))}"
@@ -157,7 +157,7 @@ def _zsh_group(first: str) -> str:
 
 def fish() -> str:
     """For fish."""
-    from .manual import summary
+    from .help_pages import summary
 
     lines = [
         "# fish completion for mailbox",

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..box import Mailbox
-from .identity import As, Id, Json, Root, path_of
+from ..client import Mailbox
+from .common import As, Id, Json, Root, path_of
 from .options import Annotated, Arg, Opt, span
 
 SomeIds = Annotated[list[str], Arg("[ID...]", "Any part of an id that fits one dead letter alone.")]
@@ -21,14 +21,14 @@ def dead_list_(*, json: Json = False, sender: As = None, root: Root = None) -> N
       mailbox dead list --as bob
       mailbox dead list --json | jq -r '[.id, .problem] | @tsv'
     """
-    from . import show
+    from . import output
 
     messages = Mailbox(sender, path_of(root)).peek("dead")
     if json:
         for message in messages:
-            show.write(show.record(message))
+            output.write(output.record(message))
         return
-    show.table(("ID", "FROM", "TRUST", "TYPE", "SENT", "ATTEMPT", "WHY"), map(_row, messages))
+    output.table(("ID", "FROM", "TRUST", "TYPE", "SENT", "ATTEMPT", "WHY"), map(_row, messages))
 
 
 def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = None) -> None:
@@ -37,8 +37,8 @@ def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = No
     Examples:
       mailbox dead show 123456789 --as bob
     """
-    from . import message as messages
-    from . import show
+    from . import output
+    from . import show_message as messages
 
     box = Mailbox(sender, path_of(root))
     message = box.find(id, "dead")
@@ -46,8 +46,8 @@ def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = No
     if json:
         messages.show(message, json=True, body=False, why=why)
         return
-    print(show.safe(why.rstrip("\n")) if show.person() else why.rstrip("\n"))
-    print(show.dim("─" * min(40, show.columns())))
+    print(output.escape(why.rstrip("\n")) if output.is_tty() else why.rstrip("\n"))
+    print(output.dim("─" * min(40, output.columns())))
     messages.show(message, json=False, body=False)
 
 
@@ -85,22 +85,24 @@ def dead_purge_(
 def _each(box: Mailbox, ids: list[str], all: bool, older: float | None, doing: str, act: Callable[[Any], str]) -> int:
     from functools import partial
 
-    from ..errors import Invalid, MailboxError
-    from . import exits, show
+    from ..errors import InvalidRequestError, MailboxError
+    from . import exit_codes, output
 
     if bool(ids) == (all or older is not None):
-        raise Invalid("which ones? Give their ids, or --all" + ("" if ids else ": `mailbox dead list` shows them"))
+        raise InvalidRequestError(
+            "which ones? Give their ids, or --all" + ("" if ids else ": `mailbox dead list` shows them")
+        )
     code = 0
-    with show.Progress(f"{doing} dead letters") as progress:
+    with output.Progress(f"{doing} dead letters") as progress:
         for each in ids or _some(box, older):
             try:
                 id = act(each)
             except (MailboxError, FileNotFoundError) as error:  # one that has gone in between stops none of the others
-                progress.aside(partial(show.complain, error))
-                code = code or exits.code(error) or 1
+                progress.aside(partial(output.error, error))
+                code = code or exit_codes.code(error) or 1
                 continue
             progress.step()
-            progress.aside(partial(print, show.line(id)))
+            progress.aside(partial(print, output.one_line(id)))
     return code
 
 
@@ -112,15 +114,15 @@ def _some(box: Mailbox, older: float | None) -> Iterator[Any]:
 
 
 def _row(message: Any) -> tuple[str, ...]:
-    from . import show
+    from . import output
 
-    id = message.id[16:25] if show.person() and message.id[26:27] == "-" else message.id
-    person = show.person()
+    id = message.id[16:25] if output.is_tty() and message.id[26:27] == "-" else message.id
+    person = output.is_tty()
     facts = (
-        show.line(id, 20 if person else 0),
-        show.line(message.sender or "", 16 if person else 0),
+        output.one_line(id, 20 if person else 0),
+        output.one_line(message.sender or "", 16 if person else 0),
         message.trust,
-        show.line(message.type or "", 12 if person else 0),
+        output.one_line(message.type or "", 12 if person else 0),
     )
     why = message.problem or "nobody wrote down why"
-    return (*facts, show.when(message.sent), str(message.attempt), show.line(why, 400))
+    return (*facts, output.when(message.sent), str(message.attempt), output.one_line(why, 400))

@@ -3,22 +3,23 @@
 import os
 import sys
 
-from .. import names
-from .. import root as roots
-from ..box import key_folders, own_name
-from ..errors import Invalid, NoKey, NoRoot, UnsafeKey
-from ..names import Address
-from . import show
-from .identity import As, Root, path_of
+from ..environment import key_folders, own_name
+from ..errors import InsecureKeyFileError, InvalidRequestError, KeyNotFoundError, RootNotFoundError
+from ..format.address import Address, parse_address
+from ..store.root import find_root
+from . import output
+from .common import As, Root, path_of
 from .options import Annotated, Arg, Opt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..keys import Keyring
+    from ..trust.keyring import Keyring
 
 Keys = Annotated[
     str | None,
-    Opt("--keys", metavar="DIR", help="The private folder of keys and pins. [$MAILBOX_KEYS, else ~/.config/mailbox]"),
+    Opt(
+        "--keys", metavar="DIR", help="The private folder of keys and pins. [$MAILBOX_KEY_DIR, else ~/.config/mailbox]"
+    ),
 ]
 Registry = Annotated[
     str | None,
@@ -43,20 +44,20 @@ def keys_generate_(
       mailbox keys generate --as alice --keys ~/.config/mailbox > alice.pub
       mailbox keys generate --as alice --rotate > alice.pub
     """
-    from ..keys import Identity
+    from ..trust.key_files import PrivateKeys
 
     ring = _ring(sender, keys, None, root, makes=True)
     if rotate:
         made = ring.own().rotate(ring.path)
-        show.tell(f"{ring.path}: a new box key; mail that was sealed to the {len(made.boxes) - 1} before still opens")
+        output.info(f"{ring.path}: a new box key; mail that was sealed to the {len(made.boxes) - 1} before still opens")
     else:
-        made = Identity.generate(ring.path, ring.agent, ring.root)
-        show.tell(f"{ring.path}: made; keep it to yourself, and out of images and backups that others read")
-    show.write(made.public.line())
+        made = PrivateKeys.generate(ring.path, ring.agent, ring.root)
+        output.info(f"{ring.path}: made; keep it to yourself, and out of images and backups that others read")
+    output.write(made.public.line())
 
 
 def keys_show_(
-    name: Annotated[str | None, Arg("[NAME]", "Whose; our own by default.", read=names.address)] = None,
+    name: Annotated[str | None, Arg("[NAME]", "Whose; our own by default.", read=parse_address)] = None,
     *,
     sender: As = None,
     keys: Keys = None,
@@ -71,12 +72,12 @@ def keys_show_(
     """
     ring = _ring(sender, keys, registry, root)
     public = ring.own().public if name is None else ring.public(name)
-    show.tell(f"{public.agent}: {_groups(public.fingerprint)}, box keys: {len(public.boxes)}")
-    show.write(public.line())
+    output.info(f"{public.agent}: {_groups(public.fingerprint)}, box keys: {len(public.boxes)}")
+    output.write(public.line())
 
 
 def keys_pin_(
-    name: Annotated[Address, Arg("NAME", "Whose keys they are.", read=names.address)],
+    name: Annotated[Address, Arg("NAME", "Whose keys they are.", read=parse_address)],
     file: Annotated[
         str | None, Arg("[FILE]", "What that agent's `keys show` printed; none, or -, reads standard input.")
     ] = None,
@@ -95,18 +96,18 @@ def keys_pin_(
       mailbox keys pin alice alice.pub --as bob
       ssh host mailbox keys show --as alice | mailbox keys pin alice --as bob
     """
-    from ..keys import Public
+    from ..trust.key_files import PublicKeys
 
     ring = _ring(sender, keys, registry, root, makes=True)
-    public = Public.read(*_given(file))
+    public = PublicKeys.read(*_given(file))
     if public.agent != name:
-        raise UnsafeKey(f'these are the keys of "{public.agent}", not of "{name}"')
+        raise InsecureKeyFileError(f'these are the keys of "{public.agent}", not of "{name}"')
     fresh = ring.pin(public)
-    show.tell(f"{name}: {'pinned' if fresh else 'known already'}: {_groups(public.fingerprint)}")
+    output.info(f"{name}: {'pinned' if fresh else 'known already'}: {_groups(public.fingerprint)}")
 
 
 def keys_unpin_(
-    name: Annotated[Address, Arg("NAME", "Whose keys.", read=names.address)],
+    name: Annotated[Address, Arg("NAME", "Whose keys.", read=parse_address)],
     *,
     sender: As = None,
     keys: Keys = None,
@@ -118,7 +119,7 @@ def keys_unpin_(
       mailbox keys unpin alice --as bob
     """
     _ring(sender, keys, None, root).unpin(name)
-    show.tell(f"{name}: no longer pinned")
+    output.info(f"{name}: no longer pinned")
 
 
 def keys_list_(*, sender: As = None, keys: Keys = None, registry: Registry = None, root: Root = None) -> None:
@@ -134,37 +135,39 @@ def keys_list_(*, sender: As = None, keys: Keys = None, registry: Registry = Non
         rows.append((own.agent, _shown(own.fingerprint), str(len(own.boxes)), f"ours, {ring.path}"))
     for public, where in ring.known():
         rows.append((public.agent, _shown(public.fingerprint), str(len(public.boxes)), where))
-    show.table(("NAME", "FINGERPRINT", "BOX KEYS", "FROM"), [tuple(map(show.line, row)) for row in rows])
+    output.table(("NAME", "FINGERPRINT", "BOX KEYS", "FROM"), [tuple(map(output.one_line, row)) for row in rows])
 
 
 def _ring(
     sender: str | None, keys: str | None, registry: str | None, root: str | None, *, makes: bool = False
 ) -> "Keyring":
-    from ..keys import Keyring
+    from ..trust.keyring import Keyring
 
     folder, known = key_folders(keys, registry)
     if folder is None:
         folder = os.path.expanduser("~/.config/mailbox")
     if not makes and not os.path.isdir(folder) and known is None:
-        raise NoKey(f"there is no folder of keys {folder}: `mailbox keys generate` makes it, --keys names another")
+        raise KeyNotFoundError(
+            f"there is no folder of keys {folder}: `mailbox keys generate` makes it, --keys names another"
+        )
     try:
-        volume = roots.find(path_of(root))
-    except NoRoot:
+        volume = find_root(path_of(root))
+    except RootNotFoundError:
         volume = None  # keys are made before there is any mail
-    return Keyring(names.address(sender or own_name()), volume, folder, known)
+    return Keyring(parse_address(sender or own_name()), volume, folder, known)
 
 
 def _given(file: str | None) -> tuple[bytes, str]:
     if file is None or file == "-":
         if sys.stdin is None:
-            raise Invalid("there are no keys: standard input is closed, and no FILE was given")
+            raise InvalidRequestError("there are no keys: standard input is closed, and no FILE was given")
         return sys.stdin.buffer.read(1 << 16), "standard input"
     with open(file, "rb") as opened:
         return opened.read(1 << 16), file
 
 
 def _shown(fingerprint: str) -> str:
-    return _groups(fingerprint) if show.person() else fingerprint
+    return _groups(fingerprint) if output.is_tty() else fingerprint
 
 
 def _groups(fingerprint: str) -> str:

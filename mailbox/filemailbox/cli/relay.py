@@ -3,15 +3,17 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from .. import names
-from ..errors import Invalid, quoted
+from ..errors import InvalidRequestError, quoted
+from ..format.address import ALL, Address, parse_address, parse_recipient
+from ..format.timestamp import to_nanoseconds
+from ..store.ids import timestamp_now
 from .options import Annotated, Arg, Opt, count, one_of, span
 from .options import uid as number_of_user
 
 if TYPE_CHECKING:
-    from ..chain import Record, Signer
-    from ..policy import Policy, Settings
-    from ..relay import Relay
+    from ..relay.audit_format import Record, Signer
+    from ..relay.policy import Policy, Settings
+    from ..relay.relay import Relay
 
 DEFAULT_CONFIG = "/etc/mailbox/relay.toml"
 
@@ -44,13 +46,13 @@ def relay_(*, config: Config = None, log: Log = "text") -> None:
     """
     import signal
 
-    from ..listener import signals
-    from ..notify import Notify
+    from ..receive.listener import signals
+    from ..system.sd_notify import SdNotify
     from .watch import log_to_stderr
 
     log_to_stderr(log)
     path = _path(config)
-    relay, manager = _relay(path), Notify()
+    relay, manager = _relay(path), SdNotify()
     status = _Status(relay)
 
     def look() -> None:
@@ -59,7 +61,7 @@ def relay_(*, config: Config = None, log: Log = "text") -> None:
         manager.beat()
         status.tell()
 
-    relay.on_look = look
+    relay.on_tick = look
     _open_as_many_as_possible()
     with signals(relay.stop):
         before = signal.signal(signal.SIGHUP, lambda *_: relay.reload())
@@ -86,30 +88,31 @@ def relay_init_(
       mailbox relay init --config relay.toml
       sudo mailbox relay init --uid "$(id -u mailbox-relay)"
     """
-    from .. import root as roots
-    from ..chain import public_key
-    from ..keys import Identity
-    from . import show
+    from ..relay.audit_format import public_key
+    from ..store.box import create_box
+    from ..store.root import init_root, set_marker
+    from ..trust.key_files import PrivateKeys
+    from . import output
 
     policy = _read(_path(config))
     relay_uid = os.geteuid() if uid is None else uid
     settings = policy.settings
     for agent in policy.agents.values():
         os.makedirs(agent.volume, exist_ok=True)
-        volume = roots.init(agent.volume)
-        roots.tell(volume, "relay", relay_uid)
+        volume = init_root(agent.volume)
+        set_marker(volume, "relay", relay_uid)
         owner = (agent.uid, agent.gid) if agent.uid is not None and agent.gid is not None else None
-        made = roots.create(volume, agent.name, owner, outbox=True)
-        show.tell(f"{agent.name}: {'made' if made else 'was there'} in {agent.volume}")
+        made = create_box(volume, agent.name, owner, outbox=True)
+        output.info(f"{agent.name}: {'made' if made else 'was there'} in {agent.volume}")
     for folder in (settings.state, f"{settings.state}/audit"):
         if not os.path.isdir(folder):
             os.makedirs(folder, 0o750)
             os.chown(folder, relay_uid, -1)
     if not os.path.lexists(settings.key):
         os.makedirs(os.path.dirname(settings.key), exist_ok=True)
-        Identity.generate(settings.key, names.Address(settings.origin))
+        PrivateKeys.generate(settings.key, Address(settings.origin))
         os.chown(settings.key, relay_uid, -1)
-        show.tell(f"{settings.key}: made")
+        output.info(f"{settings.key}: made")
     if os.stat(settings.key).st_uid == os.geteuid():
         print(public_key(_signer(settings).public))
 
@@ -121,37 +124,37 @@ def relay_check_(*, config: Config = None, json: Json = False) -> int:
       mailbox relay check --config relay.toml
       mailbox relay check --json | jq -r 'select(.to == "admin") | .from'
     """
-    from ..policy import InvalidPolicy
-    from . import exits, show
+    from ..relay.policy_file import InvalidPolicy
+    from . import exit_codes, output
 
     path = _path(config)
     try:
         policy = _read(path)
     except InvalidPolicy as error:
         for problem in error.problems:
-            show.complain(f"{quoted(path)}: {problem}")
-        return exits.USAGE
+            output.error(f"{quoted(path)}: {problem}")
+        return exit_codes.USAGE
     rows = []
     for each in policy.reach():
         if json:
             facts = {"from": each.sender, "to": each.to, "rule": each.rule, "conditions": each.conditions}
-            show.write(show.json(facts))
-        rows.append((each.sender, each.to, each.rule, show.line(each.conditions)))
+            output.write(output.json(facts))
+        rows.append((each.sender, each.to, each.rule, output.one_line(each.conditions)))
     if not json:
-        show.table(("FROM", "TO", "RULE", "IF"), rows)
+        output.table(("FROM", "TO", "RULE", "IF"), rows)
         silent = [name for name in policy.agents if not any(name in row[:2] for row in rows)]
         if silent:
-            show.tell(f"nobody can write to or hear from {', '.join(silent)}")
-    return exits.DONE
+            output.info(f"nobody can write to or hear from {', '.join(silent)}")
+    return exit_codes.DONE
 
 
 def relay_explain_(
     *,
     sender: Annotated[
-        str | None, Opt("--from", metavar="NAME", read=names.address, help="Who sends. [$MAILBOX_AGENT]")
+        str | None, Opt("--from", metavar="NAME", read=parse_address, help="Who sends. [$MAILBOX_AGENT]")
     ] = None,
     to: Annotated[
-        str | None, Opt("--to", metavar="NAME", read=names.recipient, help="To whom; or `all`, or `team:GROUP`. [all]")
+        str | None, Opt("--to", metavar="NAME", read=parse_recipient, help="To whom; or `all`, or `team:GROUP`. [all]")
     ] = None,
     type: Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")] = None,
     size: Annotated[int, Opt("--size", metavar="BYTES", read=count, help="How large it is. [1]")] = 1,
@@ -176,26 +179,26 @@ def relay_explain_(
       mailbox relay explain --from alice --to bob --type job
       mailbox relay explain --from bob --to alice --answers 5m
     """
-    from ..names import Address
-    from ..policy import Question
-    from . import exits, show
+    from ..format.address import Address
+    from ..relay.policy import PolicyQuery
+    from . import exit_codes, output
 
     policy = _read(_path(config))
     sender = sender or os.environ.get("MAILBOX_AGENT") or ""
     if sender not in policy.agents:
-        raise Invalid(f"--from: there is no agent {quoted(sender)}: there are {', '.join(policy.agents)}")
-    recipients, why = policy.expand(to or names.ALL, Address(sender), type)
+        raise InvalidRequestError(f"--from: there is no agent {quoted(sender)}: there are {', '.join(policy.agents)}")
+    recipients, why = policy.expand(to or ALL, Address(sender), type)
     if why is not None:
-        print(show.line(f"{to or names.ALL}: refused: {why}"))
-        return exits.FAILED
-    code = exits.DONE
+        print(output.one_line(f"{to or ALL}: refused: {why}"))
+        return exit_codes.FAILED
+    code = exit_codes.DONE
     for each in recipients:
-        decision = policy.decide(Question(Address(sender), each, type, size, form, answers))  # type: ignore[arg-type]
+        decision = policy.decide(PolicyQuery(Address(sender), each, type, size, form, answers))  # type: ignore[arg-type]
         if decision.allowed:
-            print(show.line(f"{each}: allowed by {decision.rule}"))
+            print(output.one_line(f"{each}: allowed by {decision.rule}"))
         else:
-            print(show.line(f"{each}: refused by {decision.rule}: {decision.why}"))
-            code = exits.FAILED
+            print(output.one_line(f"{each}: refused by {decision.rule}: {decision.why}"))
+            code = exit_codes.FAILED
     return code
 
 
@@ -213,9 +216,9 @@ def relay_health_(
     Examples:
       mailbox relay health --config relay.toml
     """
-    from .. import codec
-    from ..locks import is_held
-    from . import show
+    from ..format import codec
+    from ..system.locks import is_held
+    from . import output
 
     state = _read(_path(config)).settings.state
     if not is_held(f"{state}/audit/.lock"):
@@ -224,17 +227,17 @@ def relay_health_(
     try:
         with open(f"{state}/status.json", "rb") as file:
             said = codec.loads(file.read(1 << 20))
-        silent = max(0.0, _now() - names.nanoseconds(said["looked"]) / 1e9)
+        silent = max(0.0, _now() - to_nanoseconds(said["looked"]) / 1e9)
         trouble, recipients, outboxes = said["trouble"], said["recipients"], said["outboxes"]
         facts = f"{said['agents']} agents, {said['carried']} messages carried, {said['waiting']} put off"
     except (OSError, ValueError, LookupError, TypeError):
         print("relay: it runs, and has not said how it is")
         return 1
-    print(show.line(f"relay: {facts}, last heard of {show.span(silent)} ago"))
+    print(output.one_line(f"relay: {facts}, last heard of {output.span(silent)} ago"))
     for name, why in {**recipients, **outboxes}.items():
-        print(show.line(f"relay: {name}: {why}"))
+        print(output.one_line(f"relay: {name}: {why}"))
     if trouble:
-        print(show.line(f"relay: nothing is carried: {trouble}"))
+        print(output.one_line(f"relay: nothing is carried: {trouble}"))
     return 1 if trouble or silent > max_age else 0
 
 
@@ -255,20 +258,21 @@ def relay_audit_verify_(
       mailbox relay audit verify --config relay.toml
       mailbox relay audit verify ./audit --key RWQ0dQ+YvVn8...
     """
-    from .. import chain, seal
-    from . import exits, show
+    from ..relay import audit_format
+    from ..trust import seal
+    from . import exit_codes, output
 
     settings = _read(_path(config)).settings if folder is None or key is None else None
     where = folder if folder is not None else f"{settings.state}/audit"  # type: ignore[union-attr]
     public = _public(key) if key is not None else _signer(settings).public  # type: ignore[arg-type]
     try:
-        at = chain.verify(where, public, seal.verify, partial)
-    except chain.Tampered as error:
+        at = audit_format.verify(where, public, seal.verify, partial)
+    except audit_format.Tampered as error:
         for problem in error.problems:
-            show.complain(f"the audit log in {quoted(where)} is not as it was written: {problem}")
-        return exits.FAILED
+            output.error(f"the audit log in {quoted(where)} is not as it was written: {problem}")
+        return exit_codes.FAILED
     print(f"{at.origin}: {at.n} records, the last one is {at.head}")
-    return exits.DONE
+    return exit_codes.DONE
 
 
 def relay_audit_show_(
@@ -294,8 +298,8 @@ def relay_audit_show_(
     """
     from datetime import datetime
 
-    from .. import chain
-    from . import show
+    from ..relay import audit_format
+    from . import output
 
     state = _read(_path(config)).settings.state
     first, last = (_now() - (each if each is not None else none) for each, none in ((since, 1e12), (until, -1e12)))
@@ -311,22 +315,22 @@ def relay_audit_show_(
         )
 
     rows = []
-    for record in filter(wanted, chain.records(f"{state}/audit")):
+    for record in filter(wanted, audit_format.records(f"{state}/audit")):
         if json:
-            show.write(show.json(record))
-        elif show.person():
+            output.write(output.json(record))
+        elif output.is_tty():
             rows.append(_row(record))
         else:
             print("\t".join(_row(record)))
     if rows:
-        show.table(("TIME", "EVENT", "FROM", "TO", "TYPE", "ID", "RULE", "WHY"), rows)
+        output.table(("TIME", "EVENT", "FROM", "TO", "TYPE", "ID", "RULE", "WHY"), rows)
 
 
 def _row(record: "Record") -> tuple[str, ...]:
-    from . import show
+    from . import output
 
     members = ("time", "event", "from", "to", "type", "id", "rule", "why")
-    *facts, why = (show.line(str(record.get(member) or "")) for member in members)
+    *facts, why = (output.one_line(str(record.get(member) or "")) for member in members)
     count = record.get("count")
     return (*facts, f"{why} ({count} such, of which this is the last)" if count else why)
 
@@ -345,14 +349,14 @@ class _Status:
         import contextlib
         import time
 
-        from .. import codec
+        from ..format import codec
 
         if time.monotonic() < self._again:
             return
         self._again, self.told = time.monotonic() + 1.0, True
         relay = self._relay
         facts: dict[str, Any] = {
-            "looked": names.now(),
+            "looked": timestamp_now(),
             "policy": relay.policy.digest,
             "agents": len(relay.policy.agents),
             "carried": relay.carried,
@@ -375,9 +379,9 @@ class _Status:
 
 
 def _relay(path: str) -> "Relay":
-    from .. import seal
-    from ..audit import Audit
-    from ..relay import Relay
+    from ..relay.audit_log import Audit
+    from ..relay.relay import Relay
+    from ..trust import seal
 
     policy = _read(path)
     settings = policy.settings
@@ -386,15 +390,15 @@ def _relay(path: str) -> "Relay":
 
 
 def _signer(settings: "Settings") -> "Signer":
-    from ..chain import Signer
-    from ..keys import Identity
+    from ..relay.audit_format import Signer
+    from ..trust.key_files import PrivateKeys
 
-    identity = Identity.load(settings.key)
+    identity = PrivateKeys.load(settings.key)
     return Signer(identity.public.identity, identity.sign)
 
 
 def _public(key: str) -> bytes:
-    from ..chain import read_public_key
+    from ..relay.audit_format import read_public_key
 
     try:
         if os.path.exists(key):
@@ -402,7 +406,7 @@ def _public(key: str) -> bytes:
                 return read_public_key(file.read(4096))
         return read_public_key(key)
     except ValueError as error:
-        raise Invalid(f"{quoted(key)} is no key: {error}") from None
+        raise InvalidRequestError(f"{quoted(key)} is no key: {error}") from None
 
 
 def _path(config: str | None) -> str:
@@ -410,15 +414,15 @@ def _path(config: str | None) -> str:
 
 
 def _read(path: str) -> "Policy":
-    from ..policy import parse
+    from ..relay.policy_file import parse_policy
 
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise Invalid(f"the policy {quoted(path)} cannot be read ({why}): --config names it") from None
-    return parse(text, f"the policy {quoted(path)}")
+        raise InvalidRequestError(f"the policy {quoted(path)} cannot be read ({why}): --config names it") from None
+    return parse_policy(text, f"the policy {quoted(path)}")
 
 
 def _now() -> float:

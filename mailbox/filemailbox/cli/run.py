@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .parse import parse
+from .fast_parser import parse
 from .verbs import GROUPS, VERBS, find, following, split
 
 TYPE_CHECKING = False
@@ -26,12 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence()
         return 0
     except Exception as error:
-        from . import exits, show
+        from . import exit_codes, output
 
-        known = exits.code(error)
+        known = exit_codes.code(error)
         if known is None:
             raise
-        show.complain(error)
+        output.error(error)
         _silence()
         return known
     return code
@@ -50,14 +50,18 @@ def _run(words: Sequence[str]) -> int:
         if values is not None:
             return verb(**values) or 0
     if not words or _asks_for_help(words) or (words[0] in GROUPS and len(words) == 1):
-        from . import manual
+        from . import help_pages
 
         asked = (bool(words) and words[0] not in GROUPS) or len(words) > 1
-        print(manual.text(found[0] if found else words[0] if words else ""), end="", file=None if asked else sys.stderr)
+        print(
+            help_pages.text(found[0] if found else words[0] if words else ""),
+            end="",
+            file=None if asked else sys.stderr,
+        )
         return 0 if asked else 2
     if not words[0].startswith("-") and (found is None or (following(found[0]) and not found[1][0].startswith("-"))):
         return _unknown(words)
-    from .app import read
+    from .typer_app import read
 
     return read(words)
 
@@ -66,7 +70,7 @@ def _unknown(words: Sequence[str]) -> int:
     """Say that there is no such verb, and which may have been meant."""
     from difflib import get_close_matches
 
-    from . import exits, show
+    from . import exit_codes, output
 
     length = 1
     while length < len(words) and following(" ".join(words[:length])):
@@ -76,8 +80,8 @@ def _unknown(words: Sequence[str]) -> int:
     verb = " ".join(words[:length])
     near = get_close_matches(verb, known, 3, 0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(known)}"
-    show.complain(f'there is no verb "{verb}": {meant} `mailbox --help` tells what they do')
-    return exits.USAGE
+    output.error(f'there is no verb "{verb}": {meant} `mailbox --help` tells what they do')
+    return exit_codes.USAGE
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:

@@ -2,19 +2,19 @@
 
 import sys
 
-from .. import names
-from ..box import Mailbox
+from ..client import Mailbox
+from ..format.address import is_group, parse_address, parse_recipient
 from . import body as bodies
 from .body import Body, IsJson
-from .identity import As, Root, path_of
+from .common import As, Root, path_of
 from .options import Annotated, Arg, Opt, pair, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-To = Annotated[str, Arg("TO", "The box it goes to.", read=names.address)]
-Whom = Annotated[str, Arg("TO", "The box it goes to; or `all`, or `team:GROUP`.", read=names.recipient)]
+To = Annotated[str, Arg("TO", "The box it goes to.", read=parse_address)]
+Whom = Annotated[str, Arg("TO", "The box it goes to; or `all`, or `team:GROUP`.", read=parse_recipient)]
 Type = Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")]
 Subject = Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")]
 Thread = Annotated[str | None, Opt("--thread", metavar="THREAD", help="The conversation it belongs to.")]
@@ -72,15 +72,15 @@ def send_(
         "thread": thread,
         "in_reply_to": in_reply_to,
         "ttl": ttl,
-        "after": after,
-        "key": key,
+        "delay": after,
+        "idempotency_key": key,
         "headers": dict(header) or None,
         "seal": seal or None,
         "sign": sign or None,
     }
     if lines:
         _send_lines(box, to, json, body, options)
-    elif names.is_group(to):
+    elif is_group(to):
         return _send_each(box, to, bodies.given(body, json), options)
     else:
         print(box.send(to, bodies.given(body, json), **options))
@@ -117,7 +117,7 @@ def request_(
       mailbox request clerk "how many words?" --timeout 10s
       sum=$(mailbox request adder --json '[1, 2, 3]') && echo "$sum"
     """
-    from . import message as messages
+    from . import show_message as messages
 
     with Mailbox(sender, path_of(root), durable=not no_sync) as box:
         answer = box.request(
@@ -128,7 +128,7 @@ def request_(
             subject=subject,
             thread=thread,
             ttl=timeout if ttl is None else ttl,
-            key=key,
+            idempotency_key=key,
             headers=dict(header) or None,
             seal=seal or None,
             sign=sign or None,
@@ -138,24 +138,24 @@ def request_(
 
 def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") -> int:
     """A line for each recipient; the code of the first failure."""
-    from . import exits, show
+    from . import exit_codes, output
 
     code = 0
-    for name, result in box.send_each(to, body, **options).items():
+    for name, result in box.send_group(to, body, **options).items():
         if isinstance(result, str):
             print(f"{result}\t{name}")
         else:
-            show.complain(f"{name}: {result}")
-            code = code or exits.code(result) or exits.FAILED
+            output.error(f"{name}: {result}")
+            code = code or exit_codes.code(result) or exit_codes.FAILED
     return code
 
 
 def _send_lines(box: Mailbox, to: str, json: bool, body: str | None, options: "dict[str, Any]") -> None:
     """A message for each line as it comes, the ids printed also of those that were sent before one failed."""
-    from ..errors import Invalid
+    from ..errors import InvalidRequestError
 
     if body not in (None, "-"):
-        raise Invalid("--lines reads the bodies from standard input: give no BODY")
+        raise InvalidRequestError("--lines reads the bodies from standard input: give no BODY")
     try:
         for group in bodies.lines(json):
             for id in box.send_many(to, group, **options):

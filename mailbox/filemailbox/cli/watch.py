@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..box import Mailbox
-from ..errors import Invalid
-from ..rules import RESCAN
-from . import message as messages
-from .identity import As, Json, Require, Root, path_of
+from ..client import Mailbox
+from ..errors import InvalidRequestError
+from ..settings import POLL_INTERVAL
+from . import show_message as messages
+from .common import As, Json, Require, Root, path_of
 from .options import Annotated, Arg, Opt, count, one_of, span
 
 if TYPE_CHECKING:
-    from ..listener import Listener
-    from ..notify import Notify
+    from ..receive.listener import Listener
+    from ..system.sd_notify import SdNotify
 
 FORMS = ("text", "json")
 
@@ -39,10 +39,10 @@ def watch_(
         float, Opt("--grace", metavar="SPAN", read=span, help="How long a command may go on when told to stop. [5s]")
     ] = 5.0,
     reply: Annotated[bool, Opt("--reply", help="What the command prints is the reply.")] = False,
-    rescan: Annotated[
+    poll_interval: Annotated[
         float, Opt("--rescan", metavar="SPAN", read=span, help="How often to look when nothing announces mail. [250ms]")
-    ] = RESCAN,
-    require: Require = None,
+    ] = POLL_INTERVAL,
+    min_trust: Require = None,
     log: Annotated[
         str,
         Opt(
@@ -74,22 +74,22 @@ def watch_(
       mailbox watch --as clerk --reply --exec 'wc -w'
     """
     if command and exec is not None:
-        raise Invalid("a command after -- and --exec exclude each other: give one")
+        raise InvalidRequestError("a command after -- and --exec exclude each other: give one")
     argv = ["/bin/sh", "-c", exec] if exec is not None else list(command)
     log_to_stderr(log)
-    from ..command import Command
-    from ..handlers import Handlers
-    from ..listener import signals
-    from ..notify import Notify
+    from ..receive.command_handler import CommandHandler
+    from ..receive.handlers import HandlerRegistry
+    from ..receive.listener import signals
+    from ..system.sd_notify import SdNotify
 
-    manager, printing = Notify(), not argv
-    box = Mailbox(sender, path_of(root), max_attempts=retries + 1, rescan=rescan, require=require)
+    manager, printing = SdNotify(), not argv
+    box = Mailbox(sender, path_of(root), max_attempts=retries + 1, poll_interval=poll_interval, min_trust=min_trust)
     with box.listening() as listener, signals(listener.stop):
         patient = not (drain or once)
-        runner = Command(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)
+        runner = CommandHandler(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)
         printer = _Printer(listener, json or not sys.stdout.isatty())
-        listener.on_look = _looking(listener, manager, runner.reap, *([printer.look] if printing else []))
-        handlers = Handlers()
+        listener.on_tick = _looking(listener, manager, runner.reap, *([printer.look] if printing else []))
+        handlers = HandlerRegistry()
         handlers.add(tuple(type), printer if printing else runner, None)
         listener.begin(drain)
         manager.say("READY=1", f"STATUS=watching the box {box.name}")
@@ -121,7 +121,7 @@ def health_(
     """
     from datetime import UTC, datetime
 
-    from ..status import listening
+    from ..receive.status import listening
 
     box = Mailbox(sender, path_of(root))
     if not box.root.has(box.name):
@@ -161,7 +161,7 @@ class _Printer:
                 return
         except OSError as error:  # a full disk is not the message's fault either
             self.failure = None if isinstance(error, BrokenPipeError) else error
-        message.hand_back()
+        message.release()
         self._listener.stop()
         with open(os.devnull, "wb") as nowhere:  # what is still buffered
             os.dup2(nowhere.fileno(), 1)
@@ -177,7 +177,7 @@ class _Printer:
         return any(what & select.POLLERR for _, what in ear.poll(0))
 
 
-def _looking(listener: "Listener", manager: "Notify", *more: Callable[[], None]) -> Callable[[], None]:
+def _looking(listener: "Listener", manager: "SdNotify", *more: Callable[[], None]) -> Callable[[], None]:
     """What is done whenever the listener looks up."""
 
     def look_up() -> None:
@@ -209,13 +209,13 @@ def log_to_stderr(form: str) -> None:
 
             import orjson
 
-            from .show import safe
+            from .output import escape
 
             when = datetime.fromtimestamp(record.created, UTC)
             if form == "json":
                 told = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
                 return orjson.dumps(told, option=orjson.OPT_UTC_Z).decode()
-            return f"mailbox: {safe(record.getMessage())}"
+            return f"mailbox: {escape(record.getMessage())}"
 
     handler = logging.StreamHandler()
     handler.setFormatter(Lines())

@@ -1,0 +1,30 @@
+"""Whose mail, and where: what nearly every verb takes."""
+
+import os
+
+from ..environment import DEFAULT_ROOT
+from ..format.address import Address, parse_address
+from ..trust.levels import LEVELS
+from .options import Annotated, Arg, Opt, one_of
+
+Root = Annotated[str | None, Opt("--root", metavar="DIR", help="The mail volume. [$MAILBOX_ROOT, else /mail]")]
+As = Annotated[str | None, Opt("--as", metavar="NAME", read=parse_address, help="Whose mail. [$MAILBOX_AGENT]")]
+Json = Annotated[bool, Opt("--json", help="One line of JSON for each message.")]
+Id = Annotated[str, Arg("ID", "Any part of an id that fits one message alone.")]
+Ids = Annotated[list[str], Arg("ID...", "Any part of an id that fits one message alone.")]
+Require = Annotated[
+    str | None,
+    Opt(
+        "--require",
+        metavar="PROOF",
+        read=one_of(*LEVELS),
+        values=LEVELS,
+        help="The least proof of a sender: none, uid, relay, signed, sealed. [$MAILBOX_MIN_TRUST, else none]",
+    ),
+]
+Names = Annotated[list[Address], Arg("NAME...", "The names of the boxes.", read=parse_address)]
+
+
+def path_of(root: str | None) -> str:
+    """The mail volume that is meant."""
+    return root or os.environ.get("MAILBOX_ROOT") or DEFAULT_ROOT

@@ -1,0 +1,121 @@
+"""Help: one text for `--help`, README.md and COMMANDS.md, made from the annotations and docstrings of the verbs."""
+
+import textwrap
+from collections.abc import Iterator
+from typing import Final
+
+from .options import Arg, Opt, parameters
+from .verbs import GROUPS, VERBS, find
+
+_WIDTH: Final = 80
+
+ABOUT: Final = """Mail between programs and agents: one folder per inbox, one JSON file per message, no server.
+
+Looking (list, read, wait) and taking (receive, watch) are different verbs: looking never changes anything."""
+
+ENVIRONMENT: Final = """MAILBOX_ROOT is the mail volume (else /mail), MAILBOX_AGENT whose mail it is.
+MAILBOX_KEY_DIR is the private folder of keys and pins, MAILBOX_REGISTRY the operator's public keys,
+MAILBOX_MIN_TRUST the
+least proof of a sender that is taken: none, uid, relay, signed or sealed. MAILBOX_SEAL and MAILBOX_SIGN are 1 or 0:
+whether what is sent is sealed, or signed. Else it is signed where a key of ours is at hand.
+
+Standard output is data, standard error is for people: tables and relative times on a terminal, tabs or JSON Lines and
+exact times in a pipe. NO_COLOR is honoured."""
+
+EXITS: Final = (
+    (0, "done, or stopped gracefully"),
+    (1, "failed"),
+    (2, "usage"),
+    (4, "a key, a signature, a pin: not proven"),
+    (65, "malformed or too large"),
+    (67, "no such box"),
+    (69, "no root there"),
+    (74, "I/O error"),
+    (75, "disk or quota full"),
+    (77, "permission"),
+    (124, "timed out: nothing came"),
+)
+
+
+def text(verb: str = "") -> str:
+    """The help of a verb, of a group of verbs, or, for anything else, of the command."""
+    if verb in VERBS:
+        return _of_verb(verb)
+    return _of_group(verb) if verb in GROUPS else _overview()
+
+
+def summary(verb: str) -> str:
+    """What a verb does, in a sentence."""
+    first = (find(verb).__doc__ or "").strip().split("\n\n")[0]
+    sentence = " ".join(first.split())
+    return sentence if sentence.count(". ") == 0 else sentence.split(". ")[0] + "."
+
+
+def _overview() -> str:
+    parts = ["Usage: mailbox VERB …", *_paragraphs(ABOUT), "Verbs:"]
+    parts[-1] += "\n" + _list((verb, summary(verb)) for verb in VERBS)
+    parts += ["`mailbox VERB --help` tells more. `mailbox --version` prints the version."]
+    parts += _paragraphs(ENVIRONMENT)
+    parts += ["Exit codes:\n" + _list((str(code), meaning) for code, meaning in EXITS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_group(name: str) -> str:
+    verbs = [verb for verb in VERBS if verb.startswith(f"{name} ")]
+    parts = [f"Usage: mailbox {name} VERB …", GROUPS[name]]
+    parts += ["Verbs:\n" + _list((verb, summary(verb)) for verb in verbs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_verb(verb: str) -> str:
+    about, _, examples = textwrap.dedent("    " + (find(verb).__doc__ or "").strip()).partition("\nExamples:\n")
+    known = list(parameters(find(verb)))
+    arguments = [each.what for each in known if isinstance(each.what, Arg)]
+    options = [each.what for each in known if isinstance(each.what, Opt)]
+    usage = " ".join(["Usage: mailbox", verb, "[OPTIONS]", *(each.metavar for each in arguments)])
+    parts = [usage, *_paragraphs(about)]
+    if arguments:
+        parts += ["Arguments:\n" + _list((each.metavar, each.help) for each in arguments)]
+    rows = [(", ".join(each.names) + (f" {each.metavar}" if each.metavar else ""), each.help) for each in options]
+    parts += ["Options:\n" + _list([*rows, ("-h, --help", "Show this text.")])]
+    if examples:
+        parts += ["Examples:\n" + textwrap.indent(textwrap.dedent(examples).rstrip(), "  ")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _paragraphs(about: str) -> Iterator[str]:
+    for paragraph in textwrap.dedent(about).strip().split("\n\n"):
+        yield textwrap.fill(" ".join(paragraph.split()), _WIDTH, break_on_hyphens=False, break_long_words=False)
+
+
+def _list(rows: "Iterator[tuple[str, str]] | list[tuple[str, str]]") -> str:
+    """Two columns, the second one wrapped; a long word has a line of its own."""
+    rows = list(rows)
+    indent = min(24, max(len(word) for word, _ in rows)) + 4
+    lines = []
+    for word, meaning in rows:
+        wrapped = textwrap.wrap(meaning, _WIDTH - indent, break_on_hyphens=False, break_long_words=False)
+        if len(word) > indent - 4:
+            lines.append(f"  {word}")
+        else:
+            lines.append(f"  {word:{indent - 2}}{wrapped.pop(0)}")
+        lines += [" " * indent + each for each in wrapped]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """COMMANDS.md: all of it, as a page."""
+    parts = ["# mailbox(1): the commands", "*Made from `mailbox VERB --help`; a test keeps it so.*"]
+    parts += [f"```text\n{text()}```"]
+    for name in VERBS:
+        parts += [f"## mailbox {name}", f"```text\n{text(name)}```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows() -> str:
+    """The verbs as a table in Markdown, for README.md."""
+    lines = ["| command | does |", "| --- | --- |"]
+    for verb in VERBS:
+        places = [each.what.metavar for each in parameters(find(verb)) if isinstance(each.what, Arg)]
+        lines += [f"| `{' '.join([verb, *places])}` | {summary(verb)} |"]
+    return "\n".join(lines)

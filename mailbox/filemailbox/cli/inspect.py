@@ -1,0 +1,114 @@
+"""Look at mail, and leave it where it is: list, read, wait."""
+
+from ..client import Mailbox
+from .common import As, Id, Json, Root, path_of
+from .options import Annotated, Opt, count, one_of, span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STATES = ("new", "later", "cur", "dead", "done")
+
+
+def list_(
+    *,
+    all: Annotated[bool, Opt("--all", "-a", help="Also what is held, dead, or kept after it was handled.")] = False,
+    state: Annotated[
+        list[str],
+        Opt(
+            "--state", metavar="STATE", read=one_of(*STATES), values=STATES, help="Only this state; can be given again."
+        ),
+    ] = (),  # type: ignore[assignment]
+    type: Annotated[list[str], Opt("--type", metavar="TYPE", help="Only this type; can be given again.")] = (),  # type: ignore[assignment]
+    of: Annotated[str | None, Opt("--from", metavar="NAME", help="Only mail that says it is from NAME.")] = None,
+    n: Annotated[int | None, Opt("-n", "--count", metavar="N", read=count, help="How many at the most.")] = None,
+    json: Json = False,
+    sender: As = None,
+    root: Root = None,
+) -> None:
+    """List waiting mail. Nothing is taken, nothing changes.
+
+    Any part of an id that fits one message alone names it: `mailbox read 123456789`.
+
+    Examples:
+      mailbox list --as bob
+      mailbox list --all --json | jq -r 'select(.state == "dead") | .problem'
+      mailbox list --state dead | cut -f 1 | xargs -n 1 mailbox read
+    """
+    from itertools import islice
+
+    from . import output
+
+    box = Mailbox(sender, path_of(root))
+    states = state or (STATES if all else ("new", "later"))
+    wanted = (each for each in box.peek(*states) if (not type or each.type in type) and of in (None, each.sender))
+    messages = islice(wanted, n)
+    if json:
+        for message in messages:
+            output.write(output.record(message))
+        return
+    head = ("ID", "FROM", "TRUST", "TYPE", "SENT", "STATE", "SUBJECT OR BODY")
+    output.table(head, map(row, messages))
+
+
+def read_(
+    id: Id,
+    *,
+    body: Annotated[bool, Opt("--body", help="Only the body.")] = False,
+    raw: Annotated[bool, Opt("--raw", help="The bytes of the file, as they are.")] = False,
+    json: Json = False,
+    sender: As = None,
+    root: Root = None,
+) -> None:
+    """Show one message. It is not taken, nothing changes.
+
+    Examples:
+      mailbox read 123456789 --as bob
+      mailbox read 123456789 --body
+    """
+    from . import output
+    from . import show_message as messages
+
+    message = Mailbox(sender, path_of(root)).find(id)
+    if raw:
+        output.write(output.escape(message.raw.decode("utf-8", "replace")).encode() if output.is_tty() else message.raw)
+    else:
+        messages.show(message, json=json, body=body)
+
+
+def wait_(
+    *,
+    timeout: Annotated[
+        float | None, Opt("--timeout", metavar="SPAN", read=span, help="How long: 30s, 5m … [for ever]")
+    ] = None,
+    sender: As = None,
+    root: Root = None,
+) -> int:
+    """Wait until there is mail to receive. Nothing is taken, nothing is printed; none in time: exit code 124.
+
+    Examples:
+      mailbox wait --as bob && mailbox receive --as bob
+      mailbox wait --timeout 0 || echo "no mail"
+    """
+    with Mailbox(sender, path_of(root)) as box:
+        return 0 if box.wait(timeout) else 124
+
+
+def row(message: "Any") -> tuple[str, ...]:
+    """A message as a row of a table."""
+    from . import output
+
+    person = output.is_tty()
+    state = message.state
+    if state == "later" and message.due:
+        state += f", due {output.when(message.due)}"
+    about = message.problem or message.subject or message.body
+    id = message.id[16:25] if person and message.id[26:27] == "-" else message.id
+    facts = (
+        output.one_line(id, 20 if person else 0),
+        output.one_line(message.sender or "", 16 if person else 0),
+        message.trust,
+        output.one_line(message.type or "", 12 if person else 0),
+    )
+    return (*facts, output.when(message.sent), state, output.one_line(about, output.columns() if person else 200))

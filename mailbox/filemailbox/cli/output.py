@@ -1,0 +1,243 @@
+"""Text for people: tables, times, and names and bodies that are safe to print."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..format import codec
+from ..format.envelope import escape_invisible
+from ..format.pattern import Pattern
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+    from types import TracebackType
+    from typing import Any, Final, Self
+
+    from ..receive.message import Message
+
+_UNSAFE = Pattern(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+_PATIENCE: Final = 0.5  # seconds after which a person wants to see that something happens
+_FRAME: Final = 0.1  # seconds between two pictures of how far it is
+_DUMB: Final = 5.0  # the same, where each picture is a line more
+
+
+def error(error: BaseException | str) -> None:
+    """Say on standard error what went wrong."""
+    print(f"mailbox: {escape(str(error))}", file=sys.stderr)
+    if hint := getattr(error, "hint", None):
+        print(f"hint: {escape(hint)}", file=sys.stderr)
+
+
+def info(text: str) -> None:
+    """Say on standard error what was done."""
+    print(escape(text), file=sys.stderr)
+
+
+def escape(text: str) -> str:
+    """*text* without what would move the cursor, hide or reorder it: such characters are shown escaped."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE.sub(lambda match: f"\\u{{{ord(match[0]):x}}}", text)
+
+
+def one_line(value: Any, room: int = 0) -> str:
+    """A body, or any text, on one line; cut to *room* columns where that is given."""
+    text = value if isinstance(value, str) else codec.dumps(value).decode()
+    if room:
+        text = text[: 8 * room]  # a body may be a megabyte long
+    text = escape(" ".join(text.split()))
+    return truncate(text, room) if room else text
+
+
+def body(value: Any) -> str:
+    """A body to read: text as it is, other JSON indented."""
+    return escape(value if isinstance(value, str) else codec.dumps(value, None, codec.INDENT).decode())
+
+
+def ago(when: datetime) -> str:
+    """How long ago, or in how long, in one unit."""
+    from datetime import UTC, datetime
+
+    seconds = (datetime.now(UTC) - when).total_seconds()
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+
+
+def span(seconds: float) -> str:
+    """A span of time, in one unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def exact(when: datetime) -> str:
+    """A time for programs: RFC 3339, UTC, microseconds."""
+    from datetime import UTC
+
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def when(moment: datetime) -> str:
+    """A time: relative for people, exact for programs."""
+    return ago(moment) if is_tty() else exact(moment)
+
+
+def record(message: Message[Any], **more: Any) -> bytes:
+    """A message as one line of JSON: its envelope, and what this box knows of it."""
+    members = {member: value for member, value in message.members.items() if member != "body"}
+    members.setdefault("sent", message.sent)
+    id = message.id.encode("utf-8", "backslashreplace").decode()  # the name of a foreign file: any bytes
+    members |= {"id": id, "trust": message.trust, "state": message.state, "attempt": message.attempt}
+    members |= {"due": message.due} if message.due is not None else {}
+    members |= {"problem": message.problem} if message.problem is not None else {}
+    return json({**members, **more, "body": message.body})
+
+
+def json(value: Any) -> bytes:
+    """One line of JSON that may also be looked at."""
+    return escape_invisible(codec.dumps(value, None, codec.LINE | codec.UTC_Z))
+
+
+def write(data: bytes) -> None:
+    """*data* on standard output, as it is, at once."""
+    sys.stdout.flush()
+    view = memoryview(data)
+    while view:
+        view = view[os.write(sys.stdout.fileno(), view) :]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Aligned columns as wide as the terminal, the last one cut; into a pipe, tabs and no head."""
+    if not is_tty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    lines = [list(head), *map(list, rows)]
+    if len(lines) == 1:
+        return
+    widths = [max(width(row[column]) for row in lines) for column in range(len(head))]
+    room = columns() - sum(widths[:-1]) - 2 * (len(head) - 1)
+    for number, row in enumerate(lines):
+        row[-1] = truncate(row[-1], max(room, 8))
+        text = "  ".join(cell + " " * (size - width(cell)) for cell, size in zip(row, widths, strict=True)).rstrip()
+        text = truncate(text, columns())
+        print(dim(text) if number == 0 else text)
+
+
+def width(text: str) -> int:
+    """How many columns *text* takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
+
+
+def truncate(text: str, room: int) -> str:
+    """*text* in at most *room* columns; … stands for what is left out."""
+    if width(text) <= room:
+        return text
+    kept = text[: max(0, room - 1)]
+    while width(kept) > max(0, room - 1):
+        kept = kept[:-1]
+    return kept + "…"
+
+
+def columns() -> int:
+    """The width of the terminal."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def is_tty() -> bool:
+    """Whether a person reads our standard output, on a terminal."""
+    return sys.stdout.isatty()
+
+
+def dim(text: str) -> str:
+    """*text* in grey, where colours are wanted."""
+    return _painted(text, "2")
+
+
+def bold(text: str) -> str:
+    """*text* stressed, where colours are wanted."""
+    return _painted(text, "1")
+
+
+def _painted(text: str, how: str) -> str:
+    wanted = is_tty() and not os.environ.get("NO_COLOR") and (os.environ.get("TERM") or "dumb") != "dumb"
+    return f"\x1b[{how}m{text}\x1b[0m" if wanted else text
+
+
+class Progress:
+    """How far long work is: on standard error, on a terminal only, and only once it has taken half a second."""
+
+    def __init__(self, doing: str, total: int | None = None) -> None:
+        self._doing, self._total, self._done = escape(doing), total, 0
+        self._shown = False
+        self._over: Any = None
+        if sys.stderr is not None and sys.stderr.isatty():
+            import threading  # what is slow may be a single call: somebody else must paint
+
+            self._over, self._guard = threading.Event(), threading.Lock()
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def step(self, doing: str | None = None) -> None:
+        """One more is done; *doing* is what comes now."""
+        self._done += 1
+        self._doing = escape(doing) if doing else self._doing
+
+    def aside(self, write: Callable[[], object]) -> None:
+        """Let *write* print something, to the same terminal perhaps."""
+        if self._over is None:
+            write()
+            return
+        with self._guard:
+            self._clear()
+            write()
+            sys.stdout.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._over is not None:
+            with self._guard:
+                self._over.set()
+                self._clear()
+
+    def _run(self) -> None:
+        dumb = (os.environ.get("TERM") or "dumb") == "dumb"
+        pause = _PATIENCE
+        while not self._over.wait(pause):
+            pause = _DUMB if dumb else _FRAME
+            with self._guard:
+                if not self._over.is_set():
+                    self._paint(dumb)
+
+    def _paint(self, dumb: bool) -> None:
+        of = f" of {self._total}" if self._total else ""
+        text = f"{self._doing} … {self._done}{of}"
+        if dumb:  # nothing can be overwritten there
+            print(text, file=sys.stderr)
+            return
+        self._shown = True
+        print(f"\r\x1b[K{truncate(text, columns() - 1)}", end="", file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self._shown:
+            self._shown = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

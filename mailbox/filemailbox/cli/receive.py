@@ -1,0 +1,157 @@
+"""Take mail and settle it: receive, ack, retry, reject, reply."""
+
+from ..client import Mailbox
+from . import body as bodies
+from .body import Body, IsJson
+from .common import As, Id, Ids, Json, Require, Root, path_of
+from .options import Annotated, Opt, count, span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def receive_(
+    *,
+    n: Annotated[int, Opt("-n", "--count", metavar="N", read=count, help="How many at the most. [1]")] = 1,
+    wait: Annotated[
+        float | None, Opt("--wait", metavar="SPAN", read=span, help="Wait so long for the first: 30s, 5m …")
+    ] = None,
+    manual: Annotated[
+        bool, Opt("--manual", help="Do not ack: ack, retry, reject or reply by ID settles it, until the lease ends.")
+    ] = False,
+    lease: Annotated[
+        float | None, Opt("--lease", metavar="SPAN", read=span, help="With --manual: how long it is ours. [10m]")
+    ] = None,
+    min_trust: Require = None,
+    body: Annotated[bool, Opt("--body", help="Only the body.")] = False,
+    json: Json = False,
+    sender: As = None,
+    root: Root = None,
+) -> int:
+    """Take messages: print each, then ack it. Into a pipe they are printed as JSON, a line each.
+
+    Prints nothing where there is none; with --wait that is exit code 124. With --manual a message stays held when the
+    command has ended: another one settles it by its id. What is not settled when the lease ends comes back.
+
+    Examples:
+      mailbox receive --as bob --wait 1m
+      mailbox receive -n 100 --json | jq .body
+      job=$(mailbox receive --body --wait 5m) && make "$job"
+      id=$(mailbox receive --manual --lease 1h | jq -r .id) && work && mailbox ack "$id"
+    """
+    from ..errors import InvalidRequestError
+    from . import output
+    from . import show_message as messages
+
+    if lease is not None and not manual:
+        raise InvalidRequestError("--lease is for --manual: without it a message is acked once it is printed")
+    if lease == 0:
+        raise InvalidRequestError("a lease of 0 ends before it begins: expected a span such as 10m")
+    json = json or not (body or output.is_tty())
+    with Mailbox(sender, path_of(root), lease=(lease or 600.0) if manual else None, min_trust=min_trust) as box:
+        for number in range(n):
+            message = box.receive(timeout=(wait or 0) if number == 0 else 0)
+            if message is None:
+                return 124 if number == 0 and wait is not None else 0
+            if not manual:
+                with message:  # what cannot be printed is not acked
+                    messages.show(message, json=json, body=body)
+                continue
+            try:
+                messages.show(message, json=json, body=body, **({"lease": box.leased_until} if json else {}))
+            except BaseException:
+                message.release()
+                raise
+    return 0
+
+
+def ack_(id: Ids, *, sender: As = None, root: Root = None) -> int:
+    """Say of messages that `receive --manual` took: they are handled.
+
+    Examples:
+      mailbox ack 123456789 --as bob
+      mailbox receive -n 10 --manual --as bob | jq -r .id | xargs mailbox ack --as bob
+    """
+    return _each(id, sender, root, lambda message: message.ack())
+
+
+def retry_(
+    id: Ids,
+    *,
+    after: Annotated[
+        float | None, Opt("--after", metavar="SPAN", read=span, help="When it comes back: 30s, 5m … [backoff]")
+    ] = None,
+    reason: Annotated[str, Opt("--reason", metavar="TEXT", help="Why: it is kept if this was the last attempt.")] = (
+        "put back to be retried"
+    ),
+    sender: As = None,
+    root: Root = None,
+) -> int:
+    """Put back messages that `receive --manual` took. The attempt is counted; after the fifth it is a dead letter.
+
+    Examples:
+      mailbox retry 123456789 --as bob
+      mailbox retry 123456789 --after 5m --reason "the disk is full"
+    """
+    return _each(id, sender, root, lambda message: message.retry(after, reason))
+
+
+def reject_(
+    id: Ids,
+    *,
+    reason: Annotated[str, Opt("--reason", metavar="TEXT", help="Why: it stands beside the dead letter.")] = (
+        "rejected by hand"
+    ),
+    sender: As = None,
+    root: Root = None,
+) -> int:
+    """Say of messages that `receive --manual` took: they can never be handled. They become dead letters.
+
+    Examples:
+      mailbox reject 123456789 --as bob --reason "no such path"
+    """
+    return _each(id, sender, root, lambda message: message.reject(reason))
+
+
+def reply_(
+    id: Id,
+    body: Body = None,
+    *,
+    json: IsJson = False,
+    type: Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message the answer is.")] = None,
+    subject: Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")] = None,
+    keep: Annotated[bool, Opt("--keep", help="Do not ack the message: it stays held.")] = False,
+    no_sync: Annotated[bool, Opt("--no-sync", help="Do not wait for the disk: a power cut may lose it.")] = False,
+    sender: As = None,
+    root: Root = None,
+) -> None:
+    """Answer a message that `receive --manual` took, and ack it. Prints the id of the answer.
+
+    Examples:
+      mailbox reply 123456789 "done" --as bob
+      wc -w < essay | mailbox reply 123456789
+    """
+    with Mailbox(sender, path_of(root), durable=not no_sync) as box, box.held(id) as message:
+        answer = message.reply(bodies.given(body, json), type=type, subject=subject)
+        if not keep:
+            message.ack()
+        print(answer)
+
+
+def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callable[[Any], object]") -> int:
+    """Settle each; what goes wrong with one is told, and stops none of the others."""
+    from ..errors import MailboxError
+    from . import exit_codes, output
+
+    code = 0
+    with Mailbox(sender, path_of(root)) as box:
+        for id in ids:
+            try:
+                with box.held(id) as message:
+                    settle(message)
+            except MailboxError as error:
+                output.error(error)
+                code = code or exit_codes.code(error) or 1
+    return code

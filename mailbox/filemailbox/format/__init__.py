@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: no disk, no clock, no network."""

@@ -1,0 +1,1 @@
+"""Mail between volumes that share nothing."""

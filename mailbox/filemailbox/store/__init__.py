@@ -1,0 +1,1 @@
+"""One box on disk: its folders and the renames between them."""

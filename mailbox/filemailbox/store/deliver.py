@@ -1,0 +1,213 @@
+"""Into a box: write, rename, flush. The senders' half of the folders.
+
+    tmp/    being written     nobody reads it
+    new/    delivered         waiting for a consumer
+    outbox/ left to a relay   in the sender's own box, where the recipient has none here
+
+A sender of another uid may neither list nor open these folders, only create and rename in them. So it uses paths, and
+a box that was replaced is found again by itself. A crash leaves a draft in `tmp/`, which the box sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+from ..errors import DurabilityUnknownError, quoted, storage_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+    from ..format.address import Address
+    from .root import Root
+
+_NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_CROWD: Final = 8  # messages from which on one flush of the file system is cheaper than one for each
+
+
+def deliver(
+    root: Root,
+    to: str,
+    id: str,
+    data: bytes,
+    *,
+    durable: bool = True,
+    answers: str | None = None,
+    sender: Address | None = None,
+) -> None:
+    """Put a message into the box *to*, whole or not at all; where there is none, into the outbox of *sender*, if any.
+
+    Once this returns, a *durable* message survives kill -9 and a power cut. *answers* is the request that it answers:
+    where somebody waits for that in a folder of its own, it goes there. Delivering an id again replaces what waits
+    under it.
+
+    Raises BoxNotFoundError, RootNotFoundError, DiskFullError, PermissionDeniedError and their kin, where nothing was
+    delivered; DurabilityUnknownError where it was and the
+    disk did not say so.
+    """
+    file = _move_in(root, to, id, data, answers, sender)
+    try:
+        if durable:
+            _flush(file, id)
+    finally:
+        _close(file, id, durable)
+
+
+def deliver_many(
+    root: Root,
+    to: str,
+    messages: Iterable[tuple[str, bytes]],
+    *,
+    durable: bool = True,
+    sender: Address | None = None,
+) -> list[str]:
+    """Put many messages into the box *to* and flush them together, as deliver() does. Returns their ids, in order.
+
+    Up to seven are flushed one by one, more by one syncfs(2). A failure on the way leaves those before it delivered and
+    flushed: its exception carries their ids as `sent`. So does DurabilityUnknownError, where the disk did not
+    confirm all of them.
+    """
+    sent: list[str] = []
+    files: list[int] = []
+    try:
+        try:
+            for id, data in messages:
+                files.append(_move_in(root, to, id, data, None, sender))
+                sent.append(id)
+                if not durable or len(files) == _CROWD:
+                    _close(files.pop(), id, durable)  # syncfs needs only one of them
+        finally:
+            try:
+                if durable:
+                    _flush_all(files, sent)
+            finally:
+                for file, id in zip(files, sent, strict=False):
+                    _close(file, id, durable)
+    except BaseException as error:
+        error.sent = sent  # type: ignore[attr-defined]  # told to the caller, whatever kind it is
+        raise
+    return sent
+
+
+def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sender: Address | None) -> int:
+    """Write, rename: from then on it is delivered. Returns the open file, for the flush."""
+    box, name = f"{root.path}/{to}", f"{id},S={len(data)}.json"
+    folder, draft = "new", f"{box}/tmp/{name}"
+    try:
+        file = os.open(draft, _NEW, 0o640)
+    except OSError as error:
+        try:
+            if isinstance(error, FileNotFoundError | NotADirectoryError) and _has_outbox(root, sender, box):
+                box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
+            elif not isinstance(error, FileExistsError):
+                raise
+            file, draft = _draft(box, name)
+        except OSError as trouble:
+            raise _refused(root, to, id, trouble) from trouble
+    try:
+        written = os.write(file, data)
+        while written < len(data):  # a full disk says so only on the write after the short one
+            written += os.write(file, data[written:])
+        os.fchmod(file, 0o640)  # a strict umask would keep it from its recipient
+        if answers is None or not _answer(draft, box, name, answers):
+            os.rename(draft, f"{box}/{folder}/{name}")  # this is the delivery
+    except BaseException as error:
+        _close(file, id, durable=True)
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        if isinstance(error, OSError):
+            raise _refused(root, to, id, error) from error
+        raise
+    return file
+
+
+def _has_outbox(root: Root, sender: Address | None, box: str) -> bool:
+    """Whether mail for *box*, which is not to be had here, is left to a relay."""
+    return sender is not None and os.path.isdir(f"{root.path}/{sender}/outbox") and not os.path.isdir(box)
+
+
+def _draft(box: str, name: str) -> tuple[int, str]:
+    """A new file in `tmp/`, open, and its path: beside what a try that was killed may have left of this id."""
+    draft = f"{box}/tmp/{name}.{os.urandom(6).hex()}"
+    return os.open(draft, _NEW, 0o640), draft
+
+
+def _answer(draft: str, box: str, name: str, answers: str) -> bool:
+    """Move it to where the request *answers* is waited for; whether it is."""
+    from . import replies  # most messages answer nothing
+
+    waiting = replies.waits(box, answers)
+    if waiting is None:
+        return False
+    try:
+        os.rename(draft, name, dst_dir_fd=waiting)
+    except FileNotFoundError:  # it was taken away meanwhile
+        return False
+    finally:
+        os.close(waiting)
+    return True
+
+
+def _refused(root: Root, to: str, id: str, error: OSError) -> Exception:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return root.missing(to)
+    return storage_error(error, f"delivering to the box {quoted(to)}", id)
+
+
+def _flush(file: int, id: str) -> None:
+    # One flush, after the rename: it takes the new name along. Flushing first, as is usual, left acknowledged
+    # messages nameless in simulated power cuts on ext4, XFS and btrfs, and needs a second flush, of a folder that a
+    # sender may not even open.
+    try:
+        os.fsync(file)
+    except OSError as error:
+        raise _unflushed(error, id) from error
+
+
+def _unflushed(error: OSError, id: str) -> DurabilityUnknownError:
+    return DurabilityUnknownError(
+        f"the message {id} was delivered, but the disk did not confirm it ({error.strerror}): "
+        f"send it again with id={id!r}",
+        error.errno,
+        id,
+    )
+
+
+def _close(file: int, id: str, durable: bool) -> None:
+    try:
+        os.close(file)
+    except OSError as error:
+        if not durable:  # else it was flushed: what is said now is about nothing that matters
+            raise _unflushed(error, id) from error
+
+
+def _flush_all(files: list[int], sent: list[str]) -> None:
+    if len(sent) < _CROWD or not syncfs(files[-1]):
+        if len(sent) >= _CROWD:
+            os.sync()  # no syncfs in this C library
+        failures = []
+        for file, id in zip(files, sent, strict=False):
+            try:
+                _flush(file, id)
+            except DurabilityUnknownError as error:  # the others can still be brought to safety
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+def syncfs(file: int) -> bool:
+    """Flush the file system that the open *file* is on; whether this C library can. Raises DurabilityUnknownError."""
+    import ctypes  # costs more to import than all else here, and only crowds need it
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return False
+    if call(file) != 0:
+        code = ctypes.get_errno()
+        raise DurabilityUnknownError(
+            f"the messages were delivered, but the disk did not confirm it ({os.strerror(code)})", code
+        )
+    return True

@@ -1,0 +1,57 @@
+"""Mail for several: `all`, and `team:GROUP`. Expanded by whoever delivers it: here by the sender, else by the relay.
+
+    .mailbox    {"format": 1, "groups": {"reviewers": ["bob", "carol"]}}
+
+Where the sender's box has an outbox, `all` and the groups that the root does not know are the relay's to expand.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import GroupNotFoundError, NotMailError, quoted
+from ..format.address import ALL, TEAM, Address, is_address
+from .layout import MARKER, OUTBOX
+from .root import read_marker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .root import Root
+
+
+def members(volume: Root, to: str, sender: Address) -> list[str]:
+    """Whom *to* means, never *sender*: addresses, or *to* itself where a relay must know. Raises GroupNotFoundError."""
+    outbox = os.path.isdir(f"{volume.box(sender)}/{OUTBOX}")
+    if to == ALL:
+        if outbox:
+            return [to]
+        found: list[str] = [name for name in volume.boxes() if name != sender]
+        if not found:
+            raise GroupNotFoundError(to, volume.path, "there is no other box")
+        return found
+    known = groups(volume)
+    name = to.removeprefix(TEAM)
+    if name not in known:
+        if outbox:
+            return [to]
+        there = f"there are {', '.join(sorted(known))}" if known else "there are no groups"
+        raise GroupNotFoundError(to, volume.path, f'{there}; the member "groups" of its {MARKER} file has them')
+    found = [each for each in known[name] if each != sender]
+    if not found:
+        raise GroupNotFoundError(to, volume.path, f"it has no member but {sender}")
+    return found
+
+
+def groups(volume: Root) -> dict[str, list[str]]:
+    """The groups that the root knows. Raises NotMailError where its marker has something else there."""
+    said = read_marker(volume).get("groups", {})
+    right = isinstance(said, dict) and all(
+        is_address(name) and isinstance(each, list) and all(isinstance(one, str) and is_address(one) for one in each)
+        for name, each in said.items()
+    )
+    if not right:
+        raise NotMailError(
+            f'the "groups" of {quoted(f"{volume.path}/{MARKER}")} are not as expected: '
+            'an object such as {"reviewers": ["bob", "carol"]}'
+        )
+    return {name: list(dict.fromkeys(each)) for name, each in said.items()}

@@ -1,0 +1,1 @@
+"""System calls that Python lacks, and hostile files read strictly."""

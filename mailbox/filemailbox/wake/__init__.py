@@ -1,0 +1,1 @@
+"""Wake-ups: doorbell, watch and poll. Each only means "look now"."""
