@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from filemailbox import BoxNotFoundError, Mailbox, NotClaimedError
-from filemailbox.format import filename
 from filemailbox.format.address import Address
 from filemailbox.format.filename import split_timed
 from filemailbox.format.timestamp import to_timestamp
@@ -67,7 +66,7 @@ def test_who_takes_mail_while_another_thread_closes_the_mailbox_is_told(
         return real(text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(filename, "split_timed", late)
+        patch.setattr("filemailbox.store.spool.split_timed", late)
         with pytest.raises(NotClaimedError, match="was closed"):
             taker.claim()
 

@@ -381,7 +381,7 @@ def test_others_cannot_keep_junk_of_theirs_in_the_way(as_root: None, shared: Pat
         os.chmod(new / "good.json", 0o644)
 
     def take() -> list[Any]:
-        vars(intake)["SHARE"] = 60.0
+        vars(intake)["CLEANUP_BUDGET"] = 60.0
         with Mailbox("bob", shared / "mail", durable=False) as bob:
             return [bodies(bob) for _ in range(3)]
 

@@ -249,12 +249,12 @@ def test_consumers_can_record_at_the_same_time(
     """No line is lost or mixed with another, also while the file is rewritten."""
     script = """
 import sys
-from filemailbox import Mailbox; from filemailbox.format import filename as names
+from filemailbox.format.timestamp import to_timestamp
 from filemailbox.store.ledger import Ledger
 folder, first = sys.argv[1], int(sys.argv[2])
 ledger = Ledger(folder, folder, 30)
 for second in range(first, first + 20):
-    ledger.record("none", "alice", f"k{second}", names.stamp(second * 1_000_000_000))
+    ledger.record("none", "alice", f"k{second}", to_timestamp(second * 1_000_000_000))
 """
     programs = [start(script, folder, first) for first in (0, 20, 40)]
     ended = [program.end() for program in programs]

@@ -249,11 +249,11 @@ def test_a_clock_that_was_ahead_keeps_no_mail(
 
 def test_a_longer_wait_that_was_asked_for_is_kept(root: Path, alice: Mailbox, bob: Mailbox) -> None:
     """By a handler, by the message, or for what was handed back: it is no clock's fault."""
-    for settle in ("retry", "hand_back", "deferred"):
+    for settle in ("retry", "release", "deferred"):
         alice.send("bob", settle, delay=7200 if settle == "deferred" else None)
         message = bob.receive()
         if message is not None:
-            getattr(message, settle)(after=7200)
+            getattr(message, settle)(delay=7200)
     later = sorted(path.name for path in (root / "bob/later").iterdir())
     with Mailbox("bob", root) as other:
         assert other.receive() is None

@@ -409,12 +409,14 @@ def test_only_root_can_make_a_box_for_somebody_else(as_root: None, shared: Path,
     program = start(
         """
 import os, sys
-from filemailbox import PermissionDeniedError; from filemailbox.store import root as roots
+from filemailbox import PermissionDeniedError
+from filemailbox.store.box import create_box
+from filemailbox.store.root import find_root
 os.setgroups([])
 os.setgid(2002)
 os.setuid(2002)
 try:
-    roots.create(roots.find(sys.argv[1]), "bob", (2001, 2001))
+    create_box(find_root(sys.argv[1]), "bob", (2001, 2001))
 except PermissionDeniedError as error:
     print(error.errno)
 """,
@@ -432,12 +434,13 @@ def test_who_is_not_root_makes_boxes_of_its_own(as_root: None, shared: Path, sta
     program = start(
         """
 import os, sys
-from filemailbox.store import root as roots
+from filemailbox.store.box import create_box
+from filemailbox.store.root import find_root
 os.setgroups([])
 os.setgid(2002)
 os.setuid(2002)
 os.umask(0o077)
-print(roots.create(roots.find(sys.argv[1]), "bob"))
+print(create_box(find_root(sys.argv[1]), "bob"))
 """,
         volume.path,
     )

@@ -76,7 +76,7 @@ def test_the_first_claim_finds_its_place_however_hasty_it_is(alice: Mailbox, tak
     [
         pytest.param(lambda taker, name: taker.ack(name), id="ack"),
         pytest.param(lambda taker, name: taker.defer(name, 0), id="put off"),
-        pytest.param(lambda taker, name: taker.bury(name, "no"), id="bury"),
+        pytest.param(lambda taker, name: taker.dead_letter(name, "no"), id="dead-letter"),
     ],
 )
 def test_settling_what_is_gone_is_logged_and_no_error(
@@ -98,7 +98,7 @@ def test_settling_what_is_gone_is_logged_and_no_error(
     [
         pytest.param(lambda taker, name: taker.ack(name), id="ack"),
         pytest.param(lambda taker, name: taker.defer(name, 0), id="put off"),
-        pytest.param(lambda taker, name: taker.bury(name, "no"), id="bury"),
+        pytest.param(lambda taker, name: taker.dead_letter(name, "no"), id="dead-letter"),
     ],
 )
 def test_settling_after_close_is_refused(alice: Mailbox, taker: Spool, settle: Callable[[Spool, str], None]) -> None:
@@ -355,7 +355,7 @@ def test_what_was_read_before_and_meets_our_trouble_comes_back_as_it_was(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(bob._receiver._verifier, "judge", fail)
+        patch.setattr(bob._receiver._verifier, "verify", fail)
         with pytest.raises(OSError, match="Input/output error"):
             bob.receive()
     again = bob.receive()

@@ -85,7 +85,7 @@ def test_the_last_of_a_batch_may_be_taken_by_another_thread(
             raise IndexError
         return real()
 
-    monkeypatch.setattr(taker, "_claim_first", claim_first)
+    monkeypatch.setattr(taker, "_claim_fast", claim_first)
     claim = taker.claim()
 
     assert claim is not None

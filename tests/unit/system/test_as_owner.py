@@ -20,10 +20,9 @@ from filemailbox import BoxNotFoundError, Mailbox, MailboxError, PermissionDenie
 from filemailbox.format.address import Address
 from filemailbox.format.filename import ID_LENGTH, parse_filename
 from filemailbox.ops.cleanup import find_garbage, sweep
-from filemailbox.store import permissions as roots
 from filemailbox.store.box import create_box, repair_box
 from filemailbox.store.ledger import Ledger
-from filemailbox.store.permissions import chown_to_box_owner
+from filemailbox.store.permissions import chown_to_box_owner, refuse_foreign_owner
 from filemailbox.store.removed_boxes import remove_box
 from filemailbox.store.replies import PendingRequest
 from filemailbox.store.root import Root, init_root, set_marker
@@ -343,14 +342,14 @@ def test_a_box_that_becomes_a_link_is_not_furnished(
 ) -> None:
     """In a root where anybody may make boxes, bob swaps his for a link right after root has looked at it."""
     os.chmod(volume.path, 0o1777)
-    real, there = roots.refuse_foreign_owner, Path(volume.path, "bob")
+    real, there = refuse_foreign_owner, Path(volume.path, "bob")
 
     def swapped(*arguments: Any, **more: Any) -> None:
         real(*arguments, **more)
         there.rename(there.with_name("old"))
         there.symlink_to(secret)
 
-    monkeypatch.setattr(roots, "refuse_foreign_owner", swapped)
+    monkeypatch.setattr("filemailbox.store.box.refuse_foreign_owner", swapped)
     with pytest.raises(MailboxError):
         create_box(volume, Address("bob"), (BOB.uid, BOB.uid))
 
@@ -520,19 +519,20 @@ def test_the_child_need_not_be_able_to_read_python(volume: Root, box: Path, star
     program = start(
         """
 import os, sys
-from filemailbox.system import as_owner as acting
-from filemailbox.store import root as roots
-from filemailbox.ops import cleanup as sweep
+from filemailbox.system import as_owner
+from filemailbox.store.box import create_box
+from filemailbox.store.root import find_root
+from filemailbox.ops.cleanup import sweep
 from filemailbox.format.address import Address
-real = acting._become
+real = as_owner._become
 def become(uid, gid):
     real(uid, gid)
     sys.meta_path[:] = []
     sys.path[:] = []
-acting._become = become
-volume, bob = roots.find(sys.argv[1]), Address("bob")
-roots.create(volume, bob, (2001, 2001))
-print([str(why) for left, why in sweep.sweep(volume, bob)])
+as_owner._become = become
+volume, bob = find_root(sys.argv[1]), Address("bob")
+create_box(volume, bob, (2001, 2001))
+print([str(why) for left, why in sweep(volume, bob)])
 """,
         volume.path,
     )
@@ -601,22 +601,10 @@ def test_much_is_streamed_and_can_be_left(acting: Any, door: int) -> None:
 # What the code does by path
 
 SWEPT = (
-    *(
-        "acting",
-        "sweep",
-        "junk",
-        "place",
-        "spool",
-        "leases",
-        "graves",
-        "ledger",
-        "status",
-        "root",
-        "doctor",
-        "roster",
-        "locks",
-    ),
-    *("cli/care", "cli/boxes"),
+    *("system/as_owner", "system/locks", "ops/cleanup", "ops/doctor", "ops/inventory", "receive/leases"),
+    *("receive/status", "cli/maintenance", "cli/boxes"),
+    *("store/box", "store/consumer_folder", "store/dead_letters", "store/junk", "store/ledger", "store/permissions"),
+    *("store/removed_boxes", "store/root", "store/spool"),
 )
 """The modules that act in boxes of others, perhaps as root."""
 
@@ -626,20 +614,20 @@ BY_PATH = {
 }
 
 ALLOWED = {
-    ("sweep", "_shrink", "rename"): "both are in the open folder of the box: acting.at",
-    ("junk", "keep", "rename"): "only by a consumer in its own box: leave_behind looks at the uid",
-    ("junk", "leave_behind", "mkdir"): "only by a consumer in its own box",
-    ("junk", "leave_behind", "rmdir"): "only by a consumer in its own box",
-    ("junk", "leave_behind", "rename"): "only by a consumer in its own box",
-    ("junk", "carry", "rename"): "both are open folders",
-    ("root", "init", "mkdir"): "the root itself, which the operator names",
-    ("root", "create", "mkdir"): "beside the boxes; furnished only if nobody else's, and not through a link",
-    ("root", "remove", "mkdir"): "beside the boxes; used only if it is ours",
-    ("root", "adopt", "chown"): "of a descriptor, and only what root made and is empty",
-    ("root", "own", "chown"): "of a descriptor that was checked",
-    ("root", "own", "chmod"): "of a descriptor that was checked",
-    ("ledger", "_draft", "unlink"): "a name that ends in .jsonl.new, never followed",
-    ("ledger", "_rewrite", "rename"): "within one folder; the last part of both is ours, and never followed",
+    ("ops/cleanup", "_shrink", "rename"): "both are in the open folder of the box: as_owner.at",
+    ("store/junk", "keep", "rename"): "only by a consumer in its own box: leave_behind looks at the uid",
+    ("store/junk", "leave_behind", "mkdir"): "only by a consumer in its own box",
+    ("store/junk", "leave_behind", "rmdir"): "only by a consumer in its own box",
+    ("store/junk", "leave_behind", "rename"): "only by a consumer in its own box",
+    ("store/junk", "carry", "rename"): "both are open folders",
+    ("store/root", "init_root", "mkdir"): "the root itself, which the operator names",
+    ("store/box", "create_box", "mkdir"): "beside the boxes; furnished only if nobody else's, and not through a link",
+    ("store/removed_boxes", "remove_box", "mkdir"): "beside the boxes; used only if it is ours",
+    ("store/permissions", "chown_to_box_owner", "chown"): "of a descriptor, and only what root made and is empty",
+    ("store/permissions", "set_mode_and_owner", "chown"): "of a descriptor that was checked",
+    ("store/permissions", "set_mode_and_owner", "chmod"): "of a descriptor that was checked",
+    ("store/ledger", "_draft", "unlink"): "a name that ends in .jsonl.new, never followed",
+    ("store/ledger", "_rewrite", "rename"): "within one folder; the last part of both is ours, and never followed",
 }
 """Module, function, call: why it may be."""
 
