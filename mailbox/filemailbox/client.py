@@ -21,7 +21,7 @@ from .format.envelope import encode
 from .format.times import in_seconds
 from .options import SPECIAL, resolve_options
 from .receive.message import Message
-from .settings import BACKOFF, MAX_ATTEMPTS, MAX_SIZE, POLL_INTERVAL, Settings
+from .settings import MAX_ATTEMPTS, MAX_RETRY_DELAY, MAX_SIZE, POLL_INTERVAL, RETRY_DELAY, Settings
 from .store.box import create_box
 from .store.deliver import deliver, deliver_many
 from .store.ids import new_id
@@ -73,7 +73,8 @@ class Mailbox:
         durable: bool = True,
         max_size: int = MAX_SIZE,
         max_attempts: int = MAX_ATTEMPTS,
-        backoff: tuple[float, float] = BACKOFF,
+        retry_delay: float = RETRY_DELAY,
+        max_retry_delay: float = MAX_RETRY_DELAY,
         retention: float | timedelta | None = None,
         poll_interval: float = POLL_INTERVAL,
         lease: float | timedelta | None = None,
@@ -89,11 +90,12 @@ class Mailbox:
         durable       flush every message to the disk before send() returns; without it a power cut loses the last ones
         max_size      bytes that a message may have, sent or received
         max_attempts  how often a message is tried before it becomes a dead letter
-        backoff       seconds before the second attempt, doubled for each further one; and the longest wait
+        retry_delay   seconds before the second attempt, doubled for each further one
+        max_retry_delay  seconds at most between two attempts
         retention     keep handled mail in `done/` for so long (seconds or timedelta); default: delete it
         poll_interval seconds between two looks when nothing announces mail; less costs an idle listener more
         lease         what is received stays ours for so long (seconds or timedelta) when this process is gone; any
-                      process of ours settles it with held(), or it comes back. Default: it comes back at once
+                      process of ours settles it with leased(), or it comes back. Default: it comes back at once
         ledger_dir    a folder for the keys already handled; needed outside the root where all agents share a uid
         key_dir       the private folder with our own `NAME.key` and with pins (default: $MAILBOX_KEY_DIR, else
                       ~/.config/mailbox where there is one)
@@ -113,7 +115,8 @@ class Mailbox:
         self._rules = Settings(
             max_size,
             max_attempts,
-            backoff,
+            retry_delay,
+            max_retry_delay,
             in_seconds(retention),
             poll_interval,
             os.fspath(ledger_dir) if ledger_dir else None,
@@ -545,7 +548,7 @@ class Mailbox:
         if not self._handlers:
             raise InvalidRequestError("there is no handler: decorate a function with @box.on() before run()")
 
-    def held(self, part: str) -> AbstractContextManager[Message[Any]]:
+    def leased(self, part: str) -> AbstractContextManager[Message[Any]]:
         """The one message under a lease, of any process, whose id holds *part*: settle it within a `with` block.
 
         Not settled there, it stays leased. Raises MessageNotFoundError for none or several, NotClaimedError where it
@@ -599,7 +602,7 @@ class Mailbox:
             self._wake.wait(_left(deadline), heard, empty)
         return False
 
-    def why(self, dead: Message[Any]) -> str:
+    def dead_reason(self, dead: Message[Any]) -> str:
         """All that is known of why it is a dead letter: the reason, and often a traceback or what a command said."""
         from .receive import peek
 

@@ -89,7 +89,7 @@ class Deed:
         return self.open(name)
 
     def open(self, name: str, **options: Any) -> Mailbox:
-        return Mailbox(name, self.path, backoff=(0, 0), **options)
+        return Mailbox(name, self.path, retry_delay=0, max_retry_delay=0, **options)
 
     def send(self, token: str, **options: Any) -> str:
         return self.alice.send("bob", {"token": token}, **options)
@@ -344,7 +344,7 @@ class SettleLease(Deed):
         lessee.close()
 
     def act(self) -> None:
-        with self.bob.held(self.id) as message:
+        with self.bob.leased(self.id) as message:
             message.ack()
 
     def again(self) -> None:

@@ -110,7 +110,7 @@ def _lying(root: str) -> dict[str, str]:
 def _give_back(deed: Deed) -> None:
     """Settle what is leased, so that nothing is at work any more."""
     for each in volume.letters(deed.path, "cur"):
-        with deed.consumer(each.box) as box, box.held(each.id or "") as message:
+        with deed.consumer(each.box) as box, box.leased(each.id or "") as message:
             message.ack()
 
 

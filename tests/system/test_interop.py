@@ -151,7 +151,7 @@ def test_we_read_what_it_writes(node: str, root: Path, keys: Path, how: str) -> 
 
     with Mailbox("bob", root, durable=False, key_dir=keys / "bob", min_trust=how) as bob:
         message = bob.receive()
-        assert message is not None, [bob.why(dead) for dead in bob.peek("dead")]
+        assert message is not None, [bob.dead_reason(dead) for dead in bob.peek("dead")]
         assert (message.id, message.sender, message.trust) == (written["id"], "alice", how)
         assert exactly(message.body) == exactly(BODY)
         message.reply("thanks")

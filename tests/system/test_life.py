@@ -77,7 +77,11 @@ class Life(RuleBasedStateMachine):
         self.consumers: list[Consumer | None] = [self.open(), None]
 
     def open(self) -> Consumer:
-        return Consumer(Mailbox("bob", self.folder / "mail", durable=False, max_attempts=MAX_ATTEMPTS, backoff=(0, 0)))
+        return Consumer(
+            Mailbox(
+                "bob", self.folder / "mail", durable=False, max_attempts=MAX_ATTEMPTS, retry_delay=0, max_retry_delay=0
+            )
+        )
 
     def add(self, kind: str, **known: Any) -> Mail:
         self.mail.append(Mail(len(self.mail), kind, **known))

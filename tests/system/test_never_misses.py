@@ -324,7 +324,7 @@ warm.on()(print)
 warm.send("warm", "warm", type="warm")
 with warm.listening() as listener:
     message = next(listener.messages())
-    listener.on_look()
+    listener.on_tick()
     message.ack()
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
 """

@@ -423,7 +423,7 @@ def test_a_handler_that_fails_writes_down_no_private_key(
     bob.run(drain=True)
     watch.hear(logged.getvalue())
     for letter in bob.peek("dead"):
-        watch.hear(bob.why(letter))
+        watch.hear(bob.dead_reason(letter))
     for path in root.rglob("*"):
         if path.is_file():
             watch.hear(path.read_bytes())

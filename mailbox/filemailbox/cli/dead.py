@@ -42,7 +42,7 @@ def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = No
 
     box = Mailbox(sender, path_of(root))
     message = box.find(id, "dead")
-    why = box.why(message)
+    why = box.dead_reason(message)
     if json:
         messages.show(message, json=True, body=False, why=why)
         return

@@ -90,7 +90,7 @@ def when(moment: datetime) -> str:
 
 def record(message: Message[Any], **more: Any) -> bytes:
     """A message as one line of JSON: its envelope, and what this box knows of it."""
-    members = {member: value for member, value in message.members.items() if member != "body"}
+    members = {member: value for member, value in message.fields.items() if member != "body"}
     members.setdefault("sent", message.sent)
     id = message.id.encode("utf-8", "backslashreplace").decode()  # the name of a foreign file: any bytes
     members |= {"id": id, "trust": message.trust, "state": message.state, "attempt": message.attempt}

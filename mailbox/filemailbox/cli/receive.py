@@ -133,7 +133,7 @@ def reply_(
       mailbox reply 123456789 "done" --as bob
       wc -w < essay | mailbox reply 123456789
     """
-    with Mailbox(sender, path_of(root), durable=not no_sync) as box, box.held(id) as message:
+    with Mailbox(sender, path_of(root), durable=not no_sync) as box, box.leased(id) as message:
         answer = message.reply(bodies.given(body, json), type=type, subject=subject)
         if not keep:
             message.ack()
@@ -149,7 +149,7 @@ def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callabl
     with Mailbox(sender, path_of(root)) as box:
         for id in ids:
             try:
-                with box.held(id) as message:
+                with box.leased(id) as message:
                     settle(message)
             except MailboxError as error:
                 output.error(error)

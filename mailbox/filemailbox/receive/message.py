@@ -153,7 +153,7 @@ class Message(Generic[T]):
         return optional_time(self._members.get("deliver_after"))
 
     @property
-    def members(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, Any]:
         """The envelope as it was written, unknown members included."""
         return self._members
 

@@ -89,5 +89,5 @@ def _wanted(message: Message[Any], root: Root, box: str, rules: Settings) -> boo
         return True
     from ..store.ledger import Ledger, ledger_owner
 
-    ledger = Ledger(rules.ledger or f"{box}/ledger", box)
+    ledger = Ledger(rules.ledger_dir or f"{box}/ledger", box)
     return not ledger.handled(message.trust, ledger_owner(root, message.sender, message.trust in PROVEN), key)

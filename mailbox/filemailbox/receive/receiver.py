@@ -47,7 +47,7 @@ class Receiver:
         self._verifier = verifier
         self._root, self._address, self._rules, self._send = root, address, rules, send
         self._spool = taker or Spool(root, address, rules)
-        self._ledger = Ledger(rules.ledger or f"{root.box(address)}/ledger", root.box(address))
+        self._ledger = Ledger(rules.ledger_dir or f"{root.box(address)}/ledger", root.box(address))
         self.from_new = False
         """Whether the last one taken was not judged before: it came from `new/`, and should have been announced."""
         self.close = self._spool.close
@@ -127,7 +127,7 @@ class Receiver:
             raise NotMailError(f"it is answer number {message.hops} in a row, and {MAX_HOPS} is the limit")
         if not requeued:  # a person who requeues it wants it now
             if message.expires is not None and message.expires <= datetime.now(UTC):
-                raise NotMailError(f"it expired at {message.members['expires']}")
+                raise NotMailError(f"it expired at {message.fields['expires']}")
             due = datetime_ns(message.deliver_after) if message.deliver_after is not None else 0
             if due > time.time_ns():
                 self._spool.defer(message.name, due)
@@ -254,9 +254,8 @@ class Receiver:
 
     def _backoff(self, attempt: int) -> float:
         """Twice as long each time, and up to half of it taken off by chance: those who failed together part."""
-        first, longest = self._rules.backoff
         chance = int.from_bytes(os.urandom(2)) / 65536
-        return min(longest, first * 2.0 ** (attempt - 1)) * (1 - chance / 2)
+        return min(self._rules.max_retry_delay, self._rules.retry_delay * 2.0 ** (attempt - 1)) * (1 - chance / 2)
 
 
 def _stamp(message: Message[Any]) -> str:

@@ -28,7 +28,7 @@ from ..format.address import Address
 from ..format.filename import TIMESTAMP_PATTERN, Filename, parse_filename, split_timed, stem_of, timed_filename
 from ..format.order import Order, is_foreign, is_mail
 from ..format.timestamp import to_nanoseconds, to_timestamp
-from ..settings import BACKOFF, Settings
+from ..settings import MAX_RETRY_DELAY, Settings
 from ..system import as_owner
 from ..system.as_owner import at, opened
 from ..system.files import (
@@ -52,7 +52,7 @@ from .intake import CLEANUP_BUDGET, PART, Intake, is_denied
 from .junk import MANY, Aside, is_crowded, leave_behind
 from .root import Root
 
-LONGEST: Final = int(BACKOFF[1] * 1e9)
+LONGEST: Final = int(MAX_RETRY_DELAY * 1e9)
 """Nanoseconds that a retry waits at most, where its name does not allow more (`W=`)."""
 
 TMP_MAX_AGE: Final = 36 * 3600

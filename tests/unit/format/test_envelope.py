@@ -480,7 +480,7 @@ def test_the_envelope_can_be_read_by_its_words() -> None:
     assert message.sent == datetime(2026, 11, 24, tzinfo=UTC)
     assert message.expires == datetime(2027, 1, 1, tzinfo=UTC)
     assert message.deliver_after == datetime(2026, 12, 1, tzinfo=UTC)
-    assert message.members["y"] == 1
+    assert message.fields["y"] == 1
 
 
 @pytest.mark.parametrize("sent", ["soon", "2026-02-30T00:00:00Z", None], ids=["word", "no such day", "null"])

@@ -23,7 +23,9 @@ LONG = 30.0  # seconds
 @pytest.fixture
 def patient(root: Path) -> Iterator[Mailbox]:
     """Bob's mailbox, whose rescan comes too late to help."""
-    with Mailbox("bob", root, durable=False, poll_interval=LONG, backoff=(0.001, 0.002), max_attempts=3) as box:
+    with Mailbox(
+        "bob", root, durable=False, poll_interval=LONG, retry_delay=0.001, max_retry_delay=0.002, max_attempts=3
+    ) as box:
         yield box
 
 

@@ -23,7 +23,10 @@ Run = Callable[..., CommandHandler]
 @pytest.fixture
 def listener(root: Path) -> Iterator[Listener]:
     """Bob's. Its command runs for what waits, and no longer."""
-    with Mailbox("bob", root, durable=False, max_attempts=2, backoff=(0.001, 0.002)) as bob, bob.listening() as one:
+    with (
+        Mailbox("bob", root, durable=False, max_attempts=2, retry_delay=0.001, max_retry_delay=0.002) as bob,
+        bob.listening() as one,
+    ):
         yield one
 
 

@@ -68,7 +68,7 @@ def test_a_lease_outlives_kill_9(root: Path, bob: Mailbox, start: Callable[..., 
     lessee.end()
 
     assert bob.receive() is None
-    with bob.held(id) as message:
+    with bob.leased(id) as message:
         assert (message.body, message.attempt) == ("work", 1)
         message.ack()
     assert list(bob.peek("new", "later", "cur")) == []
@@ -83,11 +83,11 @@ def test_what_a_living_process_holds_is_not_settled_from_outside(
     lessee = start(LESSEE, root, 600)
     id = lessee.line()
 
-    with pytest.raises(NotClaimedError, match="still runs"), bob.held(id):
+    with pytest.raises(NotClaimedError, match="still runs"), bob.leased(id):
         pass
     lessee.say()
     assert lessee.end() == 0
-    with bob.held(id) as message:
+    with bob.leased(id) as message:
         message.ack()
 
 
@@ -103,7 +103,7 @@ def test_a_lease_that_ran_out_is_anybodys(root: Path, bob: Mailbox, until: Calla
 
 def _refused(bob: Mailbox, id: str) -> str:
     try:
-        with bob.held(id):
+        with bob.leased(id):
             return "held"
     except NotClaimedError as error:
         return "over" if "ran out" in str(error) else str(error)
@@ -112,14 +112,14 @@ def _refused(bob: Mailbox, id: str) -> str:
 def test_a_lease_is_settled_message_by_message(root: Path, bob: Mailbox) -> None:
     """Each in its own way; the last one gives the folder back to all."""
     ids = lease(root, bob, 1, 2, 3, 4)
-    with bob.held(ids[0]) as message:
+    with bob.leased(ids[0]) as message:
         message.ack()
-    with bob.held(ids[1]) as message:
+    with bob.leased(ids[1]) as message:
         message.retry(0)
-    with bob.held(ids[2]) as message:
+    with bob.leased(ids[2]) as message:
         message.reject("no")
     assert [name for name in consumers(root) if ",U=" in name] != []
-    with bob.held(ids[3]) as message:
+    with bob.leased(ids[3]) as message:
         message.release()
 
     assert not any(",U=" in name for name in consumers(root))
@@ -133,11 +133,11 @@ def test_a_lease_is_settled_message_by_message(root: Path, bob: Mailbox) -> None
 def test_what_is_not_settled_stays_leased(root: Path, bob: Mailbox) -> None:
     """Also where the `with` block fails."""
     [id] = lease(root, bob, "work")
-    with pytest.raises(ZeroDivisionError), bob.held(id):
+    with pytest.raises(ZeroDivisionError), bob.leased(id):
         raise ZeroDivisionError
 
     assert bob.receive() is None
-    with bob.held(id) as message:
+    with bob.leased(id) as message:
         message.ack()
 
 
@@ -148,7 +148,7 @@ def test_two_that_settle_neighbours_wait_for_each_other(root: Path, bob: Mailbox
 
     def settle(id: str) -> None:
         try:
-            with Mailbox("bob", root).held(id) as message:
+            with Mailbox("bob", root).leased(id) as message:
                 message.ack()
         except Exception as error:  # noqa: BLE001  # told below
             failures.append(error)
@@ -169,7 +169,7 @@ def test_a_key_is_noted_when_a_leased_message_is_acked(root: Path, bob: Mailbox)
     with Mailbox("bob", root, lease=60) as box:
         message = box.receive()
     assert message is not None
-    with bob.held(message.id) as held:
+    with bob.leased(message.id) as held:
         held.ack()
     bob.send("bob", "once", idempotency_key="k")
 
@@ -195,7 +195,7 @@ def test_leases_leave_no_more_folders_than_were_needed_at_once(root: Path, bob: 
     for number in range(5):
         [id] = lease(root, bob, number)
         assert any("," not in name for name in consumers(root))
-        with bob.held(id) as message:
+        with bob.leased(id) as message:
             message.ack()
 
     assert len(consumers(root)) == 2
@@ -209,13 +209,13 @@ def test_ids_that_fit_none_or_several_are_refused(root: Path, bob: Mailbox) -> N
     assert message is not None
     message.reject("no")
 
-    with pytest.raises(MessageNotFoundError, match="there is no message"), bob.held("xyzzy"):
+    with pytest.raises(MessageNotFoundError, match="there is no message"), bob.leased("xyzzy"):
         pass
-    with pytest.raises(MessageNotFoundError, match="fits 2 messages that are held"), bob.held(ids[0][-12:]):
+    with pytest.raises(MessageNotFoundError, match="fits 2 messages that are held"), bob.leased(ids[0][-12:]):
         pass
-    with pytest.raises(NotClaimedError, match="it is a dead letter"), bob.held(dead):
+    with pytest.raises(NotClaimedError, match="it is a dead letter"), bob.leased(dead):
         pass
-    with pytest.raises(BoxNotFoundError), Mailbox("carol", root).held("x"):
+    with pytest.raises(BoxNotFoundError), Mailbox("carol", root).leased("x"):
         pass
 
 
@@ -227,7 +227,7 @@ def test_hostile_names_in_cur_hold_nothing(root: Path, bob: Mailbox) -> None:
     (cur / "y").mkdir()
     (cur / f"{'0' * 12},U=soon").mkdir()
 
-    with bob.held(id) as message:
+    with bob.leased(id) as message:
         message.ack()
 
 
@@ -240,7 +240,7 @@ def test_what_was_leased_and_never_looked_at_is_not_shown(root: Path, bob: Mailb
         path = root / "bob/cur" / str(taker._receiver.folder) / taken.name
         os.rename(path, tmp_path / "secret")
         os.link(tmp_path / "secret", path)
-    with pytest.raises(NotMailError, match="has another name"), bob.held(id):
+    with pytest.raises(NotMailError, match="has another name"), bob.leased(id):
         pass
 
     assert path.exists()

@@ -68,14 +68,14 @@ def run() -> Iterator[Run]:
 @pytest.fixture
 def patient(root: Path) -> Iterator[Mailbox]:
     """Bob's mailbox, whose rescan comes too late to help."""
-    with Mailbox("bob", root, durable=False, poll_interval=LONG, backoff=(0.001, 0.002)) as box:
+    with Mailbox("bob", root, durable=False, poll_interval=LONG, retry_delay=0.001, max_retry_delay=0.002) as box:
         yield box
 
 
 @pytest.fixture
 def quick(root: Path) -> Iterator[Mailbox]:
     """Bob's mailbox, which tries again at once."""
-    with Mailbox("bob", root, durable=False, backoff=(0.001, 0.002), max_attempts=3) as box:
+    with Mailbox("bob", root, durable=False, retry_delay=0.001, max_retry_delay=0.002, max_attempts=3) as box:
         yield box
 
 
@@ -299,7 +299,7 @@ def test_an_exception_is_tried_again_and_ends_as_a_dead_letter_with_its_tracebac
 
 def test_the_wait_between_attempts_grows(alice: Mailbox, root: Path) -> None:
     """Doubled each time, up to half of it taken off by chance, and never beyond the longest."""
-    with Mailbox("bob", root, durable=False, backoff=(100, 300), max_attempts=9) as bob:
+    with Mailbox("bob", root, durable=False, retry_delay=100, max_retry_delay=300, max_attempts=9) as bob:
         bob.on()(lambda message: 1 / 0)
         alice.send("bob", 1)
         waits = []

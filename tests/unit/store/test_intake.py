@@ -70,7 +70,7 @@ def test_a_file_of_any_name_is_mail_and_can_be_settled(root: Path, new: Path, na
     """At its first claim it gets a name of ours, as its first attempt; and it can end in every way."""
     with open(os.path.join(os.fsencode(new), os.fsencode(name)), "xb") as file:
         file.write(b'{"a":1}\n')
-    with Mailbox("bob", root, backoff=(0.0, 0.0)) as bob:
+    with Mailbox("bob", root, retry_delay=0.0, max_retry_delay=0.0) as bob:
         message = bob.receive()
         assert message is not None
         first = (message.body, message.attempt, is_id(message.id), message.sent.year > 2000)

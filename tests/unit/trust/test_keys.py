@@ -425,7 +425,7 @@ def test_a_signed_message_can_be_read_by_all(pair: tuple[Mailbox, Mailbox], root
 
     assert (seen.body, seen.trust) == ("hello", "none")
     assert (message.body, message.trust) == ("hello", "signed")
-    assert "sig" not in message.members
+    assert "sig" not in message.fields
 
 
 def test_many_are_sealed_and_signed_as_one_is(pair: tuple[Mailbox, Mailbox]) -> None:

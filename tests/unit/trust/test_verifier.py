@@ -559,7 +559,7 @@ def test_a_leased_message_is_settled_with_its_proof(alice: Mailbox, robert: Mail
     keys = robert.keyring.folder
     with Mailbox("bob", root, key_dir=keys, lease=60) as taker:
         take(taker)
-    with Mailbox("bob", root, key_dir=keys) as settler, settler.held(id) as message:
+    with Mailbox("bob", root, key_dir=keys) as settler, settler.leased(id) as message:
         message.ack()
     shutil.move(kept, root / "bob/new/again.json")
 

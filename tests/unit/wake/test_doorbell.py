@@ -439,7 +439,7 @@ if child == 0:
     bell.close()
     sys.exit()
 os.waitpid(child, 0)
-print(bell.hangs())
+print(bell.is_bound())
 """,
         run,
     )
@@ -541,7 +541,7 @@ def refuse(request: pytest.FixtureRequest) -> bool:
 def waking(box: Mailbox, refuse: bool) -> Mailbox:
     """*box*, with a bell of that kind."""
     if not refuse:
-        vars(box)["_waking"] = Waker(box._path, 0.25, refuse=False)
+        vars(box)["_lazy_waker"] = Waker(box._path, 0.25, refuse=False)
     return box
 
 
@@ -713,7 +713,7 @@ with bell._ear._guard:
         bell.close()
         os._exit(0)
     os.waitpid(child, 0)
-print(bell.hangs(), bell.hush())
+print(bell.is_bound(), bell.clear())
 """,
         run.parent.parent,
     )
