@@ -32,7 +32,7 @@ _PARTS: Final = 6  # the time is divided between so many measurements
 _GAP: Final = 0.004  # seconds between two wake-ups: each is a cold one
 _CROWD: Final = 64
 _PATIENCE: Final = 10.0  # seconds after which a message will not come any more
-_SOURCE: Final = str(Path(__file__).parents[1])
+_SOURCE: Final = str(Path(__file__).parents[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _drain(box: Mailbox, seconds: float) -> Measurement:
 
 def _wake(root: Root, name: Address, what: str, seconds: float, send: Callable[[], str]) -> Measurement:
     """From before a send until another process, which was asleep, has the message in its hands."""
-    script = f"from filemailbox.bench import listen; listen({root.path!r}, {name!r}, {what == 'notification'})"
+    script = f"from filemailbox.ops.bench import listen; listen({root.path!r}, {name!r}, {what == 'notification'})"
     environment = {**os.environ, "PYTHONPATH": f"{_SOURCE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment

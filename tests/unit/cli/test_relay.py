@@ -48,7 +48,7 @@ class Host:
         self.write(RULES)
 
     def write(self, rules: str, agents: tuple[str, ...] = ("alice", "bob", "carol")) -> None:
-        text = f'[relay]\nstate = "{self.place}/state"\nkey = "{self.place}/key"\nrescan = "100ms"\n'
+        text = f'[relay]\nstate = "{self.place}/state"\nkey = "{self.place}/key"\npoll_interval = "100ms"\n'
         text += "".join(f'[agents.{name}]\nvolume = "{self.place}/{name}"\n' for name in agents)
         self.config.write_text(text + rules)
 

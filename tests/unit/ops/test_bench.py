@@ -90,9 +90,9 @@ def test_without_the_right_to_make_a_box_nothing_is_measured(
     (shared / "mail").chmod(0o755)
     look = start(
         "import asyncio, filelock, os, sys\n"
-        "from filemailbox import PermissionDeniedError; from filemailbox.ops import bench; from filemailbox.store "
-        "import root\n"
-        "found = root.find(sys.argv[1])\n"
+        "from filemailbox import PermissionDeniedError; from filemailbox.ops import bench\n"
+        "from filemailbox.store.root import find_root\n"
+        "found = find_root(sys.argv[1])\n"
         "os.setgroups([]); os.setgid(4242); os.setuid(4242)\n"
         "try:\n    bench.measure(found, 0.1)\nexcept PermissionDeniedError as error:\n    print(error)",
         shared / "mail",

@@ -406,11 +406,10 @@ def test_a_uid_without_its_group_is_told(as_root: None, shared: Path, start: Cal
     create_box(root, parse_address("bob"), (2001, 2001))
     look = start(
         "import os, sys\n"
-        "from filemailbox.store import root; from filemailbox.format import filename as names; from filemailbox.ops "
-        "import doctor\n"
-        "list(doctor.examine(root.find(sys.argv[1])))\n"
+        "from filemailbox.store.root import find_root; from filemailbox.ops import doctor\n"
+        "list(doctor.examine(find_root(sys.argv[1])))\n"
         "os.setgroups([]); os.setgid(0); os.setuid(2001)\n"
-        "print([each.what for each in doctor.examine(root.find(sys.argv[1])) if each.level == 'wrong'])",
+        "print([each.what for each in doctor.examine(find_root(sys.argv[1])) if each.level == 'wrong'])",
         shared / "mail",
     )
 

@@ -110,10 +110,10 @@ def test_of_another_users_box_only_its_bells_are_known(as_root: None, shared: Pa
     Mailbox.init("bob", shared / "mail").close()
     look = start(
         "import os, sys\n"
-        "from filemailbox.store import root; from filemailbox.format import filename as names; from filemailbox.ops "
-        "import inventory as roster\n"
+        "from filemailbox.store.root import find_root; from filemailbox.format.address import parse_address\n"
+        "from filemailbox.ops.inventory import box_status\n"
         "os.setgroups([]); os.setgid(4242); os.setuid(4242)\n"
-        "print(roster.standing(root.find(sys.argv[1]), names.address('bob')).waiting)",
+        "print(box_status(find_root(sys.argv[1]), parse_address('bob')).waiting)",
         shared / "mail",
     )
 
