@@ -176,7 +176,7 @@ RULES = st.lists(
         optional={
             "type": st.sampled_from(["task", "*", "t*", ""]),
             "max_bytes": st.sampled_from([10, 1000]),
-            "require": st.sampled_from(["signed", "sealed"]),
+            "min_protection": st.sampled_from(["signed", "sealed"]),
             "reply_only": st.just(True),
         },
     ),
@@ -195,7 +195,8 @@ def test_the_order_of_rules_means_nothing(rules: list[dict[str, Any]], chance: r
             + "".join(
                 f"{key} = {quote(value)}\n"
                 for key, value in rule.items()
-                if key != "kind" and not (rule["kind"] == "deny" and key in ("max_bytes", "require", "reply_only"))
+                if key != "kind"
+                and not (rule["kind"] == "deny" and key in ("max_bytes", "min_protection", "reply_only"))
             )
             for rule in rules
         )
@@ -232,7 +233,7 @@ def test_the_order_of_rules_means_nothing(rules: list[dict[str, Any]], chance: r
         pytest.param('[[allow]]\nfrom = "*"\nto = "*"\ntype = []\n', "expected a type", id="no-types"),
         pytest.param('[[allow]]\nfrom = "*"\nto = "*"\ntype = [1]\n', "expected a type", id="a-type-of-another-type"),
         pytest.param('[[allow]]\nfrom = "*"\nto = "*"\nwithin = "1h"\n', "for reply_only", id="within-alone"),
-        pytest.param('[[allow]]\nfrom = "*"\nto = "*"\nrequire = "secret"\n', "one of plain", id="a-form"),
+        pytest.param('[[allow]]\nfrom = "*"\nto = "*"\nmin_protection = "secret"\n', "one of plain", id="a-form"),
         pytest.param('[[deny]]\nfrom = "*"\nto = "*"\nmax_bytes = 1\n', '"max_bytes" in deny', id="a-denial-is-whole"),
         pytest.param('[[allow]]\nfrom = "*"\nto = "*"\nmax_bytes = true\n', "expected bytes", id="true-is-no-number"),
         pytest.param('allow = "all"\n', "allow is no list of rules", id="rules-that-are-text"),
@@ -240,7 +241,7 @@ def test_the_order_of_rules_means_nothing(rules: list[dict[str, Any]], chance: r
         pytest.param('[limits]\nquota_bytes = "1/fortnight"\n', 'such as "64MiB/d"', id="a-quota"),
         pytest.param('[relay]\nstate = "here"\n', "an absolute path", id="a-path"),
         pytest.param('[relay]\norigin = "A relay"\n', "a name of", id="an-origin"),
-        pytest.param("[relay]\nrescan = 1\n", "a span of time", id="a-number-without-a-unit"),
+        pytest.param("[relay]\npoll_interval = 1\n", "a span of time", id="a-number-without-a-unit"),
         pytest.param("[agents.BOB]\nvolume = '/b'\n", '"BOB" cannot be the name of an agent', id="a-name"),
         pytest.param("[agents.all]\nvolume = '/b'\n", '"all" cannot be the name of an agent', id="the-name-of-all"),
         pytest.param("[agents.bob]\nuid = 1\n", "[agents.bob] names no volume", id="no-volume"),

@@ -326,7 +326,7 @@ def test_mail_that_is_too_large_comes_back(post: Open) -> None:
 
 def test_mail_must_be_sealed_where_that_is_required(post: Open) -> None:
     """The form is looked at; the proof is for the recipient to check."""
-    office = post(rules='[[allow]]\nfrom = "*"\nto = "*"\nrequire = "sealed"\n')
+    office = post(rules='[[allow]]\nfrom = "*"\nto = "*"\nmin_protection = "sealed"\n')
     office.drop("alice", "plain.json", '{"to":"bob","body":1}')
     office.drop("alice", "sealed.json", '{"v":1,"to":"bob","sealed":{"alg":"mbx1","data":"AA=="},"body":null}')
     office.turn()
@@ -711,12 +711,13 @@ def abandon(relay: Relay) -> None:
 
 RELAY = """
 import signal, sys
-from support.relayed import Post, SIGNER
-from filemailbox.relay.relay import policy; from filemailbox.trust.levels import seal
+from support.relayed import SIGNER
 from filemailbox.relay.audit_log import Audit
+from filemailbox.relay.policy_file import parse_policy
 from filemailbox.relay.relay import Relay
+from filemailbox.trust import seal
 place = sys.argv[1]
-read = policy.parse(open(f"{place}/relay.toml").read())
+read = parse_policy(open(f"{place}/relay.toml").read())
 relay = Relay(read, Audit(f"{place}/audit", SIGNER, "relay", 20000), seal.verify)
 signal.signal(signal.SIGTERM, lambda *_: relay.stop())
 relay.begin()
@@ -797,7 +798,7 @@ def test_what_was_carried_is_forgotten_in_the_end(post: Open, tmp_path: Path) ->
 
 def test_a_relay_runs_until_it_is_told_to_stop(post: Open, until: Callable[..., None]) -> None:
     """It is woken by what happens in the outboxes, not by the clock."""
-    office = post(rules=f'[relay]\nrescan = "1h"\n{OPEN}')
+    office = post(rules=f'[relay]\npoll_interval = "1h"\n{OPEN}')
     office.relay.end()
     office.relay = office.new_relay()
     running = threading.Thread(target=office.relay.run)
