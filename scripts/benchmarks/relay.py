@@ -86,7 +86,7 @@ class Post:
             text += f'[agents.{name}]\nvolume = "{place}/{name}"\n'
         Path(self.config).write_text(text + _OPEN)
         self.identity = PrivateKeys.generate(f"{place}/key", Address("relay"))
-        self.signer = Signer(self.identity.public.identity, self.identity.sign)
+        self.signer = Signer(self.identity.public.signing_key, self.identity.sign)
 
     def box(self, name: str, *, durable: bool = True) -> Mailbox:
         return Mailbox(name, f"{self.place}/{name}", durable=durable)
@@ -389,7 +389,7 @@ _TAMPERINGS: Final = (_change, _delete, _double, _swap, _truncate)
 def _tampering(place: str, plan: Plan) -> Table:
     del place  # thousands of copies: no disk is needed for them
     with disks.tmpfs() as folder:
-        log = Audit(f"{folder}/log", signer := Signer(*seal.signing(seal.SecretBytes(os.urandom(seal.KEY)))), "relay")
+        log = Audit(f"{folder}/log", signer := Signer(*seal.signer(seal.SecretBytes(os.urandom(seal.KEY)))), "relay")
         log.begin(seal.verify, lambda _: None)
         log.append([{"event": "accept", "from": "alice", "to": "bob", "id": str(n)} for n in range(plan.lines - 1)])
         log.close()

@@ -64,7 +64,7 @@ def _pairs(folder: str) -> dict[str, tuple[_Call, _Call]]:
     alice, bob = _ring(folder, _ALICE), _ring(folder, _BOB)
     for ring, other in ((alice, bob), (bob, alice)):
         ring.pin(PublicKeys.read(other.own().public.line(), "here"))
-    own, box = alice.own(), bob.own().public.boxes[0]
+    own, box = alice.own(), bob.own().public.encryption_keys[0]
     id = new_id()
     line = encode(id, _ALICE, _BOB, "x" * (_SIZE - len(encode(id, _ALICE, _BOB, "", {}, 1))), {}, 1)
     assert len(line) == _SIZE
@@ -75,7 +75,7 @@ def _pairs(folder: str) -> dict[str, tuple[_Call, _Call]]:
     theirs, their_secret = bindings.crypto_box_keypair()
     bare_signed = bindings.crypto_sign(line, secret)
     bare = bindings.crypto_box_seal(bare_signed, theirs)
-    boxes = bob.own().boxes
+    boxes = bob.own().encryption_keys
 
     def bare_open() -> bytes:
         return bindings.crypto_sign_open(bindings.crypto_box_seal_open(bare, theirs, their_secret), public)
@@ -85,14 +85,14 @@ def _pairs(folder: str) -> dict[str, tuple[_Call, _Call]]:
 
     return {
         "seal": (lambda: alice.seal(_BOB, id, line), bare_seal),
-        "open": (lambda: seal.unseal(sealed, _BOB, bob.own().boxes, bob.identity), bare_open),
+        "open": (lambda: seal.unseal(sealed, _BOB, bob.own().encryption_keys, bob.signing_key), bare_open),
         "sign": (lambda: alice.sign(line), lambda: bindings.crypto_sign(line, secret)),
         "verify": (
-            lambda: seal.verified(signed, _BOB, bob.identity),
+            lambda: seal.verified(signed, _BOB, bob.signing_key),
             lambda: bindings.crypto_sign_open(bare_signed, public),
         ),
-        "seal, keys at hand": (lambda: seal.seal(line, hints, own.public.identity, own.sign, box), bare_seal),
-        "open, keys at hand": (lambda: seal.unseal(sealed, _BOB, boxes, lambda _: own.public.identity), bare_open),
+        "seal, keys at hand": (lambda: seal.seal(line, hints, own.public.signing_key, own.sign, box), bare_seal),
+        "open, keys at hand": (lambda: seal.unseal(sealed, _BOB, boxes, lambda _: own.public.signing_key), bare_open),
     }
 
 

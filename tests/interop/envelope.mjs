@@ -3,7 +3,7 @@
 import { randomBytes } from "node:crypto";
 import { Refused, read } from "./json.mjs";
 
-const TEXTS = ["id", "from", "to", "sent", "type", "subject", "thread", "in_reply_to", "key"];
+const TEXTS = ["id", "from", "to", "sent", "type", "subject", "thread", "in_reply_to", "idempotency_key"];
 const TIMES = ["expires", "deliver_after"];
 const TIME =
   /^(\d{4})-(\d\d)-(\d\d)[Tt ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.\d+)?(?:[Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$/;

@@ -17,7 +17,7 @@ from filemailbox.store.box import create_box
 from filemailbox.store.root import init_root
 from filemailbox.trust import seal
 
-SIGNER = Signer(*seal.signing(seal.SecretBytes(range(32))))
+SIGNER = Signer(*seal.signer(seal.SecretBytes(range(32))))
 OPEN = '[[allow]]\nfrom = "*"\nto = "*"\n'
 
 

@@ -176,7 +176,7 @@ def test_the_public_keys_on_the_page_are_keys() -> None:
 
     assert public.line() == line.encode()
     assert public.fingerprint == keys["identities"]["alice"]["skid"]
-    assert seal.kid(public.boxes[0]) == keys["boxes"]["alice"]["kid"]
+    assert seal.kid(public.encryption_keys[0]) == keys["boxes"]["alice"]["kid"]
 
 
 def test_the_page_counts_the_vectors() -> None:

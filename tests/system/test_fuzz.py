@@ -168,7 +168,7 @@ def test_a_file_is_never_read_further_than_one_byte_more(data: bytes, size: int)
 SEED = bytes(range(32))
 SECRET = seal.public_encryption_key(bytes(range(1, 33)))
 BOX = seal.EncryptionKeyPair(SECRET, bytes(range(1, 33)))
-IDENTITY, SIGN = seal.signing(SEED)
+IDENTITY, SIGN = seal.signer(SEED)
 BOXES = {seal.kid(BOX.public): BOX}
 
 

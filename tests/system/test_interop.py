@@ -120,10 +120,10 @@ def test_it_reads_what_we_write(node: str, root: Path, keys: Path, how: str) -> 
         "how": how,
         "file": b64(path.read_bytes()),
         "to": "bob",
-        "boxes": secrets(keys, "bob")["boxes"],
-        "pins": {"alice": b64(public(keys, "alice").identity)},
+        "boxes": secrets(keys, "bob")["encryption_keys"],
+        "pins": {"alice": b64(public(keys, "alice").signing_key)},
     }
-    another = {**job, "pins": {"alice": b64(public(keys, "bob").identity)}}
+    another = {**job, "pins": {"alice": b64(public(keys, "bob").signing_key)}}
 
     said, elsewhere, stranger = run(node, "open.mjs", [job, {**job, "to": "carol"}, another])
     assert said["members"]["id"] == id
@@ -140,8 +140,8 @@ def test_we_read_what_it_writes(node: str, root: Path, keys: Path, how: str) -> 
         "from": "alice",
         "to": "bob",
         "body": BODY,
-        "seed": secrets(keys, "alice")["seed"],
-        "box": b64(public(keys, "bob").boxes[0]),
+        "seed": secrets(keys, "alice")["signing_seed"],
+        "box": b64(public(keys, "bob").encryption_keys[0]),
     }
     [written] = run(node, "seal.mjs", [job])
     file = base64.b64decode(written["file"])
@@ -162,8 +162,8 @@ def test_we_read_what_it_writes(node: str, root: Path, keys: Path, how: str) -> 
         "how": how,
         "file": b64(path.read_bytes()),
         "to": "alice",
-        "boxes": secrets(keys, "alice")["boxes"],
-        "pins": {"bob": b64(public(keys, "bob").identity)},
+        "boxes": secrets(keys, "alice")["encryption_keys"],
+        "pins": {"bob": b64(public(keys, "bob").signing_key)},
     }
     [said] = run(node, "open.mjs", [back])
     assert said["members"]["body"] == "thanks"

@@ -58,8 +58,8 @@ def private(folder: Path) -> list[bytes]:
     secrets: list[bytes] = []
     for path in folder.rglob("*.key"):
         members = json.loads(path.read_bytes())
-        seed = base64.b64decode(members["seed"])
-        secrets += [seed, hashlib.sha512(seed).digest()[:32], *map(base64.b64decode, members["boxes"])]
+        seed = base64.b64decode(members["signing_seed"])
+        secrets += [seed, hashlib.sha512(seed).digest()[:32], *map(base64.b64decode, members["encryption_keys"])]
     return secrets
 
 
@@ -249,12 +249,12 @@ def replaced(member: str, value: Callable[[dict[str, Any]], Any]) -> Callable[[b
 
 CORRUPT: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
-    "cut off in the seed": lambda data: data[: data.index(b'"seed"') + 40],
+    "cut off in the seed": lambda data: data[: data.index(b'"signing_seed"') + 40],
     "cut off at the end": lambda data: data[:-10],
     "no braces": lambda data: data.strip(b"{}\n"),
-    "only the seed": lambda data: json.loads(data)["seed"].encode(),
-    "the seed as JSON": lambda data: json.dumps(json.loads(data)["seed"]).encode(),
-    "the raw seed": lambda data: base64.b64decode(json.loads(data)["seed"]),
+    "only the seed": lambda data: json.loads(data)["signing_seed"].encode(),
+    "the seed as JSON": lambda data: json.dumps(json.loads(data)["signing_seed"]).encode(),
+    "the raw seed": lambda data: base64.b64decode(json.loads(data)["signing_seed"]),
     "an array": lambda data: b"[" + data + b"]",
     "twice": lambda data: data * 2,
     "a byte order mark": lambda data: b"\xef\xbb\xbf" + data,
@@ -262,25 +262,29 @@ CORRUPT: dict[str, Callable[[bytes], bytes]] = {
     "not UTF-8": lambda data: data.replace(b'"v"', b'"\xff"'),
     "single quotes": lambda data: repr(json.loads(data)).encode(),
     "another version": replaced("v", lambda _: 2),
-    "the seed for a version": replaced("v", lambda members: members["seed"]),
-    "the seed for a name": replaced("agent", lambda members: members["seed"]),
-    "a box key for a name": replaced("agent", lambda members: members["boxes"][0]),
-    "an array for a name": replaced("agent", lambda members: members["boxes"]),
+    "the seed for a version": replaced("v", lambda members: members["signing_seed"]),
+    "the seed for a name": replaced("agent", lambda members: members["signing_seed"]),
+    "an encryption key for a name": replaced("agent", lambda members: members["encryption_keys"][0]),
+    "an array for a name": replaced("agent", lambda members: members["encryption_keys"]),
     "no name": replaced("agent", lambda _: None),
     "another name": replaced("agent", lambda _: "mallory"),
-    "a seed with a blank": replaced("seed", lambda members: members["seed"] + " "),
-    "a seed without its end": replaced("seed", lambda members: members["seed"][:-4]),
-    "a seed that is too long": replaced("seed", lambda members: members["seed"][:-1] + "AAA="),
-    "a seed in hex": replaced("seed", lambda members: base64.b64decode(members["seed"]).hex()),
-    "a seed of numbers": replaced("seed", lambda members: list(base64.b64decode(members["seed"]))),
-    "a seed in an object": replaced("seed", lambda members: {"seed": members["seed"]}),
-    "no seed": replaced("seed", lambda _: None),
-    "no boxes": replaced("boxes", lambda _: []),
-    "a box that is none": replaced("boxes", lambda members: [members["seed"], members["seed"][1:]]),
-    "boxes as text": replaced("boxes", lambda members: members["boxes"][0]),
-    "boxes as an object": replaced("boxes", lambda members: {members["boxes"][0]: members["seed"]}),
-    "public and private": replaced("sign", lambda members: members["seed"]),
-    "public and private, without a seed": lambda data: data.replace(b'"seed"', b'"sign"').replace(b'"boxes"', b'"box"'),
+    "a seed with a blank": replaced("signing_seed", lambda members: members["signing_seed"] + " "),
+    "a seed without its end": replaced("signing_seed", lambda members: members["signing_seed"][:-4]),
+    "a seed that is too long": replaced("signing_seed", lambda members: members["signing_seed"][:-1] + "AAA="),
+    "a seed in hex": replaced("signing_seed", lambda members: base64.b64decode(members["signing_seed"]).hex()),
+    "a seed of numbers": replaced("signing_seed", lambda members: list(base64.b64decode(members["signing_seed"]))),
+    "a seed in an object": replaced("signing_seed", lambda members: {"seed": members["signing_seed"]}),
+    "no seed": replaced("signing_seed", lambda _: None),
+    "no encryption keys": replaced("encryption_keys", lambda _: []),
+    "an encryption key that is none": replaced(
+        "encryption_keys", lambda members: [members["signing_seed"], members["signing_seed"][1:]]
+    ),
+    "encryption keys as text": replaced("encryption_keys", lambda members: members["encryption_keys"][0]),
+    "encryption keys as an object": replaced(
+        "encryption_keys", lambda members: {members["encryption_keys"][0]: members["signing_seed"]}
+    ),
+    "public and private": replaced("signing_key", lambda members: members["signing_seed"]),
+    "a seed that claims to be public": lambda data: data.replace(b'"signing_seed"', b'"signing_key"'),
 }
 
 
@@ -304,9 +308,7 @@ def test_a_broken_file_of_keys_is_not_shown(
     ):
         watch.hear(raised(call))
     try:
-        watch.hear(
-            repr(PublicKeys.read(path.read_bytes(), str(path)))
-        )  # one seed in sixteen could be somebody's identity
+        watch.hear(repr(PublicKeys.read(path.read_bytes(), str(path))))  # some seeds could be a signing key
     except InsecureKeyFileError as error:
         watch.hear(told(error))
 
@@ -320,7 +322,12 @@ def test_no_repr_shows_a_private_key(root: Path, folders: Path, watch: Watch) ->
     box = Mailbox("alice", root, key_dir=folders / "alice")
     box.send("bob", "x", seal=True)
     verifier = Verifier(box.root, Address("alice"), box.keyring)
-    held = [own._seed, own.boxes, *own.boxes.values(), [key.secret for key in own.boxes.values()]]
+    held = [
+        own._seed,
+        own.encryption_keys,
+        *own.encryption_keys.values(),
+        [key.secret for key in own.encryption_keys.values()],
+    ]
     cells = [cell.cell_contents for cell in own.sign.__closure__ or ()]
     for each in (own, box, box.keyring, verifier, own.public, own.sign, *held, *cells):
         shown = [repr(each), str(each), f"{each}", f"{each!a}", format(each), pprint.pformat(each)]
@@ -332,7 +339,7 @@ def test_no_repr_shows_a_private_key(root: Path, folders: Path, watch: Watch) ->
     assert repr(own._seed) == "<32 secret bytes>"
 
 
-@pytest.mark.parametrize("what", ["identity", "seed", "box", "keyring"])
+@pytest.mark.parametrize("what", ["private keys", "seed", "pair", "keyring"])
 @pytest.mark.parametrize(
     "how",
     [pickle.dumps, copy.copy, copy.deepcopy, json.dumps, orjson.dumps],
@@ -342,8 +349,10 @@ def test_private_keys_are_not_packed_up(folders: Path, watch: Watch, how: Callab
     """Not pickled, for it would go to a file or another process; a copy within the process may be, of a key pair."""
     mine = ring(folders, "alice")
     own = mine.own()
-    each = {"identity": own, "seed": own._seed, "box": next(iter(own.boxes.values())), "keyring": mine}[what]
-    if how is copy.copy and what in ("box", "keyring"):
+    each = {"private keys": own, "seed": own._seed, "pair": next(iter(own.encryption_keys.values())), "keyring": mine}[
+        what
+    ]
+    if how is copy.copy and what in ("pair", "keyring"):
         watch.hear(repr(how(each)))
     else:
         watch.hear(raised(lambda: how(each)))
@@ -359,8 +368,8 @@ DEEP: dict[str, tuple[Any, str]] = {
     "signing": (bindings, "crypto_sign"),
     "sealing": (bindings, "crypto_box_seal"),
     "opening": (bindings, "crypto_box_seal_open"),
-    "making an identity": (bindings, "crypto_sign_seed_keypair"),
-    "making a box key": (bindings, "crypto_scalarmult_base"),
+    "making a signing key": (bindings, "crypto_sign_seed_keypair"),
+    "making an encryption key": (bindings, "crypto_scalarmult_base"),
     "writing": (os, "write"),
     "flushing": (os, "fsync"),
     "renaming": (os, "rename"),
@@ -391,7 +400,7 @@ def test_a_traceback_that_shows_what_frames_hold_shows_no_private_key(
         lambda: PrivateKeys.load(f"{folders}/alice/alice.key").rotate(f"{folders}/alice/alice.key"),
         lambda: ring(folders, "alice").seal(Address("bob"), "x", b"{}"),
         lambda: ring(folders, "alice").sign(b"{}"),
-        lambda: seal.unseal(file, "bob", ring(folders, "bob").own().boxes, ring(folders, "bob").identity),
+        lambda: seal.unseal(file, "bob", ring(folders, "bob").own().encryption_keys, ring(folders, "bob").signing_key),
     ]
     with monkeypatch.context() as patch:
         patch.setattr(*DEEP[where], dies)

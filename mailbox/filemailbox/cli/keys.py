@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Keys = Annotated[
     str | None,
     Opt(
-        "--keys", metavar="DIR", help="The private folder of keys and pins. [$MAILBOX_KEY_DIR, else ~/.config/mailbox]"
+        "--key-dir",
+        metavar="DIR",
+        help="The private folder of keys and pins. [$MAILBOX_KEY_DIR, else ~/.config/mailbox]",
     ),
 ]
 Registry = Annotated[
@@ -30,7 +32,7 @@ Registry = Annotated[
 def keys_generate_(
     *,
     rotate: Annotated[
-        bool, Opt("--rotate", help="Add a new box key to the keys there are; mail to old ones opens.")
+        bool, Opt("--rotate", help="Add a new encryption key; mail to the old ones still opens.")
     ] = False,
     sender: As = None,
     keys: Keys = None,
@@ -38,10 +40,10 @@ def keys_generate_(
 ) -> None:
     """Make the keys of an agent: NAME.key in the private folder. Prints the public ones.
 
-    The folder must not lie on the mail volume. With --rotate the identity stays: the others get the new public keys.
+    The folder must not lie on the mail volume. With --rotate the signing key stays: the others get the new public keys.
 
     Examples:
-      mailbox keys generate --as alice --keys ~/.config/mailbox > alice.pub
+      mailbox keys generate --as alice --key-dir ~/.config/mailbox > alice.pub
       mailbox keys generate --as alice --rotate > alice.pub
     """
     from ..trust.key_files import PrivateKeys
@@ -49,7 +51,10 @@ def keys_generate_(
     ring = _ring(sender, keys, None, root, makes=True)
     if rotate:
         made = ring.own().rotate(ring.path)
-        output.info(f"{ring.path}: a new box key; mail that was sealed to the {len(made.boxes) - 1} before still opens")
+        output.info(
+            f"{ring.path}: a new encryption key was added; "
+            f"mail sealed to the {len(made.encryption_keys) - 1} before it still opens"
+        )
     else:
         made = PrivateKeys.generate(ring.path, ring.agent, ring.root)
         output.info(f"{ring.path}: made; keep it to yourself, and out of images and backups that others read")
@@ -72,7 +77,7 @@ def keys_show_(
     """
     ring = _ring(sender, keys, registry, root)
     public = ring.own().public if name is None else ring.public(name)
-    output.info(f"{public.agent}: {_groups(public.fingerprint)}, box keys: {len(public.boxes)}")
+    output.info(f"{public.agent}: {_groups(public.fingerprint)}, encryption keys: {len(public.encryption_keys)}")
     output.write(public.line())
 
 
@@ -123,7 +128,7 @@ def keys_unpin_(
 
 
 def keys_list_(*, sender: As = None, keys: Keys = None, registry: Registry = None, root: Root = None) -> None:
-    """List the keys that we have and know: whose, the fingerprint, how many box keys, from where.
+    """List the keys that we have and know: whose, the fingerprint, how many encryption keys, from where.
 
     Examples:
       mailbox keys list --as bob
@@ -132,10 +137,10 @@ def keys_list_(*, sender: As = None, keys: Keys = None, registry: Registry = Non
     rows = []
     if ring.has_own:
         own = ring.own().public
-        rows.append((own.agent, _shown(own.fingerprint), str(len(own.boxes)), f"ours, {ring.path}"))
+        rows.append((own.agent, _shown(own.fingerprint), str(len(own.encryption_keys)), f"ours, {ring.path}"))
     for public, where in ring.known():
-        rows.append((public.agent, _shown(public.fingerprint), str(len(public.boxes)), where))
-    output.table(("NAME", "FINGERPRINT", "BOX KEYS", "FROM"), [tuple(map(output.one_line, row)) for row in rows])
+        rows.append((public.agent, _shown(public.fingerprint), str(len(public.encryption_keys)), where))
+    output.table(("NAME", "FINGERPRINT", "ENCRYPTION KEYS", "FROM"), [tuple(map(output.one_line, row)) for row in rows])
 
 
 def _ring(
@@ -148,7 +153,7 @@ def _ring(
         folder = os.path.expanduser("~/.config/mailbox")
     if not makes and not os.path.isdir(folder) and known is None:
         raise KeyNotFoundError(
-            f"there is no folder of keys {folder}: `mailbox keys generate` makes it, --keys names another"
+            f"there is no folder of keys {folder}: `mailbox keys generate` makes it, --key-dir names another"
         )
     try:
         volume = find_root(path_of(root))

@@ -394,7 +394,7 @@ def _signer(settings: "Settings") -> "Signer":
     from ..trust.key_files import PrivateKeys
 
     identity = PrivateKeys.load(settings.key)
-    return Signer(identity.public.identity, identity.sign)
+    return Signer(identity.public.signing_key, identity.sign)
 
 
 def _public(key: str) -> bytes:

@@ -39,12 +39,12 @@ _NO_AGENT: Final = 'does not say whose keys it holds: its "agent" is not the nam
 class PublicKeys:
     """The public keys of an agent."""
 
-    __slots__ = ("agent", "boxes", "identity")
+    __slots__ = ("agent", "encryption_keys", "signing_key")
 
-    def __init__(self, agent: Address, identity: bytes, boxes: tuple[bytes, ...]) -> None:
+    def __init__(self, agent: Address, signing_key: bytes, encryption_keys: tuple[bytes, ...]) -> None:
         self.agent = agent
-        self.identity = identity  # Ed25519
-        self.boxes = boxes  # X25519; mail is sealed to the first
+        self.signing_key = signing_key  # Ed25519
+        self.encryption_keys = encryption_keys  # X25519; mail is sealed to the first
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublicKeys) and self.line() == other.line()
@@ -53,17 +53,22 @@ class PublicKeys:
         return hash(self.line())
 
     def __repr__(self) -> str:
-        return f"<Public {self.agent} {self.fingerprint}>"
+        return f"<PublicKeys {self.agent} {self.fingerprint}>"
 
     @property
     def fingerprint(self) -> str:
         """What people compare: half of the SHA-256 of the identity, in hex. Messages call it `skid`."""
-        return seal.kid(self.identity)
+        return seal.kid(self.signing_key)
 
     def line(self) -> bytes:
         """The content of a `.pub` file."""
-        members = {"v": 1, "agent": self.agent, "sign": _text(self.identity), "box": [_text(box) for box in self.boxes]}
-        return codec.dumps(members, None, codec.LINE)
+        fields = {
+            "v": 1,
+            "agent": self.agent,
+            "signing_key": _text(self.signing_key),
+            "encryption_keys": [_text(key) for key in self.encryption_keys],
+        }
+        return codec.dumps(fields, None, codec.LINE)
 
     @classmethod
     def read(cls, data: bytes, where: str) -> PublicKeys:
@@ -77,38 +82,42 @@ class PublicKeys:
     @classmethod
     def _read(cls, data: bytes) -> PublicKeys | str:
         """The keys, or what is wrong with them."""
-        members = _members(data)
-        if members is None:
+        fields = _fields(data)
+        if fields is None:
             return _NO_KEYS
-        if not members.keys().isdisjoint(("seed", "boxes")):
+        if "signing_seed" in fields:
             return "holds a private key: give what `mailbox keys show` prints"
-        identity, boxes, agent = _key(members.get("sign")), _keys(members.get("box")), members.get("agent")
-        if identity is None or None in boxes:
+        agent, signing_key, keys = (
+            fields.get("agent"),
+            _key(fields.get("signing_key")),
+            _keys(fields.get("encryption_keys")),
+        )
+        if signing_key is None or None in keys:
             return _NO_KEY
-        sound = [box for box in boxes if box is not None and seal.is_encryption_key(box)]
-        if not seal.is_signing_key(identity) or not sound or len(sound) < len(boxes):
-            return "holds a key that protects nothing: it must be made anew"
-        return cls(Address(agent), identity, tuple(sound)) if _is_agent(agent) else _NO_AGENT
+        sound = [key for key in keys if key is not None and seal.is_encryption_key(key)]
+        if not seal.is_signing_key(signing_key) or not sound or len(sound) < len(keys):
+            return "holds a key that protects nothing: it must be replaced"
+        return cls(Address(agent), signing_key, tuple(sound)) if _is_agent(agent) else _NO_AGENT
 
 
 class PrivateKeys:
     """An agent's own keys. What is secret in it is in no repr, and cannot be pickled."""
 
-    __slots__ = ("_seed", "agent", "boxes", "public", "sign")
+    __slots__ = ("_seed", "agent", "encryption_keys", "public", "sign")
 
     def __init__(self, agent: Address, seed: bytes, secrets: tuple[bytes, ...]) -> None:
-        identity, self.sign = seal.signing(seed)
+        signing_key, self.sign = seal.signer(seed)
         keys = [
             seal.EncryptionKeyPair(seal.public_encryption_key(secret), seal.SecretBytes(secret)) for secret in secrets
         ]
         self.agent = agent
         self._seed = seal.SecretBytes(seed)
-        self.boxes = {seal.kid(key.public): key for key in keys}
-        self.public = PublicKeys(agent, identity, tuple(key.public for key in keys))
+        self.encryption_keys = {seal.kid(key.public): key for key in keys}
+        self.public = PublicKeys(agent, signing_key, tuple(key.public for key in keys))
 
     def __repr__(self) -> str:
         made = getattr(self, "public", None)  # a traceback can show one that is only half made
-        return f"<Identity {made.agent} {made.fingerprint}>" if made else "<Identity>"
+        return f"<PrivateKeys {made.agent} {made.fingerprint}>" if made else "<PrivateKeys>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("private keys are not pickled: give the other process the path of its own")
@@ -125,16 +134,16 @@ class PrivateKeys:
     @staticmethod
     def _read(data: bytes) -> tuple[Address, seal.SecretBytes, tuple[seal.SecretBytes, ...]] | str:
         """The keys, or what is wrong with them. Nothing is raised here: tracebacks can show what a frame holds."""
-        members = _members(data)
-        if members is None:
+        fields = _fields(data)
+        if fields is None:
             return _NO_KEYS
-        if "sign" in members:
+        if "signing_key" in fields:
             return "holds public keys, expected private ones"
-        seed, boxes, agent = _key(members.get("seed")), _keys(members.get("boxes")), members.get("agent")
-        secrets = tuple(seal.SecretBytes(box) for box in boxes if box is not None)
-        if not boxes:
-            return "holds no box key: `mailbox keys generate --rotate` makes one"
-        if seed is None or len(secrets) < len(boxes):
+        agent, seed, keys = fields.get("agent"), _key(fields.get("signing_seed")), _keys(fields.get("encryption_keys"))
+        secrets = tuple(seal.SecretBytes(key) for key in keys if key is not None)
+        if not keys:
+            return "holds no encryption key: `mailbox keys generate --rotate` makes one"
+        if seed is None or len(secrets) < len(keys):
             return _NO_KEY
         return (Address(agent), seal.SecretBytes(seed), secrets) if _is_agent(agent) else _NO_AGENT
 
@@ -151,14 +160,14 @@ class PrivateKeys:
             made._write(path, os.O_EXCL)
         except FileExistsError:
             raise InsecureKeyFileError(
-                f"{quoted(path)} is there already: `mailbox keys generate --rotate` adds a box key to it; for a new "
-                "identity, move it away first"
+                f"{quoted(path)} exists already",
+                hint="`mailbox keys generate --rotate` adds an encryption key; for a new signing key, move it away",
             ) from None
         return made
 
     def rotate(self, path: str) -> PrivateKeys:
         """The same identity with a further box key, which comes first; the file *path* is replaced, in one rename."""
-        secrets = (_fresh(), *(key.secret for key in self.boxes.values()))
+        secrets = (_fresh(), *(key.secret for key in self.encryption_keys.values()))
         made = PrivateKeys(self.agent, self._seed, secrets)
         draft = f"{path}.{os.urandom(6).hex()}"
         made._write(draft, os.O_EXCL)
@@ -171,9 +180,9 @@ class PrivateKeys:
 
     def _line(self) -> seal.SecretBytes:
         """The content of a `.key` file."""
-        boxes = [_text(key.secret) for key in self.boxes.values()]
-        members = {"v": 1, "agent": self.agent, "seed": _text(self._seed), "boxes": boxes}
-        return seal.SecretBytes(codec.dumps(members, None, codec.LINE))
+        keys = [_text(key.secret) for key in self.encryption_keys.values()]
+        fields = {"v": 1, "agent": self.agent, "signing_seed": _text(self._seed), "encryption_keys": keys}
+        return seal.SecretBytes(codec.dumps(fields, None, codec.LINE))
 
 
 def read_private(path: str, root: Root | None) -> bytes:
@@ -269,12 +278,12 @@ def flush_folder(path: str) -> None:
         os.close(folder)
 
 
-def _members(data: bytes) -> dict[str, Any] | None:
+def _fields(data: bytes) -> dict[str, Any] | None:
     try:
-        members = codec.loads(data)
+        fields = codec.loads(data)
     except ValueError:
         return None
-    return members if isinstance(members, dict) and type(members.get("v")) is int and members["v"] == 1 else None
+    return fields if isinstance(fields, dict) and type(fields.get("v")) is int and fields["v"] == 1 else None
 
 
 def _is_agent(agent: object) -> TypeGuard[str]:

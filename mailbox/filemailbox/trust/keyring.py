@@ -34,14 +34,14 @@ class Keyring:
 
     def seal(self, to: str, id: str, line: bytes) -> bytes:
         """The message *line*, sealed for *to*. Raises KeyNotFoundError where a key is missing, ours or theirs."""
-        own, box = self.own(), self.public(to).boxes[0]
+        own, key = self.own(), self.public(to).encryption_keys[0]
         hints = {"v": seal.VERSION, "id": id, "from": self.agent, "to": to, "sent": sent_time(id)}
-        return seal.seal(line, hints, own.public.identity, own.sign, box)
+        return seal.seal(line, hints, own.public.signing_key, own.sign, key)
 
     def sign(self, line: bytes) -> bytes:
         """The message *line*, signed by us. Raises KeyNotFoundError where there is no key of ours."""
         own = self.own()
-        return seal.signed(line, own.public.identity, own.sign)
+        return seal.signed(line, own.public.signing_key, own.sign)
 
     @property
     def has_own(self) -> bool:
@@ -75,10 +75,10 @@ class Keyring:
             raise KeyNotFoundError(f"no key of {quoted(name)} is pinned: `mailbox keys pin NAME FILE` does that")
         return found
 
-    def identity(self, name: str) -> bytes | None:
-        """The identity of *name*, or None where none is known."""
+    def signing_key(self, name: str) -> bytes | None:
+        """The signing key of *name*, or None where none is known."""
         try:
-            return self.public(name).identity
+            return self.public(name).signing_key
         except KeyNotFoundError:
             return None
 
@@ -88,7 +88,7 @@ class Keyring:
         Raises InsecureKeyFileError where such a file cannot be trusted or read, KeyChangedError where the two differ.
         """
         found = [public for path in self._places(name) if (public := self._read(path, name)) is not None]
-        if len({public.identity for public in found}) > 1:
+        if len({public.signing_key for public in found}) > 1:
             raise KeyChangedError(
                 f"the registry and the pins know different keys of {quoted(name)}: one of them is wrong"
             )

@@ -13,10 +13,13 @@ from ..store.root import read_marker as members_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Final
+    from collections.abc import Callable, Iterable
+    from typing import Final, TypeAlias
 
     from ..store.root import Root
+
+    Clock: TypeAlias = Callable[[], float]
+    """Seconds that only rise, such as time.monotonic."""
 
 _FRESH: Final = 1.0  # seconds for which the owners of the boxes are believed to be the same
 _ROOTS: Final = 64  # roots whose owners are remembered
@@ -28,9 +31,9 @@ class BoxOwners:
 
     __slots__ = ("boxes", "groups", "names", "relay", "until")
 
-    def __init__(self, root: Root) -> None:
+    def __init__(self, root: Root, clock: Clock = time.monotonic) -> None:
         """Raises StorageError where that cannot be known now, by our own trouble: it must condemn no mail."""
-        self.until = time.monotonic() + _FRESH
+        self.until = clock() + _FRESH
         self.boxes: frozenset[str] = frozenset()
         self.names: dict[int, str] = {}
         """The uid → the agent whose alone it is."""
@@ -64,14 +67,14 @@ _known: dict[str, BoxOwners] = {}
 _looking = _thread.allocate_lock()
 
 
-def owners_of(root: Root) -> BoxOwners:
+def owners_of(root: Root, clock: Clock = time.monotonic) -> BoxOwners:
     """The owners of a root, looked at once a second for all boxes that this process has there. Raises StorageError."""
     with _looking:
         known = _known.get(root.path)
-        if known is None or time.monotonic() >= known.until:
+        if known is None or clock() >= known.until:
             if len(_known) >= _ROOTS:
                 _known.clear()
-            known = _known[root.path] = BoxOwners(root)
+            known = _known[root.path] = BoxOwners(root, clock)
         return known
 
 

@@ -3,15 +3,15 @@
 A sealed message can be read by its recipient alone, and its sender is proven: signed inside, sealed outside.
 
     inner  the exact bytes of a complete ordinary message
-    sig    Ed25519(sender's identity, PAE("mailbox.v1.sealed", recipient's box key, inner))
+    sig    Ed25519(sender's signing key, PAE("mailbox.v1.sealed", recipient's encryption key, inner))
     plain  sig (64) | LE32(length of inner) | inner | zeros up to a bucket
     file   {"v":1,"id":…,"from":…,"to":…,"sent":…,"sealed":{"alg":"mbx1","kid":…,"skid":…,"data":…}}
-           data: base64 of crypto_box_seal(plain, recipient's box key)
+           data: base64 of crypto_box_seal(plain, recipient's encryption key)
 
 A signed message stays readable: the last member `sig` is over the exact bytes before it.
 
     file   {"v":1,"id":…,"from":…,"to":…,"sent":…, …,"body":…,"sig":"mbs1:SKID:BASE64"}
-           Ed25519(sender's identity, PAE("mailbox.v1.signed", all bytes before `,"sig":`))
+           Ed25519(sender's signing key, PAE("mailbox.v1.signed", all bytes before `,"sig":`))
 
 Sealed first and signed outside, a stranger could put his own signature in place of ours. With crypto_box instead, who
 steals the recipient's key can write to him in anybody's name. Without the recipient's key under the signature, he could
@@ -69,11 +69,11 @@ class EncryptionKeyPair(NamedTuple):
     secret: bytes
 
     def __repr__(self) -> str:
-        return f"<Box {kid(self.public)}>"
+        return f"<EncryptionKeyPair {kid(self.public)}>"
 
 
 Sign = Callable[[bytes], bytes]
-"""What signs for an identity: see signing()."""
+"""What signs for an identity: see signer()."""
 
 
 def kid(public: bytes) -> str:
@@ -187,7 +187,7 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def signing(seed: bytes) -> tuple[bytes, Sign]:
+def signer(seed: bytes) -> tuple[bytes, Sign]:
     """The public half of the identity with this *seed*, and what signs for it: 64 bytes for any bytes."""
     public, secret = bindings.crypto_sign_seed_keypair(seed)
     hidden = SecretBytes(secret)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..format.address import Address
     from ..store.root import Root
     from .keyring import Keyring
+    from .owners import Clock
 
 _OPEN: Final = stat.S_IWGRP | stat.S_IWOTH  # others may write: with an ACL, the bits of the group are its mask
 
@@ -27,10 +28,19 @@ _OPEN: Final = stat.S_IWGRP | stat.S_IWOTH  # others may write: with an ACL, the
 class Verifier:
     """Tells for one box what its mail is, and what proves its sender."""
 
-    def __init__(self, root: Root, address: Address, keyring: Keyring | None = None, min_trust: str = NONE) -> None:
+    def __init__(
+        self,
+        root: Root,
+        address: Address,
+        keyring: Keyring | None = None,
+        min_trust: str = NONE,
+        *,
+        clock: Clock = time.monotonic,
+    ) -> None:
         """*min_trust* is the least that is taken: a weaker proof makes a dead letter."""
         self._root, self._address, self._keyring = root, address, keyring
         self._min_trust = min_trust
+        self._clock = clock
         self._least = LEVELS.index(min_trust)
         self._owners: BoxOwners | None = None
         self._group = -1
@@ -64,7 +74,7 @@ class Verifier:
             trust = RELAY
         else:
             owners = self._owners
-            if owners is None or time.monotonic() >= self._looked_at:  # each message comes here
+            if owners is None or self._clock() >= self._looked_at:  # each message comes here
                 owners = self._look()
             proven = owners.names.get(facts.st_uid) == sender and self._is_closed(facts)
             trust = UID if proven and self._is_ours(members.get("to")) else NONE
@@ -106,7 +116,7 @@ class Verifier:
                 "it is sealed, and there is no key to open it: MAILBOX_KEY_DIR names the folder with "
                 f"{quoted(f'{self._address}.key')}"
             )
-        return seal.unseal(data, self._address, self._keyring.own().boxes, self._keyring.identity)[1]
+        return seal.unseal(data, self._address, self._keyring.own().encryption_keys, self._keyring.signing_key)[1]
 
     def _verify(self, data: bytes, members: dict[str, Any], sender: str) -> dict[str, Any]:
         from . import seal
@@ -118,7 +128,7 @@ class Verifier:
             )
         if self._min_trust == SEALED:
             raise UnverifiedSenderError(f"it is signed, and this box takes only what is {SEALED}")
-        return seal.verified(data, self._address, self._keyring.identity)
+        return seal.verified(data, self._address, self._keyring.signing_key)
 
     def _carried(self, members: dict[str, Any], facts: os.stat_result, name: str) -> bool:
         """Whether the relay has put it here, who names the sender in `F=`; then that is who sent it."""
@@ -141,9 +151,9 @@ class Verifier:
 
     def _look(self) -> BoxOwners:
         """Whose uid is whose, and what of it concerns this box. Raises StorageError."""
-        if self._owners is not None and time.monotonic() < self._looked_at:
+        if self._owners is not None and self._clock() < self._looked_at:
             return self._owners
-        owners = owners_of(self._root)
+        owners = owners_of(self._root, self._clock)
         try:
             mine = stat_box(f"{self._root.box(self._address)}/new") if owners.groups else None
         except OSError as error:

@@ -1,6 +1,7 @@
 """Keys and pins on the command line, and mail that is sealed and signed with them."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,12 +44,12 @@ def friends(mailbox: Run, keys: Run, tmp_path: Path) -> None:
 
 def test_generate_prints_the_public_keys_alone(mailbox: Run, tmp_path: Path) -> None:
     """Where the private ones are, and what to mind, is for people."""
-    said = mailbox("keys", "generate", "--keys", tmp_path / "k")
+    said = mailbox("keys", "generate", "--key-dir", tmp_path / "k")
 
     assert said.code == 0
-    assert said.records[0].keys() == {"v", "agent", "sign", "box"}
+    assert said.records[0].keys() == {"v", "agent", "signing_key", "encryption_keys"}
     assert f"{tmp_path}/k/bob.key: made; keep it to yourself" in said.err
-    assert mailbox("keys", "show", "--keys", tmp_path / "k").out == said.out
+    assert mailbox("keys", "show", "--key-dir", tmp_path / "k").out == said.out
 
 
 def test_without_a_folder_keys_lie_in_the_home(mailbox: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,18 +63,18 @@ def test_without_a_folder_keys_lie_in_the_home(mailbox: Run, tmp_path: Path, mon
 
 def test_no_volume_is_needed_for_keys(mailbox: Run, tmp_path: Path) -> None:
     """They are made before there is any mail."""
-    assert mailbox("keys", "generate", "--keys", tmp_path / "k", "--root", tmp_path / "nowhere").code == 0
+    assert mailbox("keys", "generate", "--key-dir", tmp_path / "k", "--root", tmp_path / "nowhere").code == 0
 
 
-def test_rotate_adds_a_box_key(mailbox: Run, keys: Run) -> None:
+def test_rotate_adds_an_encryption_key(mailbox: Run, keys: Run) -> None:
     """The public keys are printed: the others need them."""
     keys("bob")
     before = mailbox("keys", "show").records[0]
     said = mailbox("keys", "generate", "--rotate")
 
-    assert said.records[0]["sign"] == before["sign"]
-    assert said.records[0]["box"][1:] == before["box"]
-    assert "mail that was sealed to the 1 before still opens" in said.err
+    assert said.records[0]["signing_key"] == before["signing_key"]
+    assert said.records[0]["encryption_keys"][1:] == before["encryption_keys"]
+    assert re.search("sealed to the 1 before", said.err)
 
 
 def test_pin_list_unpin(mailbox: Run, keys: Run, friends: None, tmp_path: Path) -> None:
@@ -111,9 +112,9 @@ def test_keys_are_pinned_from_standard_input(mailbox: Run, keys: Run, tmp_path: 
         (["pin", "alice", "{other}"], 'other keys of "alice" are pinned'),
         (["unpin", "carol"], 'no key of "carol" is pinned in'),
         (["show", "carol"], 'no key of "carol" is pinned'),
-        (["generate"], "is there already"),
-        (["generate", "--keys", "{mail}"], "lies on the mail volume"),
-        (["show", "--keys", "{nowhere}"], "there is no folder of keys"),
+        (["generate"], "exists already"),
+        (["generate", "--key-dir", "{mail}"], "lies on the mail volume"),
+        (["show", "--key-dir", "{nowhere}"], "there is no folder of keys"),
     ],
     ids=["another", "private", "changed", "not pinned", "unknown", "twice", "on the volume", "no folder"],
 )
@@ -121,7 +122,7 @@ def test_what_cannot_be_trusted_is_exit_code_4(
     mailbox: Run, keys: Run, friends: None, tmp_path: Path, root: Path, words: list[str], told: str
 ) -> None:
     """With a sentence, and nothing on standard output."""
-    other = mailbox("keys", "generate", "--keys", tmp_path / "other", sender="alice").out
+    other = mailbox("keys", "generate", "--key-dir", tmp_path / "other", sender="alice").out
     (tmp_path / "other.pub").write_text(other)
     places = {
         "alice": tmp_path / "alice.pub",

@@ -17,9 +17,9 @@ from filemailbox.relay.audit_format import Checkpoint, Signer, Tampered
 from filemailbox.relay.audit_log import Audit
 from filemailbox.trust import seal
 
-PUBLIC, _sign = seal.signing(seal.SecretBytes(range(32)))
+PUBLIC, _sign = seal.signer(seal.SecretBytes(range(32)))
 SIGNER = Signer(PUBLIC, _sign)
-OTHER = Signer(*seal.signing(seal.SecretBytes(32)))
+OTHER = Signer(*seal.signer(seal.SecretBytes(32)))
 SCRIPT = Path(__file__).parents[3] / "scripts" / "audit-verify"
 
 

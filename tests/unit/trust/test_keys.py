@@ -63,13 +63,15 @@ def test_two_generated_are_two(tmp_path: Path) -> None:
     """No key is ever made twice."""
     made = [PrivateKeys.generate(f"{tmp_path}/{n}.key", BOB).public for n in range(2)]
 
-    assert len({public.identity for public in made} | {box for public in made for box in public.boxes}) == 4
+    assert (
+        len({public.signing_key for public in made} | {box for public in made for box in public.encryption_keys}) == 4
+    )
 
 
 def test_keys_that_are_there_are_not_replaced(folder: Path) -> None:
     """Not by accident: mail that was sealed to them would be lost."""
     before = (folder / "bob.key").read_bytes()
-    with pytest.raises(InsecureKeyFileError, match=r"is there already: .*--rotate"):
+    with pytest.raises(InsecureKeyFileError, match=r"exists already"):
         PrivateKeys.generate(f"{folder}/bob.key", BOB)
 
     assert (folder / "bob.key").read_bytes() == before
@@ -81,8 +83,8 @@ def test_a_rotation_keeps_the_identity_and_the_older_box_keys(folder: Path) -> N
     after = before.rotate(f"{folder}/bob.key")
 
     assert after.public == PrivateKeys.load(f"{folder}/bob.key").public
-    assert after.public.identity == before.public.identity
-    assert after.public.boxes[1:] == before.public.boxes
+    assert after.public.signing_key == before.public.signing_key
+    assert after.public.encryption_keys[1:] == before.public.encryption_keys
     assert os.listdir(folder) == ["bob.key"]
 
 
@@ -92,7 +94,7 @@ def test_a_rotation_is_seen_by_who_runs_already(folder: Path) -> None:
     before = keyring.own().public
     PrivateKeys.load(f"{folder}/bob.key").rotate(f"{folder}/bob.key")
 
-    assert keyring.own().public.boxes[1:] == before.boxes
+    assert keyring.own().public.encryption_keys[1:] == before.encryption_keys
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o604, 0o610], ids=oct)
@@ -164,11 +166,17 @@ def test_a_volume_that_was_not_named_is_known_by_its_marker(root: Path) -> None:
         (b"{}", "holds no keys"),
         (b'{"v":true}', "holds no keys"),
         (b'{"v":2,"agent":"bob"}', "holds no keys"),
-        (b'{"v":1,"agent":"bob","sign":"","box":[]}', "holds public keys, expected private ones"),
-        (b'{"v":1,"agent":"bob","seed":"AAAA","boxes":[]}', "holds no box key"),
-        (b'{"v":1,"agent":"bob","seed":"AAAA","boxes":["AAAA"]}', "holds what is no key: expected 32 bytes in base64"),
-        (b'{"v":1,"agent":"bob","seed":"AAAA","boxes":[7]}', "holds what is no key"),
-        (b'{"v":1,"agent":"Bob!","seed":"%s","boxes":["%s"]}' % ((b"A" * 43 + b"=",) * 2), "does not say whose keys"),
+        (b'{"v":1,"agent":"bob","signing_key":"","encryption_keys":[]}', "holds public keys, expected private ones"),
+        (b'{"v":1,"agent":"bob","signing_seed":"AAAA","encryption_keys":[]}', "holds no encryption key"),
+        (
+            b'{"v":1,"agent":"bob","signing_seed":"AAAA","encryption_keys":["AAAA"]}',
+            "holds what is no key: expected 32 bytes in base64",
+        ),
+        (b'{"v":1,"agent":"bob","signing_seed":"AAAA","encryption_keys":[7]}', "holds what is no key"),
+        (
+            b'{"v":1,"agent":"Bob!","signing_seed":"%s","encryption_keys":["%s"]}' % ((b"A" * 43 + b"=",) * 2),
+            "does not say whose keys",
+        ),
     ],
     ids=["empty", "object", "true", "version", "public", "no box", "short", "number", "name"],
 )
@@ -243,7 +251,11 @@ LOW = [
 def test_keys_of_low_order_are_refused(low: bytes, which: str) -> None:
     """What is sealed to them anybody can read; what they sign anybody can have signed."""
     public = somebody()
-    weak = PublicKeys(ALICE, low, public.boxes) if which == "identity" else PublicKeys(ALICE, public.identity, (low,))
+    weak = (
+        PublicKeys(ALICE, low, public.encryption_keys)
+        if which == "identity"
+        else PublicKeys(ALICE, public.signing_key, (low,))
+    )
 
     with pytest.raises(InsecureKeyFileError, match="a key that protects nothing"):
         PublicKeys.read(weak.line(), "x")
@@ -270,7 +282,7 @@ def test_a_changed_key_always_fails(folder: Path, change: str) -> None:
     """Whatever has changed: it is unpinned by hand first."""
     keyring, first, other = ring(folder), somebody(), somebody()
     keyring.pin(first)
-    changed = other if change == "identity" else PublicKeys(ALICE, first.identity, other.boxes)
+    changed = other if change == "identity" else PublicKeys(ALICE, first.signing_key, other.encryption_keys)
     with pytest.raises(
         KeyChangedError, match=r"other keys of \"alice\" are pinned.*`mailbox keys unpin alice` comes first"
     ):

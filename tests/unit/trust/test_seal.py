@@ -45,7 +45,7 @@ REASONS = {
 
 ID = "20261124T014530.123456789Z-3f9c0a12b4d5"
 HINTS = {"v": 1, "id": ID, "from": "alice", "to": "bob", "sent": "2026-11-24T01:45:30.123456Z"}
-ALICE, SIGN = seal.signing(bytes(range(32)))
+ALICE, SIGN = seal.signer(bytes(range(32)))
 BOX = EncryptionKeyPair(seal.public_encryption_key(bytes(range(32, 64))), bytes(range(32, 64)))
 BOXES = {seal.kid(BOX.public): BOX}
 
