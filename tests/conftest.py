@@ -29,7 +29,7 @@ PATIENCE = 20.0  # seconds after which what we wait for will not come any more
 SOURCE = str(Path(filemailbox.__file__).parents[1])
 
 # Nobody's own keys, names and volumes take part.
-for variable in ("ROOT", "AGENT", "KEYS", "REGISTRY", "REQUIRE", "SEAL", "SIGN"):
+for variable in ("ROOT", "AGENT", "KEY_DIR", "REGISTRY", "MIN_TRUST", "SEAL", "SIGN"):
     os.environ.pop(f"MAILBOX_{variable}", None)
 os.environ["HOME"] = "/nonexistent"
 

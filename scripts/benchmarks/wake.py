@@ -78,7 +78,7 @@ def measure(*, quick: bool = False, plan: Plan | None = None) -> Report:
         f"apart; idle: {plan.idle:g} s in which nothing came."
     )
     report.notes.append(
-        "Mailbox(rescan=…) trades what an idle listener costs for the time until mail is found that nothing announces."
+        "Mailbox(poll_interval=…) trades what an idle listener costs for the time until unannounced mail is found."
     )
     return report
 

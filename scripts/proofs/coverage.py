@@ -15,12 +15,29 @@ from typing import Final
 
 from .record import LeftOut, Record, Result
 
-MODULES: Final = ("names", "message", "place", "graves", "odd", "spool", "locks", "ledger", "seal", "doorbell")
+MODULES: Final = (
+    "format/address",
+    "format/envelope",
+    "format/filename",
+    "format/times",
+    "format/timestamp",
+    "system/locks",
+    "store/consumer_folder",
+    "store/dead_letters",
+    "store/ids",
+    "store/intake",
+    "store/junk",
+    "store/ledger",
+    "store/spool",
+    "wake/doorbell",
+    "trust/seal",
+    "receive/message",
+)
 
 ASIDE: Final = (  # what a fresh process imports and writes, coverage.py changes
-    "test_pattern.py::test_re_is_not_imported_before",
-    "test_codec.py::test_what_comes_after_the_first_256_is_orjsons",
-    "test_cli_watch.py::test_a_read_only_root_file_system_is_enough",
+    "unit/format/test_pattern.py::test_re_is_not_imported_before",
+    "unit/format/test_codec.py::test_what_comes_after_the_first_256_is_orjsons",
+    "unit/cli/test_watch.py::test_a_read_only_root_file_system_is_enough",
 )
 
 _HOME: Final = Path(__file__).resolve().parents[2]

@@ -348,9 +348,7 @@ class SettleLease(Deed):
             message.ack()
 
     def again(self) -> None:
-        with contextlib.suppress(
-            MessageNotFoundError
-        ):  # it was acked the first time, and something went wrong after that
+        with contextlib.suppress(MessageNotFoundError):  # it was acked the first time; something failed after that
             self.act()
 
 

@@ -1,5 +1,5 @@
-"""Random names, files, envelopes, seals and command lines: tests/system/test_fuzz.py, with many more examples than "
-"in a test.
+"""Random names, files, envelopes, seals and command lines: tests/system/test_fuzz.py, with many
+more examples than in a test.
 
 What breaks a rule is shrunk to its simplest form and printed; it then becomes a vector in tests/vectors, or a test.
 """

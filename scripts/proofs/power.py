@@ -162,6 +162,6 @@ def _drain(root: str, whole: set[str]) -> Iterator[str]:
                 message.ack()
     except (MailboxError, OSError) as error:
         yield f"after the cut a consumer failed: {type(error).__name__}: {error}"
-    defer = {each.id for each in volume.letters(root, "later")}
-    for id in sorted(whole - came - defer):
+    deferred = {each.id for each in volume.letters(root, "later")}
+    for id in sorted(whole - came - deferred):
         yield f"{id} is whole, and did not come"

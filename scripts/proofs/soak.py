@@ -25,8 +25,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+import filemailbox
 from filemailbox import Mailbox
-from filemailbox.format import filename
 from filemailbox.format.address import parse_address
 from filemailbox.trust.key_files import PrivateKeys
 
@@ -83,7 +83,7 @@ class World:
             words += [" ".join(each for each in NAMES if each != name), f"{self.place}/stop", HOW[name]]
         environment = {
             **os.environ,
-            "PYTHONPATH": os.path.dirname(os.path.dirname(filename.__file__)),
+            "PYTHONPATH": os.path.dirname(os.path.dirname(filemailbox.__file__)),
             "MAILBOX_ROOT": self.root,
             "MAILBOX_AGENT": name,
             "MAILBOX_KEY_DIR": keys,
@@ -207,7 +207,7 @@ def soak(place: str, span: float, seed: int) -> Result:
                 world.finish(result)
             finally:
                 world.end()
-            _verifier(world, result)
+            _judge(world, result)
     finally:
         for folder in ("logs", "clocks", "keys"):
             shutil.rmtree(f"{place}/{folder}", ignore_errors=True)
@@ -233,7 +233,7 @@ def _prepare(world: World) -> None:
                     box.keyring.pin(public[other])
 
 
-def _verifier(world: World, result: Result) -> None:
+def _judge(world: World, result: Result) -> None:
     logs = [history.read(path) for path in sorted(glob.glob(f"{world.place}/logs/*[0-9a-z]")) if "." not in path[-5:]]
     lying = {each.token: each.state for each in volume.letters(world.root) if each.token}
     waiting = [token for token, state in lying.items() if state in ("new", "cur", "later")]

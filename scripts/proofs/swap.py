@@ -1,8 +1,7 @@
 """A race: an attacker of our own uid puts links to a secret under a name that is read, and takes them away again.
 
 tests/system/test_hostile.py, with many more reads than in a test: by claims, by looks (`mailbox list`), and by a
-request that
-waits for its answer. Mail comes, the secret never.
+request that waits for its answer. Mail comes, the secret never.
 """
 
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from .record import Record, Result
 
 _HOW = ("claim", "peek", "request")
-_TESTS = Path(__file__).resolve().parents[2] / "tests" / "test_hostile.py"
+_TESTS = Path(__file__).resolve().parents[2] / "tests" / "system" / "test_hostile.py"
 
 
 def prove(record: Record, place: str, reads: int) -> None:

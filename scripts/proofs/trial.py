@@ -36,7 +36,7 @@ def run(make: Make, place: str, at: int = 0, fault: stepper.Fault | None = None)
     except stepper.Stuck as error:
         return stepper.Outcome(), [str(error)]
     try:
-        return outcome, [*_said(outcome), *verifier(deed, outcome)]
+        return outcome, [*_said(outcome), *judge(deed, outcome)]
     except (MailboxError, OSError, AssertionError) as error:
         return outcome, [f"the next start failed: {type(error).__name__}: {error}"]
 
@@ -55,7 +55,7 @@ def _said(outcome: stepper.Outcome) -> list[str]:
     return wrong
 
 
-def verifier(deed: Deed, outcome: stepper.Outcome) -> list[str]:
+def judge(deed: Deed, outcome: stepper.Outcome) -> list[str]:
     """What does not hold, right now, after the next start, and when nobody is at work any more."""
     wrong = list(volume.broken(deed.path, deed.planted)) if os.path.isdir(deed.path) else []
     deed.next_start()

@@ -40,7 +40,7 @@ def test_a_container_that_has_only_sh_sends_and_receives(engine: Engine) -> None
 HEAR = """
 import time
 from filemailbox import Mailbox
-bob = Mailbox("bob", rescan=50)  # so that only the doorbell can be what wakes: receive() does not watch the folder
+bob = Mailbox("bob", poll_interval=50)  # only the doorbell can wake it: receive() does not watch the folder
 print("listening", flush=True)
 while True:
     with bob.receive(timeout=None) as message:

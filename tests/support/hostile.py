@@ -551,7 +551,7 @@ KINDS: Final[tuple[Kind, ...]] = (
         "dead",
         'its "idempotency_key" has 500000 bytes',
     ),
-    Kind("a key with a NUL", once(body('"idempotency_key":"\u0000\\n{}"')), "mail"),
+    Kind("a key with a NUL", once(body('"idempotency_key":"\\u0000\\n{}"')), "mail"),
     Kind("a subject with escape codes", content(body('"subject":"\\u001b[2J\\u009b1m\\u202e\\r\\n\\u0000"')), "mail"),
     Kind("a sender with escape codes", content(body('"from":"\\u001b]0;owned\\u0007","type":"\\u001b[8m"')), "mail"),
     Kind("a body with escape codes", content(b'{"body":"\\u001b[2J\\u0000\\ud83d\\ude00"}'), "mail"),

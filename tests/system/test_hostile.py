@@ -518,7 +518,7 @@ def test_one_listener_lives_through_all_of_them(as_root: None, shared: Path, unt
         return list(names_of.items())
 
     def listen(tell: Callable[[Any], object]) -> None:
-        vars(intake)["STILL"] = 0.1
+        vars(intake)["INCOMPLETE_GRACE"] = 0.1
         with Mailbox("bob", volume, durable=False, poll_interval=0.02) as bob:
 
             @bob.on()

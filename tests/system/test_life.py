@@ -94,9 +94,9 @@ class Life(RuleBasedStateMachine):
         mail = self.add("plain")
         mail.id = self.alice.send("bob", {"n": mail.n})
 
-    @rule(idempotency_key=st.sampled_from("ab"))
+    @rule(key=st.sampled_from("ab"))
     def send_keyed(self, key: str) -> None:
-        mail = self.add("keyed", idempotency_key=key)
+        mail = self.add("keyed", key=key)
         mail.id = self.alice.send("bob", {"n": mail.n}, idempotency_key=key)
 
     @rule()

@@ -280,7 +280,7 @@ def test_with_dead_notifications_the_rescan_finds_all(fast: Path, until: Until, 
 NAMESPACED = """
 import sys
 from filemailbox import Mailbox
-box = Mailbox("bob", sys.argv[1], durable=False, rescan=20)
+box = Mailbox("bob", sys.argv[1], durable=False, poll_interval=20)
 
 @box.on()
 def handle(message):
