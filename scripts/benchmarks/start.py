@@ -70,7 +70,17 @@ def _commands(root: str) -> dict[str, list[str]]:
     return {
         "pass": [sys.executable, "-c", "pass"],
         "send": [_MAILBOX, "send", "alice", "the build is green", "--as", "alice", "--type", "news"],
-        "send, other JSON": [_MAILBOX, "send", "alice", json.dumps(_JOB), "--json", "--as", "alice", "--type", "job"],
+        "send, other JSON": [
+            _MAILBOX,
+            "send",
+            "alice",
+            json.dumps(_JOB),
+            "--json-body",
+            "--as",
+            "alice",
+            "--type",
+            "job",
+        ],
         "list": [_MAILBOX, "list", "--as", "texts"],
         "list, other JSON": [_MAILBOX, "list", "--as", "json"],
         "list, a hundred": [_MAILBOX, "list", "--as", "many"],

@@ -161,13 +161,13 @@ def in_python(task: Task) -> None:
 
 def by_command(task: Task) -> None:
     """`mailbox send`."""
-    words = [sys.executable, "-m", "filemailbox", "send", task.to, json.dumps({"token": task.token}), "--json"]
+    words = [sys.executable, "-m", "filemailbox", "send", task.to, json.dumps({"token": task.token}), "--json-body"]
     _command([*words, "--seal"] if task.keyed else words, task)
 
 
 def in_shell(task: Task) -> None:
     """scripts/mailbox-send, without Python."""
-    _command([SHELL, task.to, "--json", json.dumps({"token": task.token}), "--no-sync"], task)
+    _command([SHELL, task.to, "--json-body", json.dumps({"token": task.token}), "--no-durable"], task)
 
 
 def by_hand(task: Task) -> None:

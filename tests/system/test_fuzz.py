@@ -273,7 +273,10 @@ def test_whatever_lies_in_new_good_mail_comes(
 
 
 VERBS = "send list read receive ack retry reject dead show status agents doctor gc bob alice"
-OPTIONS = "--json --body --as --root -n 0 -1 1e9 --wait 0s --ttl 5m -- --type --key -H a=b = --after --seal --help -"
+OPTIONS = (
+    "--json --json-body --body --as --root -n 0 -1 1e9 --wait 0s "
+    "--ttl 5m -- --type --idempotency-key -H a=b = --delay --seal --help -"
+)
 words = st.sampled_from([*VERBS.split(), *OPTIONS.split(), "\udcff", "\0", "é", ""])
 
 

@@ -208,7 +208,7 @@ def test_no_command_shows_a_private_key(
     codes["rotate"] = run("bob", "keys", "generate", "--rotate").code
     codes["receive"] = run("bob", "receive", "--json").code
     codes["watch"] = run("bob", "watch", "-n", "1", "--", "sh", "-c", "env; cat; exit 1").code
-    codes["watch and require"] = run("bob", "watch", "-n", "1", "--require", "sealed", "--exec", "env; cat").code
+    codes["watch and require"] = run("bob", "watch", "-n", "1", "--min-trust", "sealed", "--exec", "env; cat").code
     (root / "bob/new/x.json").write_text('{"from":"alice","sealed":{},"body":1}')
     codes["receive what does not open"] = run("bob", "receive").code
     run("bob", "dead", "list")

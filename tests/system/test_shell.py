@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from filemailbox import Mailbox
-from filemailbox.cli.options import span
+from filemailbox.cli.options import duration
 from filemailbox.format.envelope import decode, encode
 from filemailbox.format.filename import ID_LENGTH, TIMESTAMP_LENGTH, is_id, parse_filename, stem_of
 from filemailbox.settings import MAX_SIZE
@@ -226,7 +226,7 @@ def options(members: dict[str, Any]) -> list[str]:
 def test_a_text_is_sent_byte_for_byte_as_ours(shell: Shell, cases: list[tuple[str, dict[str, Any]]]) -> None:
     """Whatever characters are in the body and in the members: the file is the one that Python would have written."""
     for body, members in cases:
-        ran = shell.send("bob", *options(members), "--no-sync", stdin=f"{body}\n".encode())
+        ran = shell.send("bob", *options(members), "--no-durable", stdin=f"{body}\n".encode())
         assert ran.code == 0, ran.err
         id = ran.out.decode().rstrip("\n")
         written = {member: members[member] for member in MEMBERS if members.get(member) not in (None, {})}
@@ -240,7 +240,7 @@ def test_json_is_sent_as_it_is_meant(shell: Shell, cases: list[tuple[Any, bool, 
     """On one line or many, escaped or not: what arrives is equal, and stands on one line."""
     for body, ascii, indent in cases:
         text = json.dumps(body, ensure_ascii=ascii, indent=indent)
-        ran = shell.send("bob", "--json", "--no-sync", stdin=text.encode())
+        ran = shell.send("bob", "--json-body", "--no-durable", stdin=text.encode())
         assert ran.code == 0, ran.err
         data = raw(shell.root)
 
@@ -258,7 +258,7 @@ def test_what_is_no_json_is_refused(shell: Shell, data: st.DataObject) -> None:
             at = data.draw(st.integers(0, len(text)))
             more = data.draw(st.sampled_from(["", *'"\\{}[],:01.e-+ \n\tt\x1f\x80']))
             text = text[:at] + more + text[at + data.draw(st.integers(0, 1)) :]
-        ran = shell.send("bob", "--json", "--no-sync", stdin=text.encode())
+        ran = shell.send("bob", "--json-body", "--no-durable", stdin=text.encode())
         try:
             wanted = repr(orjson.loads(text))
         except ValueError:
@@ -301,13 +301,13 @@ NUMBERS = {
 
 @pytest.mark.parametrize("text", NUMBERS.values(), ids=NUMBERS)
 def test_json_at_its_limits(in_turn: Shell, text: str) -> None:
-    """Numbers that a double can just hold, or not; surrogates; depth: as Python's `send --json` has it."""
+    """Numbers that a double can just hold, or not; surrogates; depth: as Python's `send --json-body` has it."""
     try:
         body = orjson.loads(text)
         wanted = repr(decode(encode(new_id(), "alice", "bob", body, {}))["body"])
     except ValueError:
         wanted = None
-    ran = in_turn.send("--json", "--no-sync", "--", "bob", text)
+    ran = in_turn.send("--json-body", "--no-durable", "--", "bob", text)
 
     assert ran.code == (65 if wanted is None else 0), ran.err
     assert wanted is None or repr(decode(raw(in_turn.root))["body"]) == wanted
@@ -343,16 +343,16 @@ REFUSED = {
     "a sender that is none": (["bob", "x", "--as", "../x"], 2),
     "a header without a value": (["bob", "x", "-H", "a"], 2),
     "a header without a name": (["bob", "x", "-H", "=a"], 2),
-    "no span": (["bob", "x", "--ttl", "soon"], 2),
-    "a span without an end": (["bob", "x", "--after", "1h30"], 2),
-    "an empty span": (["bob", "x", "--ttl="], 2),
+    "no duration": (["bob", "x", "--ttl", "soon"], 2),
+    "a duration without an end": (["bob", "x", "--delay", "1h30"], 2),
+    "an empty duration": (["bob", "x", "--ttl="], 2),
     "a body that is not UTF-8": (["bob", b"\xff"], 65),
     "overlong UTF-8": (["bob", b"\xc0\x80"], 65),
     "half a surrogate in UTF-8": (["bob", b"\xed\xa0\x80"], 65),
     "beyond Unicode": (["bob", b"\xf4\x90\x80\x80"], 65),
     "a character that is cut off": (["bob", b"x\xe2\x82"], 65),
     "a subject that is not UTF-8": (["bob", "x", b"--subject=\xe9"], 65),
-    "JSON that is not UTF-8": (["bob", "--json", b'"\xe9"'], 65),
+    "JSON that is not UTF-8": (["bob", "--json-body", b'"\xe9"'], 65),
     "no such box": (["carol", "x"], 67),
     "no root": (["bob", "x", "--root", "/proc/self"], 69),
     "no folder": (["bob", "x", "--root", "/nowhere"], 69),
@@ -427,12 +427,12 @@ def test_a_folder_full_of_bells_is_not_rung_through(dash: Shell) -> None:
 def test_a_key_of_1024_bytes_and_not_a_byte_more(shell: Shell) -> None:
     """Bytes, not characters; and it says so."""
     longest = "é" * 512
-    refused = shell.send("bob", "x", "--key", f"{longest}k")
+    refused = shell.send("bob", "x", "--idempotency-key", f"{longest}k")
 
     assert refused.code == 2
-    assert "--key has 1025 bytes, and 1024 is the limit" in refused.err
+    assert "--idempotency-key has 1025 bytes, and 1024 is the limit" in refused.err
     assert left(shell.root, "new", "tmp") == []
-    assert shell.send("bob", "x", f"--key={longest}").code == 0
+    assert shell.send("bob", "x", f"--idempotency-key={longest}").code == 0
     assert decode(raw(shell.root))["idempotency_key"] == longest
 
 
@@ -441,7 +441,7 @@ def test_one_mebibyte_and_not_a_byte_more(shell: Shell) -> None:
     around = len(encode(new_id(), "alice", "bob", "", {}))
     body = b"x" * (MAX_SIZE - around)
 
-    assert shell.send("bob", "--no-sync", stdin=body).code == 0
+    assert shell.send("bob", "--no-durable", stdin=body).code == 0
     assert len(raw(shell.root)) == MAX_SIZE
     for more in (body + b"x", b"x" * (3 * MAX_SIZE)):
         ran = shell.send("bob", stdin=more)
@@ -526,28 +526,28 @@ def test_a_clock_without_nanoseconds_will_do(dash: Shell) -> None:
 
 @pytest.mark.parametrize("text", ["250ms", "30s", "1h30m", "2d", "90", "1.5h", "1w2d3h4m5s6ms", "0"])
 def test_spans_of_time_are_those_of_python(in_turn: Shell, text: str) -> None:
-    """--ttl and --after count from the time of sending, to the microsecond."""
-    in_turn.send("bob", "x", "--ttl", text, f"--after={text}")
+    """--ttl and --delay count from the time of sending, to the microsecond."""
+    in_turn.send("bob", "x", "--ttl", text, f"--delay={text}")
     data = raw(in_turn.root)
     members = decode(data)
     message = _as_message(data)
 
     assert members["expires"] == members["deliver_after"]
     assert message.expires is not None
-    assert abs((message.expires - message.sent).total_seconds() - span(text)) < 2e-6
+    assert abs((message.expires - message.sent).total_seconds() - duration(text)) < 2e-6
     assert list(members) == ["id", "from", "to", "sent", "expires", "deliver_after", "body"]
 
 
 def test_zeros_in_front_make_no_octal(shell: Shell) -> None:
     """As awk of busybox would have it: in spans of time, in the clock and in exponents."""
     shell.fake("date", "echo 20261124T014530.077716000\n")
-    shell.send("bob", "x", "--ttl", "010m", "--after", "017")
+    shell.send("bob", "x", "--ttl", "010m", "--delay", "017")
     members = decode(raw(shell.root))
 
     assert members["expires"] == "2026-11-24T01:55:30.077716Z"
     assert members["deliver_after"] == "2026-11-24T01:45:47.077716Z"
-    assert shell.send("bob", "--json", "1e0310").code == 65
-    assert shell.send("bob", "--json", "1e0010").code == 0
+    assert shell.send("bob", "--json-body", "1e0310").code == 65
+    assert shell.send("bob", "--json-body", "1e0010").code == 0
 
 
 def _as_message(data: bytes) -> Any:
@@ -616,7 +616,7 @@ def test_it_flushes_the_file_under_its_new_name(shell: Shell) -> None:
     id = shell.send("bob", "x").out.decode().strip()
 
     assert log.read_text().startswith(f"{shell.root}/bob/new/{id},S=")
-    assert shell.send("bob", "x", "--no-sync").code == 0
+    assert shell.send("bob", "x", "--no-durable").code == 0
     assert id in log.read_text()
 
 
@@ -632,7 +632,7 @@ def test_a_sync_that_takes_no_file_flushes_all(dash: Shell) -> None:
     ran = dash.send("bob", "x")
     assert ran.code == 0
     assert "a power cut may lose it" in ran.err
-    assert dash.send("bob", "x", "--no-sync").err == ""
+    assert dash.send("bob", "x", "--no-durable").err == ""
 
 
 def test_a_disk_that_does_not_confirm_is_told(dash: Shell) -> None:
@@ -1186,7 +1186,7 @@ def test_a_deferred_retry_says_how_long_it_waits(in_turn: Shell) -> None:
 def test_a_stamp_that_is_to_come_is_noted_as_now(in_turn: Shell) -> None:
     """Else strangers could make a floor that condemns all keyed mail; and such a floor counts for nothing."""
     (in_turn.root / "bob/ledger/none-_.jsonl").write_text('{"floor":"99991231T235959.999999999Z"}\n')
-    data = b'{"from":"mallory","key":"k","body":"x"}'
+    data = b'{"from":"mallory","idempotency_key":"k","body":"x"}'
     (in_turn.root / f"bob/new/99991231T235959.000000000Z-0123456789ab,S={len(data)}.json").write_bytes(data)
 
     assert in_turn.receive("--body").out == b"x\n"
@@ -1558,7 +1558,7 @@ WRONG = {
     "nobody": (["--as", ""], 2),
     "a name that is none": (["--as", "B"], 2),
     "no number": (["-n", "0"], 2),
-    "no span": (["--wait", "soon"], 2),
+    "no duration": (["--wait", "soon"], 2),
     "no command after --": (["--"], 2),
     "a word too many": (["x"], 2),
     "an unknown option": (["--colour"], 2),

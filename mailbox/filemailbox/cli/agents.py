@@ -17,7 +17,7 @@ def agents_(*, json: Json = False, root: Root = None) -> None:
 
     Examples:
       mailbox agents
-      mailbox agents --json | jq -r 'select(.waiting > 0 and (.attended | not)) | .name'
+      mailbox agents --json | jq -r 'select(.waiting > 0 and (.has_listener | not)) | .name'
     """
     from ..ops import inventory
     from . import output
@@ -83,7 +83,7 @@ def _listens(each: "BoxStatus") -> str:
     """In a word."""
     if each.listeners:
         return "busy" if all(one.busy for one in each.listeners) else "yes"
-    if each.attended:
+    if each.has_listener:
         return "yes"
     return "no" if each.new is not None else "?"
 
@@ -119,11 +119,11 @@ def _told(each: "BoxStatus") -> list[str]:
         if one.watch:
             told.append(f"listener {one.consumer}: its watch does not work: {one.watch}")
     if not each.listeners:
-        told.append("somebody listens" if each.attended else "nobody listens")
+        told.append("somebody listens" if each.has_listener else "nobody listens")
     return told
 
 
 def _facts(each: "BoxStatus") -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(each), "waiting": each.waiting, "attended": each.attended}
+    return {**asdict(each), "waiting": each.waiting, "has_listener": each.has_listener}

@@ -6,12 +6,14 @@ from typing import Any
 from ..store.root import find_root
 from . import output
 from .common import Root, path_of
-from .options import Annotated, Opt, span
+from .options import Annotated, Opt, duration
 
 
 def bench_(
     *,
-    span: Annotated[float, Opt("--for", metavar="SPAN", read=span, help="How long to measure, in all. [30s]")] = 30.0,
+    length: Annotated[
+        float, Opt("--duration", metavar="DURATION", read=duration, help="How long to measure, in all. [30s]")
+    ] = 30.0,
     json: Annotated[bool, Opt("--json", help="One object of JSON.")] = False,
     root: Root = None,
 ) -> None:
@@ -21,12 +23,12 @@ def bench_(
 
     Examples:
       mailbox bench
-      mailbox bench --root ./mail --for 5s --json | jq .figures
+      mailbox bench --root ./mail --duration 5s --json | jq .figures
     """
     from ..ops.bench import measure
 
     with output.Progress("measuring") as progress:
-        result = measure(find_root(path_of(root)), span, progress.step)
+        result = measure(find_root(path_of(root)), length, progress.step)
     if json:
         output.write(output.json(asdict(result)))
         return

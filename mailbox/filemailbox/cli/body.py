@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 Body = Annotated[str | None, Arg("[BODY]", "The body; none, or -, reads standard input.")]
-IsJson = Annotated[bool, Opt("--json", help="BODY is JSON, not text.")]
+JsonBody = Annotated[bool, Opt("--json-body", help="BODY is JSON, not text.")]
 
 
 def given(body: str | None, json: bool) -> "Any":

@@ -12,11 +12,11 @@ As = Annotated[str | None, Opt("--as", metavar="NAME", read=parse_address, help=
 Json = Annotated[bool, Opt("--json", help="One line of JSON for each message.")]
 Id = Annotated[str, Arg("ID", "Any part of an id that fits one message alone.")]
 Ids = Annotated[list[str], Arg("ID...", "Any part of an id that fits one message alone.")]
-Require = Annotated[
+MinTrust = Annotated[
     str | None,
     Opt(
-        "--require",
-        metavar="PROOF",
+        "--min-trust",
+        metavar="LEVEL",
         read=one_of(*LEVELS),
         values=LEVELS,
         help="The least proof of a sender: none, uid, relay, signed, sealed. [$MAILBOX_MIN_TRUST, else none]",

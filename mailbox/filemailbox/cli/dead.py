@@ -5,12 +5,12 @@ from typing import Any
 
 from ..client import Mailbox
 from .common import As, Id, Json, Root, path_of
-from .options import Annotated, Arg, Opt, span
+from .options import Annotated, Arg, Opt, duration
 
 SomeIds = Annotated[list[str], Arg("[ID...]", "Any part of an id that fits one dead letter alone.")]
 All = Annotated[bool, Opt("--all", "-a", help="All of them.")]
 Older = Annotated[
-    float | None, Opt("--older-than", metavar="SPAN", read=span, help="All that were sent longer ago: 7d …")
+    float | None, Opt("--older-than", metavar="DURATION", read=duration, help="All that were sent longer ago: 7d …")
 ]
 
 

@@ -2,7 +2,7 @@
 
 from ..client import Mailbox
 from .common import As, Id, Json, Root, path_of
-from .options import Annotated, Opt, count, one_of, span
+from .options import Annotated, Opt, count, duration, one_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def read_(
 def wait_(
     *,
     timeout: Annotated[
-        float | None, Opt("--timeout", metavar="SPAN", read=span, help="How long: 30s, 5m … [for ever]")
+        float | None, Opt("--timeout", metavar="DURATION", read=duration, help="How long: 30s, 5m … [for ever]")
     ] = None,
     sender: As = None,
     root: Root = None,

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..trust.keyring import Keyring
 
-Keys = Annotated[
+KeyDir = Annotated[
     str | None,
     Opt(
         "--key-dir",
@@ -35,7 +35,7 @@ def keys_generate_(
         bool, Opt("--rotate", help="Add a new encryption key; mail to the old ones still opens.")
     ] = False,
     sender: As = None,
-    keys: Keys = None,
+    key_dir: KeyDir = None,
     root: Root = None,
 ) -> None:
     """Make the keys of an agent: NAME.key in the private folder. Prints the public ones.
@@ -48,7 +48,7 @@ def keys_generate_(
     """
     from ..trust.key_files import PrivateKeys
 
-    ring = _ring(sender, keys, None, root, makes=True)
+    ring = _ring(sender, key_dir, None, root, makes=True)
     if rotate:
         made = ring.own().rotate(ring.path)
         output.info(
@@ -65,7 +65,7 @@ def keys_show_(
     name: Annotated[str | None, Arg("[NAME]", "Whose; our own by default.", read=parse_address)] = None,
     *,
     sender: As = None,
-    keys: Keys = None,
+    key_dir: KeyDir = None,
     registry: Registry = None,
     root: Root = None,
 ) -> None:
@@ -75,7 +75,7 @@ def keys_show_(
       mailbox keys show --as alice > registry/alice.pub
       mailbox keys show bob --as alice
     """
-    ring = _ring(sender, keys, registry, root)
+    ring = _ring(sender, key_dir, registry, root)
     public = ring.own().public if name is None else ring.public(name)
     output.info(f"{public.agent}: {_groups(public.fingerprint)}, encryption keys: {len(public.encryption_keys)}")
     output.write(public.line())
@@ -88,7 +88,7 @@ def keys_pin_(
     ] = None,
     *,
     sender: As = None,
-    keys: Keys = None,
+    key_dir: KeyDir = None,
     registry: Registry = None,
     root: Root = None,
 ) -> None:
@@ -103,7 +103,7 @@ def keys_pin_(
     """
     from ..trust.key_files import PublicKeys
 
-    ring = _ring(sender, keys, registry, root, makes=True)
+    ring = _ring(sender, key_dir, registry, root, makes=True)
     public = PublicKeys.read(*_given(file))
     if public.agent != name:
         raise InsecureKeyFileError(f'these are the keys of "{public.agent}", not of "{name}"')
@@ -115,7 +115,7 @@ def keys_unpin_(
     name: Annotated[Address, Arg("NAME", "Whose keys.", read=parse_address)],
     *,
     sender: As = None,
-    keys: Keys = None,
+    key_dir: KeyDir = None,
     root: Root = None,
 ) -> None:
     """Trust pinned keys no more. Those in the registry are the operator's to change.
@@ -123,17 +123,17 @@ def keys_unpin_(
     Examples:
       mailbox keys unpin alice --as bob
     """
-    _ring(sender, keys, None, root).unpin(name)
+    _ring(sender, key_dir, None, root).unpin(name)
     output.info(f"{name}: no longer pinned")
 
 
-def keys_list_(*, sender: As = None, keys: Keys = None, registry: Registry = None, root: Root = None) -> None:
+def keys_list_(*, sender: As = None, key_dir: KeyDir = None, registry: Registry = None, root: Root = None) -> None:
     """List the keys that we have and know: whose, the fingerprint, how many encryption keys, from where.
 
     Examples:
       mailbox keys list --as bob
     """
-    ring = _ring(sender, keys, registry, root)
+    ring = _ring(sender, key_dir, registry, root)
     rows = []
     if ring.has_own:
         own = ring.own().public
@@ -144,11 +144,11 @@ def keys_list_(*, sender: As = None, keys: Keys = None, registry: Registry = Non
 
 
 def _ring(
-    sender: str | None, keys: str | None, registry: str | None, root: str | None, *, makes: bool = False
+    sender: str | None, key_dir: str | None, registry: str | None, root: str | None, *, makes: bool = False
 ) -> "Keyring":
     from ..trust.keyring import Keyring
 
-    folder, known = key_folders(keys, registry)
+    folder, known = key_folders(key_dir, registry)
     if folder is None:
         folder = os.path.expanduser("~/.config/mailbox")
     if not makes and not os.path.isdir(folder) and known is None:

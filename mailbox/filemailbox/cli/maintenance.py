@@ -6,7 +6,7 @@ from ..format.address import Address, parse_address
 from ..store.root import Root as MailRoot
 from ..store.root import find_root
 from .common import Root, path_of
-from .options import Annotated, Arg, Opt, span
+from .options import Annotated, Arg, Opt, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,8 @@ def gc_(
     name: SomeNames = (),  # type: ignore[assignment]
     *,
     older_than: Annotated[
-        float | None, Opt("--older-than", metavar="SPAN", read=span, help="Also mail in done/ handled longer ago: 7d …")
+        float | None,
+        Opt("--older-than", metavar="DURATION", read=duration, help="Also mail in done/ handled longer ago: 7d …"),
     ] = None,
     dry_run: Annotated[bool, Opt("--dry-run", help="Only say what would be done.")] = False,
     root: Root = None,

@@ -72,12 +72,12 @@ def parameters(verb: Callable[..., Any]) -> Iterator[Parameter]:
         yield Parameter(name, annotation.what, name not in defaults, defaults.get(name), repeats)
 
 
-def span(text: str) -> float:
-    """A span of time such as `250ms`, `30s`, `1h30m`, `2d`, or a number of seconds, in seconds."""
+def duration(text: str) -> float:
+    """A duration such as `250ms`, `30s`, `1h30m`, `2d`, or a number of seconds, in seconds."""
     try:
-        return _seconds(text) if text.isascii() else _not_a_span(text)
+        return _seconds(text) if text.isascii() else _not_a_duration(text)
     except ValueError:
-        return _not_a_span(text)
+        return _not_a_duration(text)
 
 
 def _seconds(text: str) -> float:
@@ -101,8 +101,8 @@ def _seconds(text: str) -> float:
     return total
 
 
-def _not_a_span(text: str) -> float:
-    raise ValueError(f'"{text}" is not a span of time: expected one such as 250ms, 30s, 5m, 1h30m or 2d')
+def _not_a_duration(text: str) -> float:
+    raise ValueError(f'"{text}" is not a duration: expected one such as 250ms, 30s, 5m, 1h30m or 2d')
 
 
 def count(text: str) -> int:

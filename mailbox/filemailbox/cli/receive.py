@@ -2,9 +2,9 @@
 
 from ..client import Mailbox
 from . import body as bodies
-from .body import Body, IsJson
-from .common import As, Id, Ids, Json, Require, Root, path_of
-from .options import Annotated, Opt, count, span
+from .body import Body, JsonBody
+from .common import As, Id, Ids, Json, MinTrust, Root, path_of
+from .options import Annotated, Opt, count, duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,15 +16,16 @@ def receive_(
     *,
     n: Annotated[int, Opt("-n", "--count", metavar="N", read=count, help="How many at the most. [1]")] = 1,
     wait: Annotated[
-        float | None, Opt("--wait", metavar="SPAN", read=span, help="Wait so long for the first: 30s, 5m …")
+        float | None, Opt("--wait", metavar="DURATION", read=duration, help="Wait so long for the first: 30s, 5m …")
     ] = None,
-    manual: Annotated[
-        bool, Opt("--manual", help="Do not ack: ack, retry, reject or reply by ID settles it, until the lease ends.")
+    no_ack: Annotated[
+        bool, Opt("--no-ack", help="Do not ack: ack, retry, reject or reply by ID settles it, until the lease ends.")
     ] = False,
     lease: Annotated[
-        float | None, Opt("--lease", metavar="SPAN", read=span, help="With --manual: how long it is ours. [10m]")
+        float | None,
+        Opt("--lease", metavar="DURATION", read=duration, help="With --no-ack: how long it is ours. [10m]"),
     ] = None,
-    min_trust: Require = None,
+    min_trust: MinTrust = None,
     body: Annotated[bool, Opt("--body", help="Only the body.")] = False,
     json: Json = False,
     sender: As = None,
@@ -32,30 +33,30 @@ def receive_(
 ) -> int:
     """Take messages: print each, then ack it. Into a pipe they are printed as JSON, a line each.
 
-    Prints nothing where there is none; with --wait that is exit code 124. With --manual a message stays held when the
+    Prints nothing where there is none; with --wait that is exit code 124. With --no-ack a message stays held when the
     command has ended: another one settles it by its id. What is not settled when the lease ends comes back.
 
     Examples:
       mailbox receive --as bob --wait 1m
       mailbox receive -n 100 --json | jq .body
       job=$(mailbox receive --body --wait 5m) && make "$job"
-      id=$(mailbox receive --manual --lease 1h | jq -r .id) && work && mailbox ack "$id"
+      id=$(mailbox receive --no-ack --lease 1h | jq -r .id) && work && mailbox ack "$id"
     """
     from ..errors import InvalidRequestError
     from . import output
     from . import show_message as messages
 
-    if lease is not None and not manual:
-        raise InvalidRequestError("--lease is for --manual: without it a message is acked once it is printed")
+    if lease is not None and not no_ack:
+        raise InvalidRequestError("--lease is for --no-ack: without it a message is acked once it is printed")
     if lease == 0:
         raise InvalidRequestError("a lease of 0 ends before it begins: expected a span such as 10m")
     json = json or not (body or output.is_tty())
-    with Mailbox(sender, path_of(root), lease=(lease or 600.0) if manual else None, min_trust=min_trust) as box:
+    with Mailbox(sender, path_of(root), lease=(lease or 600.0) if no_ack else None, min_trust=min_trust) as box:
         for number in range(n):
             message = box.receive(timeout=(wait or 0) if number == 0 else 0)
             if message is None:
                 return 124 if number == 0 and wait is not None else 0
-            if not manual:
+            if not no_ack:
                 with message:  # what cannot be printed is not acked
                     messages.show(message, json=json, body=body)
                 continue
@@ -68,11 +69,11 @@ def receive_(
 
 
 def ack_(id: Ids, *, sender: As = None, root: Root = None) -> int:
-    """Say of messages that `receive --manual` took: they are handled.
+    """Say of messages that `receive --no-ack` took: they are handled.
 
     Examples:
       mailbox ack 123456789 --as bob
-      mailbox receive -n 10 --manual --as bob | jq -r .id | xargs mailbox ack --as bob
+      mailbox receive -n 10 --no-ack --as bob | jq -r .id | xargs mailbox ack --as bob
     """
     return _each(id, sender, root, lambda message: message.ack())
 
@@ -80,8 +81,8 @@ def ack_(id: Ids, *, sender: As = None, root: Root = None) -> int:
 def retry_(
     id: Ids,
     *,
-    after: Annotated[
-        float | None, Opt("--after", metavar="SPAN", read=span, help="When it comes back: 30s, 5m … [backoff]")
+    delay: Annotated[
+        float | None, Opt("--delay", metavar="DURATION", read=duration, help="When it comes back: 30s, 5m … [backoff]")
     ] = None,
     reason: Annotated[str, Opt("--reason", metavar="TEXT", help="Why: it is kept if this was the last attempt.")] = (
         "put back to be retried"
@@ -89,13 +90,13 @@ def retry_(
     sender: As = None,
     root: Root = None,
 ) -> int:
-    """Put back messages that `receive --manual` took. The attempt is counted; after the fifth it is a dead letter.
+    """Put back messages that `receive --no-ack` took. The attempt is counted; after the fifth it is a dead letter.
 
     Examples:
       mailbox retry 123456789 --as bob
-      mailbox retry 123456789 --after 5m --reason "the disk is full"
+      mailbox retry 123456789 --delay 5m --reason "the disk is full"
     """
-    return _each(id, sender, root, lambda message: message.retry(after, reason))
+    return _each(id, sender, root, lambda message: message.retry(delay, reason))
 
 
 def reject_(
@@ -107,7 +108,7 @@ def reject_(
     sender: As = None,
     root: Root = None,
 ) -> int:
-    """Say of messages that `receive --manual` took: they can never be handled. They become dead letters.
+    """Say of messages that `receive --no-ack` took: they can never be handled. They become dead letters.
 
     Examples:
       mailbox reject 123456789 --as bob --reason "no such path"
@@ -119,22 +120,22 @@ def reply_(
     id: Id,
     body: Body = None,
     *,
-    json: IsJson = False,
+    json_body: JsonBody = False,
     type: Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message the answer is.")] = None,
     subject: Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")] = None,
     keep: Annotated[bool, Opt("--keep", help="Do not ack the message: it stays held.")] = False,
-    no_sync: Annotated[bool, Opt("--no-sync", help="Do not wait for the disk: a power cut may lose it.")] = False,
+    no_durable: Annotated[bool, Opt("--no-durable", help="Do not wait for the disk: a power cut may lose it.")] = False,
     sender: As = None,
     root: Root = None,
 ) -> None:
-    """Answer a message that `receive --manual` took, and ack it. Prints the id of the answer.
+    """Answer a message that `receive --no-ack` took, and ack it. Prints the id of the answer.
 
     Examples:
       mailbox reply 123456789 "done" --as bob
       wc -w < essay | mailbox reply 123456789
     """
-    with Mailbox(sender, path_of(root), durable=not no_sync) as box, box.leased(id) as message:
-        answer = message.reply(bodies.given(body, json), type=type, subject=subject)
+    with Mailbox(sender, path_of(root), durable=not no_durable) as box, box.leased(id) as message:
+        answer = message.reply(bodies.given(body, json_body), type=type, subject=subject)
         if not keep:
             message.ack()
         print(answer)

@@ -7,7 +7,7 @@ from ..errors import InvalidRequestError, quoted
 from ..format.address import ALL, Address, parse_address, parse_recipient
 from ..format.timestamp import to_nanoseconds
 from ..store.ids import timestamp_now
-from .options import Annotated, Arg, Opt, count, one_of, span
+from .options import Annotated, Arg, Opt, count, duration, one_of
 from .options import uid as number_of_user
 
 if TYPE_CHECKING:
@@ -21,15 +21,21 @@ Config = Annotated[
     str | None,
     Opt("--config", metavar="FILE", help=f"The policy. [$MAILBOX_RELAY, else {DEFAULT_CONFIG}]"),
 ]
-Log = Annotated[
+LogFormat = Annotated[
     str,
-    Opt("--log", metavar="FORM", read=one_of("text", "json"), values=("text", "json"), help="How to log. [text]"),
+    Opt(
+        "--log-format",
+        metavar="FORMAT",
+        read=one_of("text", "json"),
+        values=("text", "json"),
+        help="How to log. [text]",
+    ),
 ]
 Json = Annotated[bool, Opt("--json", help="One line of JSON for each.")]
 Agent = Annotated[str | None, Opt("--agent", metavar="NAME", help="Only what is from or to that agent.")]
 
 
-def relay_(*, config: Config = None, log: Log = "text") -> None:
+def relay_(*, config: Config = None, log_format: LogFormat = "text") -> None:
     """Carry mail between agents that share nothing, by a policy, with a record of every decision.
 
     Each agent has a volume of its own, with an outbox. The policy says which agents there are and who may write to
@@ -50,7 +56,7 @@ def relay_(*, config: Config = None, log: Log = "text") -> None:
     from ..system.sd_notify import SdNotify
     from .watch import log_to_stderr
 
-    log_to_stderr(log)
+    log_to_stderr(log_format)
     path = _path(config)
     relay, manager = _relay(path), SdNotify()
     status = _Status(relay)
@@ -169,7 +175,8 @@ def relay_explain_(
         ),
     ] = "plain",
     answers: Annotated[
-        float | None, Opt("--answers", metavar="SPAN", read=span, help="It answers what was carried so long ago.")
+        float | None,
+        Opt("--answers", metavar="DURATION", read=duration, help="It answers what was carried so long ago."),
     ] = None,
     config: Config = None,
 ) -> int:
@@ -205,7 +212,7 @@ def relay_explain_(
 def relay_health_(
     *,
     max_age: Annotated[
-        float, Opt("--max-age", metavar="SPAN", read=span, help="How long it may have been silent. [30s]")
+        float, Opt("--max-age", metavar="DURATION", read=duration, help="How long it may have been silent. [30s]")
     ] = 30.0,
     config: Config = None,
 ) -> int:
@@ -282,10 +289,11 @@ def relay_audit_show_(
     id: Annotated[str | None, Opt("--id", metavar="ID", help="Only that message.")] = None,
     event: Annotated[str | None, Opt("--event", metavar="EVENT", help="Only such: accept, refuse, defer …")] = None,
     since: Annotated[
-        float | None, Opt("--since", metavar="SPAN", read=span, help="Only what was so long ago at the most: 1h, 2d …")
+        float | None,
+        Opt("--since", metavar="DURATION", read=duration, help="Only what was so long ago at the most: 1h, 2d …"),
     ] = None,
     until: Annotated[
-        float | None, Opt("--until", metavar="SPAN", read=span, help="Only what was so long ago at the least.")
+        float | None, Opt("--until", metavar="DURATION", read=duration, help="Only what was so long ago at the least.")
     ] = None,
     json: Json = False,
     config: Config = None,

@@ -5,9 +5,9 @@ import sys
 from ..client import Mailbox
 from ..format.address import is_group, parse_address, parse_recipient
 from . import body as bodies
-from .body import Body, IsJson
+from .body import Body, JsonBody
 from .common import As, Root, path_of
-from .options import Annotated, Arg, Opt, pair, span
+from .options import Annotated, Arg, Opt, duration, pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +18,12 @@ Whom = Annotated[str, Arg("TO", "The box it goes to; or `all`, or `team:GROUP`."
 Type = Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")]
 Subject = Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")]
 Thread = Annotated[str | None, Opt("--thread", metavar="THREAD", help="The conversation it belongs to.")]
-Ttl = Annotated[float | None, Opt("--ttl", metavar="SPAN", read=span, help="After that it is worthless: 30s, 5m, 2d …")]
-Key = Annotated[str | None, Opt("--key", metavar="KEY", help="Of all with this key, one is handled.")]
+Ttl = Annotated[
+    float | None, Opt("--ttl", metavar="DURATION", read=duration, help="After that it is worthless: 30s, 5m, 2d …")
+]
+IdempotencyKey = Annotated[
+    str | None, Opt("--idempotency-key", metavar="KEY", help="Of all with this key, one is handled.")
+]
 Headers = Annotated[
     list[tuple[str, str]],
     Opt("--header", "-H", metavar="NAME=VALUE", read=pair, help="A string for programs; can be given again."),
@@ -29,26 +33,28 @@ Sign = Annotated[
     bool,
     Opt("--sign", help="All can read it, and TO knows who sent it. [$MAILBOX_SIGN, else where our key is at hand]"),
 ]
-NoSync = Annotated[bool, Opt("--no-sync", help="Do not wait for the disk: a power cut may lose it.")]
+NoDurable = Annotated[bool, Opt("--no-durable", help="Do not wait for the disk: a power cut may lose it.")]
 
 
 def send_(
     to: Whom,
     body: Body = None,
     *,
-    json: IsJson = False,
+    json_body: JsonBody = False,
     lines: Annotated[bool, Opt("--lines", help="A message for each line of standard input.")] = False,
     type: Type = None,
     subject: Subject = None,
     thread: Thread = None,
     in_reply_to: Annotated[str | None, Opt("--in-reply-to", metavar="ID", help="The message that it answers.")] = None,
     ttl: Ttl = None,
-    after: Annotated[float | None, Opt("--after", metavar="SPAN", read=span, help="Deliver it then, not now.")] = None,
-    key: Key = None,
+    delay: Annotated[
+        float | None, Opt("--delay", metavar="DURATION", read=duration, help="Deliver it then, not now.")
+    ] = None,
+    idempotency_key: IdempotencyKey = None,
     header: Headers = (),  # type: ignore[assignment]
     seal: Seal = False,
     sign: Sign = False,
-    no_sync: NoSync = False,
+    no_durable: NoDurable = False,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -60,30 +66,30 @@ def send_(
     Examples:
       mailbox send bob "the build is green"
       make 2>&1 | mailbox send bob --type log --subject "build of main"
-      mailbox send bob --json '{"path": "x.c"}' --type job --ttl 10m
+      mailbox send bob --json-body '{"path": "x.c"}' --type job --ttl 10m
       find . -name '*.c' | mailbox send bob --lines --type path
       mailbox send bob --seal < secret
       mailbox send team:reviewers "please look at main"
     """
-    box = Mailbox(sender, path_of(root), durable=not no_sync)
+    box = Mailbox(sender, path_of(root), durable=not no_durable)
     options: dict[str, Any] = {
         "type": type,
         "subject": subject,
         "thread": thread,
         "in_reply_to": in_reply_to,
         "ttl": ttl,
-        "delay": after,
-        "idempotency_key": key,
+        "delay": delay,
+        "idempotency_key": idempotency_key,
         "headers": dict(header) or None,
         "seal": seal or None,
         "sign": sign or None,
     }
     if lines:
-        _send_lines(box, to, json, body, options)
+        _send_lines(box, to, json_body, body, options)
     elif is_group(to):
-        return _send_each(box, to, bodies.given(body, json), options)
+        return _send_each(box, to, bodies.given(body, json_body), options)
     else:
-        print(box.send(to, bodies.given(body, json), **options))
+        print(box.send(to, bodies.given(body, json_body), **options))
     return 0
 
 
@@ -92,19 +98,19 @@ def request_(
     body: Body = None,
     *,
     timeout: Annotated[
-        float, Opt("--timeout", metavar="SPAN", read=span, help="How long to wait for the answer. [30s]")
+        float, Opt("--timeout", metavar="DURATION", read=duration, help="How long to wait for the answer. [30s]")
     ] = 30.0,
-    json: IsJson = False,
-    full: Annotated[bool, Opt("--full", help="Print the whole answer as a line of JSON, not only its body.")] = False,
+    json_body: JsonBody = False,
+    json: Annotated[bool, Opt("--json", help="Print the whole answer as a line of JSON, not only its body.")] = False,
     type: Type = None,
     subject: Subject = None,
     thread: Thread = None,
     ttl: Ttl = None,
-    key: Key = None,
+    idempotency_key: IdempotencyKey = None,
     header: Headers = (),  # type: ignore[assignment]
     seal: Seal = False,
     sign: Sign = False,
-    no_sync: NoSync = False,
+    no_durable: NoDurable = False,
     sender: As = None,
     root: Root = None,
 ) -> None:
@@ -115,25 +121,25 @@ def request_(
 
     Examples:
       mailbox request clerk "how many words?" --timeout 10s
-      sum=$(mailbox request adder --json '[1, 2, 3]') && echo "$sum"
+      sum=$(mailbox request adder --json-body '[1, 2, 3]') && echo "$sum"
     """
     from . import show_message as messages
 
-    with Mailbox(sender, path_of(root), durable=not no_sync) as box:
+    with Mailbox(sender, path_of(root), durable=not no_durable) as box:
         answer = box.request(
             to,
-            bodies.given(body, json),
+            bodies.given(body, json_body),
             timeout=timeout,
             type=type,
             subject=subject,
             thread=thread,
             ttl=timeout if ttl is None else ttl,
-            idempotency_key=key,
+            idempotency_key=idempotency_key,
             headers=dict(header) or None,
             seal=seal or None,
             sign=sign or None,
         )
-        messages.show(answer, json=full, body=True)
+        messages.show(answer, json=json, body=True)
 
 
 def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") -> int:
@@ -150,14 +156,14 @@ def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") ->
     return code
 
 
-def _send_lines(box: Mailbox, to: str, json: bool, body: str | None, options: "dict[str, Any]") -> None:
+def _send_lines(box: Mailbox, to: str, json_body: bool, body: str | None, options: "dict[str, Any]") -> None:
     """A message for each line as it comes, the ids printed also of those that were sent before one failed."""
     from ..errors import InvalidRequestError
 
     if body not in (None, "-"):
         raise InvalidRequestError("--lines reads the bodies from standard input: give no BODY")
     try:
-        for group in bodies.lines(json):
+        for group in bodies.lines(json_body):
             for id in box.send_many(to, group, **options):
                 print(id)
             sys.stdout.flush()

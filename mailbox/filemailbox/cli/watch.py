@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Mailbox
 from ..errors import InvalidRequestError
-from ..settings import POLL_INTERVAL
+from ..settings import MAX_ATTEMPTS, POLL_INTERVAL
 from . import show_message as messages
-from .common import As, Json, Require, Root, path_of
-from .options import Annotated, Arg, Opt, count, one_of, span
+from .common import As, Json, MinTrust, Root, path_of
+from .options import Annotated, Arg, Opt, count, duration, one_of
 
 if TYPE_CHECKING:
     from ..receive.listener import Listener
     from ..system.sd_notify import SdNotify
 
-FORMS = ("text", "json")
+LOG_FORMATS = ("text", "json")
 
 
 def watch_(
@@ -31,25 +31,35 @@ def watch_(
     n: Annotated[int | None, Opt("-n", "--count", metavar="N", read=count, help="Stop after N messages.")] = None,
     drain: Annotated[bool, Opt("--drain", help="Stop when there is no more mail.")] = False,
     jobs: Annotated[int, Opt("-j", "--jobs", metavar="N", read=count, help="Run N commands at a time. [1]")] = 1,
-    retries: Annotated[int, Opt("--retries", metavar="N", read=count, help="Try a message N times more. [4]")] = 4,
+    max_attempts: Annotated[
+        int, Opt("--max-attempts", metavar="N", read=count, help="Make a message a dead letter after N attempts. [5]")
+    ] = MAX_ATTEMPTS,
     timeout: Annotated[
-        float | None, Opt("--timeout", metavar="SPAN", read=span, help="End a command that takes longer: 30s, 5m …")
+        float | None,
+        Opt("--timeout", metavar="DURATION", read=duration, help="End a command that takes longer: 30s, 5m …"),
     ] = None,
     grace: Annotated[
-        float, Opt("--grace", metavar="SPAN", read=span, help="How long a command may go on when told to stop. [5s]")
+        float,
+        Opt("--grace", metavar="DURATION", read=duration, help="How long a command may go on when told to stop. [5s]"),
     ] = 5.0,
     reply: Annotated[bool, Opt("--reply", help="What the command prints is the reply.")] = False,
     poll_interval: Annotated[
-        float, Opt("--rescan", metavar="SPAN", read=span, help="How often to look when nothing announces mail. [250ms]")
+        float,
+        Opt(
+            "--poll-interval",
+            metavar="DURATION",
+            read=duration,
+            help="How often to look when nothing announces mail. [250ms]",
+        ),
     ] = POLL_INTERVAL,
-    min_trust: Require = None,
-    log: Annotated[
+    min_trust: MinTrust = None,
+    log_format: Annotated[
         str,
         Opt(
-            "--log",
-            metavar="FORM",
-            read=one_of(*FORMS),
-            values=FORMS,
+            "--log-format",
+            metavar="FORMAT",
+            read=one_of(*LOG_FORMATS),
+            values=LOG_FORMATS,
             help="How to log on standard error: text or json. [text]",
         ),
     ] = "text",
@@ -76,14 +86,14 @@ def watch_(
     if command and exec is not None:
         raise InvalidRequestError("a command after -- and --exec exclude each other: give one")
     argv = ["/bin/sh", "-c", exec] if exec is not None else list(command)
-    log_to_stderr(log)
+    log_to_stderr(log_format)
     from ..receive.command_handler import CommandHandler
     from ..receive.handlers import HandlerRegistry
     from ..receive.listener import signals
     from ..system.sd_notify import SdNotify
 
     manager, printing = SdNotify(), not argv
-    box = Mailbox(sender, path_of(root), max_attempts=retries + 1, poll_interval=poll_interval, min_trust=min_trust)
+    box = Mailbox(sender, path_of(root), max_attempts=max_attempts, poll_interval=poll_interval, min_trust=min_trust)
     with box.listening() as listener, signals(listener.stop):
         patient = not (drain or once)
         runner = CommandHandler(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)
@@ -103,10 +113,11 @@ def watch_(
 def health_(
     *,
     max_age: Annotated[
-        float, Opt("--max-age", metavar="SPAN", read=span, help="How long it may be silent, a command at work. [60s]")
+        float,
+        Opt("--max-age", metavar="DURATION", read=duration, help="How long it may be silent, a command at work. [60s]"),
     ] = 60.0,
     max_wait: Annotated[
-        float | None, Opt("--max-wait", metavar="SPAN", read=span, help="How long mail may have been waiting.")
+        float | None, Opt("--max-wait", metavar="DURATION", read=duration, help="How long mail may have been waiting.")
     ] = None,
     sender: As = None,
     root: Root = None,

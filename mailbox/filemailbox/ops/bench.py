@@ -210,7 +210,7 @@ def _advice(result: BenchReport) -> Iterator[str]:
     elif flush > 10:
         yield (
             f"a flush takes {flush:.0f} ms here: send_many and `send --lines` share one between many messages; "
-            "--no-sync and durable=False do without, and a power cut loses the last ones"
+            "--no-durable and durable=False do without, and a power cut loses the last ones"
         )
     elif flush < 0.02:
         yield "a flush takes no time here: perhaps this disk, or this virtual machine, only says that it has flushed"
@@ -222,5 +222,5 @@ def _advice(result: BenchReport) -> Iterator[str]:
     if not result["wake-up by notification"].works:
         yield (
             "notifications are dead here: mail that is moved in by hand is found by looking, every "
-            f"{POLL_INTERVAL * 1e3:g} ms; `watch --rescan 50ms` finds it sooner, for 0.8 % of a core"
+            f"{POLL_INTERVAL * 1e3:g} ms; `watch --poll-interval 50ms` finds it sooner, for 0.8 % of a core"
         )

@@ -208,7 +208,7 @@ def _mount(path: str, mount: Mount) -> Iterator[Finding]:
             "root",
             f"{mount.path} is {mount.kind}: what other machines write there is announced to nobody here, and locks may "
             "not reach them",
-            "mail still comes, at the next look (--rescan). One box must be read on one machine only",
+            "mail still comes, at the next look (--poll-interval). One box must be read on one machine only",
         )
     if mount.kind == "overlay":
         yield Finding(
@@ -425,7 +425,7 @@ def _own_group(root: Root, name: Address) -> Iterator[Finding]:
 
 
 def _mail(now: BoxStatus) -> Iterator[Finding]:
-    if now.waiting and not now.attended:
+    if now.waiting and not now.has_listener:
         oldest = f", the oldest for {_span(now.oldest)}" if now.oldest is not None else ""
         yield Finding(
             "warning",
@@ -506,7 +506,7 @@ def _listeners(now: BoxStatus) -> Iterator[Finding]:
                 "warning",
                 now.name,
                 f"the listener {each.consumer} has no notifications: {each.watch}",
-                "it looks at every --rescan",
+                "it looks at every --poll-interval",
             )
         elif each.missed >= _MISSED and each.missed > each.announced:
             yield Finding(
@@ -514,7 +514,7 @@ def _listeners(now: BoxStatus) -> Iterator[Finding]:
                 now.name,
                 f"notifications are dead: of {each.missed + each.announced} messages, {each.missed} were found only by "
                 "looking",
-                "mail still comes, at the next look: --rescan says how often",
+                "mail still comes, at the next look: --poll-interval says how often",
             )
 
 

@@ -21,7 +21,7 @@ from ..store.ids import timestamp_now
 from ..store.root import Root
 from ..system.as_owner import opened
 from ..system.locks import is_held
-from ..wake.doorbell import has_listener
+from ..wake import doorbell
 
 _NAMES: Final = 1000  # in a run/ that are looked at: its owner can hang there what he likes
 
@@ -66,7 +66,7 @@ class BoxStatus:
         return None if self.new is None else self.new + (self.due or 0)
 
     @property
-    def attended(self) -> bool:
+    def has_listener(self) -> bool:
         """Whether somebody takes mail from it at this moment, or waits for some."""
         return bool(self.listeners or self.bells or self.consumers)
 
@@ -177,6 +177,6 @@ def _bells(run: str) -> Iterator[str]:
 
 def _hears(path: str) -> bool:
     try:
-        return has_listener(path)
+        return doorbell.has_listener(path)
     except OSError:
         return False

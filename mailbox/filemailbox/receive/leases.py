@@ -196,8 +196,8 @@ def _not_held(root: Root, address: Address, part: str, rules: Settings, verifier
     """Why it cannot be settled: it is somewhere else. Raises MessageNotFoundError where it is nowhere."""
     there = peek.find(root, address, part, ("new", "later", "dead", "done"), rules.max_size, verifier)
     where = {
-        "new": "it waits: `mailbox receive --manual` takes it",
-        "later": "it was put off, or its lease ran out: `mailbox receive --manual` takes it when it comes back",
+        "new": "it waits: `mailbox receive --no-ack` takes it",
+        "later": "it was put off, or its lease ran out: `mailbox receive --no-ack` takes it when it comes back",
         "dead": "it is a dead letter: `mailbox dead requeue` delivers it once more",
         "done": "it was handled",
     }
@@ -208,7 +208,7 @@ def _over(folder: str) -> NotClaimedError:
     deadline = lease_deadline(folder) or ""
     return NotClaimedError(
         f"its lease ran out at {sent_time(deadline + '-' + 12 * '0')}: it is anybody's again, "
-        "and may be handled twice. `mailbox receive --manual --lease` with a longer span takes it for longer"
+        "and may be handled twice. `mailbox receive --no-ack --lease` with a longer span takes it for longer"
     )
 
 

@@ -84,13 +84,13 @@ def test_what_is_plainly_right_is_read_without_typer() -> None:
     values = parse(find("send"), words)
 
     assert values is not None
-    assert {name: values[name] for name in ("to", "body", "type", "header", "ttl", "json")} == {
+    assert {name: values[name] for name in ("to", "body", "type", "header", "ttl", "json_body")} == {
         "to": "bob",
         "body": "--body",
         "type": "job",
         "header": [("a", "b"), ("c", "d")],
         "ttl": 300,
-        "json": False,
+        "json_body": False,
     }
 
 
@@ -124,14 +124,14 @@ def test_every_verb_says_what_it_takes() -> None:
 
 
 def test_all_that_is_wrong_is_told_at_once(mailbox: Callable[..., Any]) -> None:
-    """A wrong name, a wrong span and a wrong header: one answer, no message."""
+    """A wrong name, a wrong duration and a wrong header: one answer, no message."""
     said = mailbox("send", "BOB", "hi", "--ttl", "soon", "--header", "x", "--as", "?")
 
     assert said.code == 2
     assert said.out == ""
     for problem in (
         'TO: "BOB" cannot be the name',
-        '--ttl: "soon" is not a span',
+        '--ttl: "soon" is not a duration',
         '--header: "x" is not a header',
         '--as: "?"',
     ):

@@ -164,9 +164,9 @@ def test_what_is_required_is_said_to_receive_and_watch(mailbox: Run, keys: Run, 
     keys("alice")
     mailbox("send", "bob", "signed", "--sign", sender="alice")
     keys("bob")
-    said = mailbox("receive", "--require", "signed", "-n", "2")
+    said = mailbox("receive", "--min-trust", "signed", "-n", "2")
     mailbox("send", "bob", "plain", sender="carol")
-    watched = mailbox("watch", "--drain", "--require", "signed")
+    watched = mailbox("watch", "--drain", "--min-trust", "signed")
 
     assert [record["body"] for record in said.records] == ["signed"]
     assert watched.out == ""

@@ -20,7 +20,21 @@ EXACT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 def test_send_prints_the_id_and_nothing_else(mailbox: Callable[..., Any], alice: Mailbox) -> None:
     """`id=$(mailbox send …)`."""
     said = mailbox(
-        "send", "alice", "hi", "--type", "t", "-s", "about", "--thread", "x", "--key", "k", "-H", "a=b", "--ttl", "1h"
+        "send",
+        "alice",
+        "hi",
+        "--type",
+        "t",
+        "-s",
+        "about",
+        "--thread",
+        "x",
+        "--idempotency-key",
+        "k",
+        "-H",
+        "a=b",
+        "--ttl",
+        "1h",
     )
     message = alice.receive()
 
@@ -44,8 +58,8 @@ def test_without_a_body_standard_input_is_it(mailbox: Callable[..., Any], alice:
 
 def test_a_body_of_json_is_json(mailbox: Callable[..., Any], alice: Mailbox) -> None:
     """And what is no JSON is exit code 65, nothing sent."""
-    assert mailbox("send", "alice", "--json", '{"a": [1, null]}').code == 0
-    wrong = mailbox("send", "alice", "--json", "{a: 1}")
+    assert mailbox("send", "alice", "--json-body", '{"a": [1, null]}').code == 0
+    wrong = mailbox("send", "alice", "--json-body", "{a: 1}")
 
     assert [message.body for message in alice.peek()] == [{"a": [1, None]}]
     assert (wrong.code, wrong.out) == (65, "")
@@ -63,7 +77,7 @@ def test_lines_are_a_message_each(mailbox: Callable[..., Any], alice: Mailbox) -
 
 def test_lines_before_one_that_fails_are_sent_and_named(mailbox: Callable[..., Any], alice: Mailbox) -> None:
     """The ids tell how far it came."""
-    said = mailbox("send", "alice", "--lines", "--json", stdin="1\n2\nthree\n4\n")
+    said = mailbox("send", "alice", "--lines", "--json-body", stdin="1\n2\nthree\n4\n")
 
     assert said.code == 65
     assert said.lines == [message.id for message in alice.peek()]
@@ -80,8 +94,8 @@ def test_lines_before_one_that_fails_are_sent_and_named(mailbox: Callable[..., A
         pytest.param(["send", "alice", "hi", "--lines"], b"", 2, "give no BODY", id="lines and a body"),
         pytest.param(["send", "alice", "hi", "--root", "/nowhere"], b"", 69, "Is the volume mounted?", id="no root"),
         pytest.param(["read", "nothing"], b"", 1, 'no message "nothing"', id="no message"),
-        pytest.param(["receive", "--lease", "5m"], b"", 2, "--lease is for --manual", id="lease without manual"),
-        pytest.param(["receive", "--manual", "--lease", "0"], b"", 2, "ends before it begins", id="no lease"),
+        pytest.param(["receive", "--lease", "5m"], b"", 2, "--lease is for --no-ack", id="lease without no-ack"),
+        pytest.param(["receive", "--no-ack", "--lease", "0"], b"", 2, "ends before it begins", id="no lease"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence_and_an_exit_code(
@@ -229,14 +243,14 @@ def test_no_box_is_told_with_those_there_are(mailbox: Callable[..., Any]) -> Non
 
 def taken(mailbox: Callable[..., Any], *words: str) -> str:
     """A message that another process has taken, by its id."""
-    [record] = mailbox("receive", "--manual", *words).records
+    [record] = mailbox("receive", "--no-ack", *words).records
     return str(record["id"])
 
 
 def test_a_leased_message_is_held_and_says_until_when(mailbox: Callable[..., Any], bob: Mailbox) -> None:
     """The command has ended, and nobody else gets it."""
     bob.send("bob", "work")
-    [record] = mailbox("receive", "--manual", "--lease", "1h").records
+    [record] = mailbox("receive", "--no-ack", "--lease", "1h").records
 
     assert EXACT.fullmatch(record["lease"])
     assert record["lease"] > record["sent"]
@@ -259,7 +273,7 @@ def test_retry_from_another_process_puts_it_back(mailbox: Callable[..., Any], bo
     """The attempt is counted."""
     bob.send("bob", "work")
 
-    assert mailbox("retry", taken(mailbox), "--after", "0").code == 0
+    assert mailbox("retry", taken(mailbox), "--delay", "0").code == 0
     assert [record["attempt"] for record in mailbox("receive", "--wait", "20s").records] == [2]
 
 
@@ -291,7 +305,7 @@ def test_what_cannot_be_settled_stops_none_of_the_others(mailbox: Callable[..., 
     """For xargs: each failure is told, the rest is done."""
     bob.send("bob", 1)
     bob.send("bob", 2)
-    ids = [record["id"] for record in mailbox("receive", "--manual", "-n", "2").records]
+    ids = [record["id"] for record in mailbox("receive", "--no-ack", "-n", "2").records]
     said = mailbox("ack", ids[0], "nonsense", ids[1])
 
     assert said.code == 1
@@ -309,7 +323,7 @@ def test_what_is_not_leased_says_why_it_cannot_be_settled(mailbox: Callable[...,
 
     assert message is not None
     assert (waits.code, held.code) == (1, 1)
-    assert "`mailbox receive --manual` takes it" in waits.err
+    assert "`mailbox receive --no-ack` takes it" in waits.err
     assert "was taken without a lease" in held.err
 
 
@@ -380,7 +394,7 @@ def test_which_dead_letters_must_be_said(mailbox: Callable[..., Any], bob: Mailb
 
 
 def test_a_request_prints_the_answer(mailbox: Callable[..., Any], start: Callable[..., Any], root: Path) -> None:
-    """Its body, or all of it with --full."""
+    """Its body, or all of it with --json."""
     clerk = start(
         "import sys\nfrom filemailbox import Mailbox\n"
         "with Mailbox('alice', sys.argv[1]) as box:\n"
@@ -388,8 +402,8 @@ def test_a_request_prints_the_answer(mailbox: Callable[..., Any], start: Callabl
         "        with box.receive(timeout=20) as message: message.reply({'sum': sum(message.body)})\n",
         root,
     )
-    body = mailbox("request", "alice", "--json", "[1, 2]", "--timeout", "20s")
-    [full] = mailbox("request", "alice", "--json", "[3, 4]", "--timeout", "20s", "--full").records
+    body = mailbox("request", "alice", "--json-body", "[1, 2]", "--timeout", "20s")
+    [full] = mailbox("request", "alice", "--json-body", "[3, 4]", "--timeout", "20s", "--json").records
 
     assert clerk.end() == 0
     assert (body.code, json.loads(body.out)) == (0, {"sum": 3})

@@ -70,7 +70,7 @@ def test_agents_are_listed_with_how_they_stand(mailbox: Callable[..., Any], root
 
     assert [row[:3] for row in rows] == [["alice", "yes", "0"], ["bob", "no", "1"]]
     assert rows[1][3].isdigit()
-    assert (records["alice"]["attended"], records["bob"]["attended"]) == (True, False)
+    assert (records["alice"]["has_listener"], records["bob"]["has_listener"]) == (True, False)
     assert records["bob"]["waiting"] == 1
 
 
@@ -83,7 +83,7 @@ def test_status_tells_of_a_box_in_words(mailbox: Callable[..., Any], alice: Mail
     assert retried is not None
     dead.reject("no")
     retried.retry(3600)
-    mailbox("receive", "--manual", "--lease", "1h")
+    mailbox("receive", "--no-ack", "--lease", "1h")
 
     said = mailbox("status").out
     assert said.startswith("bob\n  waiting: 1, the oldest for 0 s\n  put off: 1\n  held: 1, 1 of them under a lease\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from filemailbox.cli.options import Annotated, Arg, Opt, count, one_of, owner, pair, parameters, span
+from filemailbox.cli.options import Annotated, Arg, Opt, count, duration, one_of, owner, pair, parameters
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ from filemailbox.cli.options import Annotated, Arg, Opt, count, one_of, owner, p
         pytest.param("1w", 604800, id="weeks"),
     ],
 )
-def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
+def test_a_duration_is_read(text: str, seconds: float) -> None:
     """People write 30s; programs write 30."""
-    assert span(text) == pytest.approx(seconds)
+    assert duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
         "9999999999999d",
     ],
 )
-def test_what_is_no_span_is_refused_with_an_example(text: str) -> None:
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     """No guessing: `1h30` could be minutes or seconds."""
     with pytest.raises(ValueError, match="expected one such as 250ms, 30s"):
-        span(text)
+        duration(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "x", "٣", "1" * 10])

@@ -185,7 +185,7 @@ def test_a_relay_that_cannot_begin_says_why(host: Host) -> None:
 
 def test_the_log_is_json_where_that_is_wanted(host: Host, until: Callable[..., None]) -> None:
     """A line for each thing that is told."""
-    host.start("--log", "json")
+    host.start("--log-format", "json")
     with host.box("alice") as alice:
         alice.send("nobody", 1)
     until(lambda: "went back" in host.log())

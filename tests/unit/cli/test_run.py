@@ -172,7 +172,7 @@ def test_ids_in_pipes(sh: Callable[..., Any], bob: Mailbox) -> None:
         id=$(echo one | mailbox send bob)
         mailbox send bob two > /dev/null
         mailbox list | cut -f 1 | xargs -n 1 mailbox read --body
-        mailbox receive -n 9 --manual | sed 's/.*"id":"\\([^"]*\\)".*/\\1/' | xargs mailbox ack && echo acked
+        mailbox receive -n 9 --no-ack | sed 's/.*"id":"\\([^"]*\\)".*/\\1/' | xargs mailbox ack && echo acked
         mailbox ack "$id" || echo "exit $?"
     """)
 
@@ -201,7 +201,7 @@ def test_a_job_under_a_lease(sh: Callable[..., Any], bob: Mailbox) -> None:
     said = sh("""
         mailbox send bob true > /dev/null; mailbox send bob false > /dev/null
         for _ in 1 2; do
-          message=$(mailbox receive --manual --lease 1h)
+          message=$(mailbox receive --no-ack --lease 1h)
           id=$(printf %s "$message" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
           if $(mailbox read --body "$id"); then mailbox ack "$id"; else mailbox reject "$id" --reason "it said no"; fi
         done
@@ -246,7 +246,7 @@ def test_a_full_disk(sh: Callable[..., Any], tmp_path: Path, mount: Callable[...
     )
     drained = sh(
         """
-        id=$(mailbox receive --manual | sed 's/.*"id":"\\([^"]*\\)".*/\\1/'); mailbox ack "$id" && echo acked
+        id=$(mailbox receive --no-ack | sed 's/.*"id":"\\([^"]*\\)".*/\\1/'); mailbox ack "$id" && echo acked
         mailbox receive --body -n 99 | wc -c
         rm "$MAILBOX_ROOT"/full.*
         mailbox send bob small > /dev/null && mailbox receive --body

@@ -202,7 +202,7 @@ def test_only_the_types_asked_for_are_taken(alice: Mailbox, watch: Watch, root: 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_one_that_waits(alice: Mailbox, watch: Watch, root: Path, number: int) -> None:
     """With exit code 0, and nothing in run/."""
-    watching = watch("--rescan", "1h")
+    watching = watch("--poll-interval", "1h")
     alice.send("bob", 1)
     line(watching)
     watching.send_signal(number)
@@ -216,7 +216,7 @@ def test_a_signal_ends_one_that_waits(alice: Mailbox, watch: Watch, root: Path, 
     [
         (["--as", "nobody"], 67, 'there is no box "nobody"'),
         (["--exec", "true", "--", "true"], 2, "exclude each other"),
-        (["--log", "xml"], 2, "xml"),
+        (["--log-format", "xml"], 2, "xml"),
         (["--count", "0"], 2, "0"),
     ],
     ids=["no box", "two commands", "log", "count"],
@@ -394,7 +394,7 @@ def test_the_last_words_on_stderr_go_with_the_dead_letter(alice: Mailbox, watch:
         message = bob.receive()
         assert message
         message.retry(delay=0)
-    code, _, error = ended(watch("--drain", "--retries", "1", SHELL, script))
+    code, _, error = ended(watch("--drain", "--max-attempts", "2", SHELL, script))
     note = why(root)
 
     assert code == 0
@@ -560,7 +560,7 @@ def test_the_log_can_be_json(alice: Mailbox, watch: Watch) -> None:
     alice.send("bob", 1, type="x")
     _, _, text = ended(watch("--drain", SHELL, "exit 65"))
     alice.send("bob", 1)
-    _, _, log = ended(watch("--drain", "--log", "json", SHELL, "exit 65"))
+    _, _, log = ended(watch("--drain", "--log-format", "json", SHELL, "exit 65"))
     (entry,) = map(json.loads, log.splitlines())
 
     assert text.startswith("mailbox: dead letter ")

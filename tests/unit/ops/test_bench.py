@@ -74,8 +74,8 @@ def test_a_receiver_that_dies_is_told_and_nothing_is_left(root: Path, monkeypatc
 
 def test_bench_prints_a_table_or_json(mailbox: Callable[..., Any]) -> None:
     """The same figures for people and for programs."""
-    lines = mailbox("bench", "--for", "300ms").lines
-    record = mailbox("bench", "--for", "300ms", "--json").records[0]
+    lines = mailbox("bench", "--duration", "300ms").lines
+    record = mailbox("bench", "--duration", "300ms", "--json").records[0]
 
     assert [line.split("\t")[0] for line in lines[2:8]] == [figure["what"] for figure in record["figures"]]
     assert lines[0].endswith("MiB free")

@@ -64,7 +64,7 @@ def test_an_empty_box_is_not_behind(bob: Mailbox) -> None:
     """Nothing waits, nobody listens."""
     now = box_status(bob.root, parse_address("bob"))
 
-    assert (now.waiting, now.oldest, now.attended) == (0, None, False)
+    assert (now.waiting, now.oldest, now.has_listener) == (0, None, False)
 
 
 def test_a_consumer_that_lives_is_seen(root: Path, bob: Mailbox, start: Callable[..., Any]) -> None:
@@ -83,7 +83,7 @@ def test_a_bell_that_hears_is_seen(root: Path, bob: Mailbox) -> None:
     assert box_status(bob.root, parse_address("bob")).bells == 1
 
     bell.close()
-    assert box_status(bob.root, parse_address("bob")).attended is False
+    assert box_status(bob.root, parse_address("bob")).has_listener is False
 
 
 def test_leases_are_named(root: Path, bob: Mailbox) -> None:
