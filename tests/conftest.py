@@ -5,7 +5,7 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["support.boxes", "support.commands", "support.machine", "support.programs", "support.waiting"]
+pytest_plugins = ["support.waiting", "support.programs", "support.boxes", "support.commands", "support.machine"]
 
 # No keys, names or volumes of the user who runs the tests take part.
 for variable in ("ROOT", "AGENT", "KEY_DIR", "REGISTRY", "MIN_TRUST", "SEAL", "SIGN", "RELAY"):

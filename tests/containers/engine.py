@@ -6,10 +6,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-HOME: Final = Path(__file__).parents[2]
+from support.paths import REPO
+
 PATIENCE: Final = 60.0  # seconds after which what we wait for will not come any more
 
 OWNERS: Final = {"alice": "2001:2001", "bob": "2002:2002", "mallory": "2666:2666"}
@@ -54,8 +54,8 @@ class Engine:
 
     def compose(self, *words: str, files: tuple[str, ...] = ("compose.yaml",), project: str = "") -> Said:
         """Run `docker-compose`, or `docker compose`, on our project, or on another one."""
-        named = [word for file in files for word in ("-f", str(HOME / file))]
-        where = ["--project-directory", str(HOME), "--project-name", project or self.run]
+        named = [word for file in files for word in ("-f", str(REPO / file))]
+        where = ["--project-directory", str(REPO), "--project-name", project or self.run]
         return _run([*self._compose, *where, *named, *words], check=True)
 
     def volume(self, options: str = "") -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.engine import HOME
+from support.paths import REPO
 
 COMPOSE = ["compose.yaml", "scripts/compose.tmpfs.yaml", "scripts/compose.secrets.yaml"]
 VERSIONS = ["1.29", "1.33", "1.37"]
@@ -30,7 +30,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("file", COMPOSE)
 def test_it_is_valid_by_the_schema_of_the_compose_specification(tools: Path, file: str) -> None:
     """That is what `docker compose` version 2 goes by."""
-    said = _run([tools / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", HOME / file])
+    said = _run([tools / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", REPO / file])
 
     assert said.returncode == 0, said.stdout
 
@@ -38,7 +38,7 @@ def test_it_is_valid_by_the_schema_of_the_compose_specification(tools: Path, fil
 @pytest.mark.parametrize("more", [[], *([each] for each in COMPOSE[1:])], ids=["alone", "tmpfs", "secrets"])
 def test_podman_compose_understands_it(tools: Path, more: list[str]) -> None:
     """It reads the files, merges them, and finds all services."""
-    files = [word for file in [COMPOSE[0], *more] for word in ("-f", HOME / file)]
+    files = [word for file in [COMPOSE[0], *more] for word in ("-f", REPO / file)]
     said = _run([tools / "podman-compose", *files, "config"], PATH=f"{tools}:{os.environ['PATH']}")
 
     assert said.returncode == 0, said.stderr
@@ -47,7 +47,7 @@ def test_podman_compose_understands_it(tools: Path, more: list[str]) -> None:
 
 def test_podman_compose_understands_the_profile(tools: Path) -> None:
     """`--profile relay`: those with volumes of their own, too."""
-    compose: list[str | Path] = [tools / "podman-compose", "--profile", "relay", "-f", HOME / COMPOSE[0], "config"]
+    compose: list[str | Path] = [tools / "podman-compose", "--profile", "relay", "-f", REPO / COMPOSE[0], "config"]
     said = _run(compose, PATH=f"{tools}:{os.environ['PATH']}")
 
     assert said.returncode == 0, said.stderr
@@ -57,7 +57,7 @@ def test_podman_compose_understands_the_profile(tools: Path) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_pod_is_valid_by_the_schema_of_kubernetes(tools: Path, version: str) -> None:
     """Strictly: no member that the API does not know."""
-    pod = HOME / "scripts" / "kubernetes.yaml"
+    pod = REPO / "scripts" / "kubernetes.yaml"
     said = _run([tools / "kubernetes-validate", "--strict", "-k", version, pod])
 
     assert said.returncode == 0, said.stdout + said.stderr

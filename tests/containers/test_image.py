@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from containers.engine import HOME, OWNERS, Engine, until
+from containers.engine import OWNERS, Engine, until
+from support.paths import REPO
 
 Tell = Callable[[str], None]
 BOB = OWNERS["bob"]
@@ -77,7 +78,7 @@ def test_as_process_1_it_takes_leave_of_orphans(engine: Engine) -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), str(HOME)]
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), str(REPO)]
     subprocess.run(command, check=True)
     return next(folder.glob("*.whl"))
 

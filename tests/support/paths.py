@@ -9,7 +9,7 @@ REPO: Final = Path(__file__).resolve().parents[2]
 TESTS: Final = REPO / "tests"
 SCRIPTS: Final = REPO / "scripts"
 VECTORS: Final = TESTS / "vectors"
-FORMAT: Final = REPO / "mailbox" / "FORMAT.md"
+FORMAT_PAGE: Final = REPO / "mailbox" / "FORMAT.md"
 PACKAGE: Final = REPO / "mailbox" / "filemailbox"
 
 SOURCE: Final = str(Path(filemailbox.__file__).parents[1])

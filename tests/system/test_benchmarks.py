@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import box, peers, relay, rivals, seal, table, wake
+from support.paths import SCRIPTS
 
-BENCH = Path(__file__).parents[2] / "scripts" / "bench"
+BENCH = SCRIPTS / "bench"
 TINY = box.Plan(n=3, n_flushed=2, slices=2, repetitions=2, backlogs=(10, 400), looks=1, disks=("tmpfs",))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from filemailbox.relay.policy_file import parse_policy
+from support.paths import REPO
 
-README = Path(__file__).parents[2] / "README.md"
+README = REPO / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ID = re.compile(r"\d{8}T\d{6}\.\d{9}Z-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(?:Z|\+00:00)")

@@ -23,11 +23,12 @@ from filemailbox.format.address import parse_address
 from filemailbox.store import replies
 from filemailbox.store.ids import new_id
 from filemailbox.store.layout import FOLDERS
+from support.paths import TESTS
 from support.uids import Actor, act
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
-TABLES = Path(__file__).parents[1] / "dropbox"
+TABLES = TESTS / "dropbox"
 WRITE = bool(os.environ.get("MAILBOX_WRITE_TABLES"))
 BOB = parse_address("bob")
 

@@ -19,9 +19,9 @@ from filemailbox.trust import owners, seal
 from filemailbox.trust.key_files import PublicKeys
 from filemailbox.trust.levels import LEVELS
 from filemailbox.wake import doorbell
+from support.paths import FORMAT_PAGE, VECTORS
 
-PAGE = (Path(__file__).parents[2] / "mailbox/FORMAT.md").read_text()
-VECTORS = Path(__file__).parents[1] / "vectors"
+PAGE = FORMAT_PAGE.read_text()
 PROSE = " ".join(PAGE.split())
 ID = "20261124T014530.123456789Z-3f9c0a12b4d5"
 

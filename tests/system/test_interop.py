@@ -16,9 +16,9 @@ import pytest
 from filemailbox import Mailbox
 from filemailbox.format.address import Address
 from filemailbox.trust.key_files import PrivateKeys, PublicKeys
+from support.paths import TESTS
 
-HERE = Path(__file__).parents[1]
-SCRIPTS = HERE / "interop"
+SCRIPTS = TESTS / "interop"
 BODY = {"text": "Grüße, 世界 🦊 \u202e\x9b", "n": [2**64 - 1, -(2**63), 0.1, 1e300, True, None], "": {}}
 
 
@@ -55,7 +55,7 @@ def exactly(value: Any) -> str:
 @pytest.mark.parametrize("how", ["sealed", "signed"])
 def test_it_agrees_about_every_vector(node: str, how: str) -> None:
     """What opens opens to the same members; what must be refused is, and at the same check."""
-    file = json.loads((HERE / "vectors" / f"{how}.json").read_text())
+    file = json.loads((TESTS / "vectors" / f"{how}.json").read_text())
     identities, boxes = file["keys"]["identities"], file["keys"]["boxes"]
     jobs = [
         {
@@ -78,7 +78,7 @@ def test_it_agrees_about_every_vector(node: str, how: str) -> None:
 
 def test_it_agrees_about_every_key(node: str) -> None:
     """Which public keys may be pinned."""
-    file = json.loads((HERE / "vectors" / "sealed.json").read_text())
+    file = json.loads((TESTS / "vectors" / "sealed.json").read_text())
     vectors = [(part, vector) for part in ("identities", "boxes") for vector in file[part]]
     said = run(node, "open.mjs", [{"how": part, "key": vector["key"]} for part, vector in vectors])
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,13 +18,12 @@ import pytest
 
 from filemailbox import Mailbox
 from filemailbox.receive.status import listening
-
-Until = Callable[[Callable[[], object]], None]
+from support.paths import SOURCE
+from support.waiting import Until
 
 SECONDS = float(os.environ.get("FILEMAILBOX_CHAOS", "5"))
 """For how long chaos reigns."""
 
-SOURCE = str(Path(sys.modules[Mailbox.__module__].__file__ or "").parents[1])
 
 # Each sender writes down what it has delivered: a line, once the message is in. What was refused is not counted.
 
@@ -85,14 +83,6 @@ try:
 except BoxNotFoundError:  # at the start that is the caller's to know: whoever keeps it running begins it again
     sys.exit(67)
 """
-
-
-@pytest.fixture
-def fast() -> Iterator[Path]:
-    """A folder in memory, where there is one: it is wake-ups that are tried here, not the disk."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="filemailbox-", dir=memory) as folder:
-        yield Path(folder)
 
 
 def mail(box: Path) -> list[Path]:

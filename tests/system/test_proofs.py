@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,18 +15,16 @@ from filemailbox import Mailbox, errors
 from filemailbox.store import deliver, spool
 from filemailbox.store.root import Root
 from proofs import crowd, deeds, disks, faults, history, kills, power, record, soak, stepper, trial, volume
+from support.paths import REPO
 
-REPO = Path(__file__).resolve().parents[2]
 ID = "20261124T014530.123456789Z-3f9c0a12b4d5"
 LATER = "20261124T014531.123456789Z-3f9c0a12b4d5"
 
 
 @pytest.fixture
-def place() -> Iterator[str]:
-    """A folder in memory, where there is one: it is the calls that are tried here, not the disk."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="filemailbox-", dir=memory) as folder:
-        yield folder
+def place(fast: Path) -> str:
+    """A folder in memory, as the proofs take it."""
+    return str(fast)
 
 
 @pytest.fixture

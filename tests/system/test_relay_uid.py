@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import pytest
 
-from conftest import PATIENCE, SOURCE
 from filemailbox import Mailbox
 from filemailbox.cli.run import main
+from support.paths import SOURCE
 from support.uids import Actor, act
+from support.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

@@ -25,13 +25,13 @@ import orjson
 import pytest
 from nacl import bindings
 
-from conftest import Said
 from filemailbox import InsecureKeyFileError, Mailbox
 from filemailbox.format.address import Address
 from filemailbox.trust import seal
 from filemailbox.trust.key_files import PrivateKeys, PublicKeys
 from filemailbox.trust.keyring import Keyring
 from filemailbox.trust.verifier import Verifier
+from support.commands import Said
 
 PART = 8  # bytes
 

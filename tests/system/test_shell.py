@@ -35,9 +35,8 @@ from filemailbox.settings import MAX_SIZE
 from filemailbox.store.ids import new_id, timestamp_now
 from filemailbox.wake.doorbell import Bell
 from support.disk import left, why
+from support.paths import REPO, VECTORS
 
-HOUSE = Path(__file__).parents[2]
-VECTORS = HOUSE / "tests" / "vectors"
 PATIENCE = 60.0  # seconds after which a shell will not come to an end any more
 
 SENDING = ["awk", "od", "date", "mv", "ls", "cat", "rm", "sync"]
@@ -87,7 +86,7 @@ class Shell:
         if agent:
             environment["MAILBOX_AGENT"] = agent
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command: list[str | bytes] = [*self.argv, str(HOUSE / "scripts" / script), *map(_word, words)]
+        command: list[str | bytes] = [*self.argv, str(REPO / "scripts" / script), *map(_word, words)]
         return subprocess.Popen(command, env=environment, text=False, **{**pipes, **more})
 
     def send(self, *words: object, stdin: bytes = b"", **more: Any) -> Ran:
@@ -461,7 +460,7 @@ def test_another_user_may_drop_mail_and_nothing_else(shell: Shell, shared: Path)
     """In a drop box, under a umask of 077: the recipient reads it. Where it may not even write, that is said."""
     root = shared / "mail"
     Mailbox.init("bob", root).close()
-    shutil.copytree(HOUSE / "scripts", shared / "scripts")
+    shutil.copytree(REPO / "scripts", shared / "scripts")
     script = str(shared / "scripts/mailbox-send")
     command = [*shell.argv, script, "bob", "hello", "--root", str(root), "--as", "alice"]
     shutil.copytree(shell.tools, shared / "tools", symlinks=True)
@@ -711,7 +710,7 @@ def test_what_would_have_to_be_signed_is_refused(
     folder.mkdir(parents=True)
     (folder / "alice.key").touch()
     before = {"PATH": str(dash.tools), "MAILBOX_ROOT": str(dash.root), where: str(tmp_path / "keys")}
-    command = [*dash.argv, str(HOUSE / "scripts/mailbox-send"), "bob", "hello", "--as"]
+    command = [*dash.argv, str(REPO / "scripts/mailbox-send"), "bob", "hello", "--as"]
     said = []
     for agent, more in (("alice", {}), ("alice", {"MAILBOX_SIGN": "0"}), ("carol", {})):
         ran = subprocess.run([*command, agent], check=False, capture_output=True, env=before | more)
@@ -725,7 +724,7 @@ def test_the_scripts_share_what_reads_json() -> None:
     """Each is one file that is copied where it is needed; what both have is the same in both."""
     pieces = []
     for script in ("mailbox-send", "mailbox-recv"):
-        text = (HOUSE / "scripts" / script).read_text()
+        text = (REPO / "scripts" / script).read_text()
         start, end = text.index("# JSON, read from"), text.index("function broken(why) { failed = 1; exit }")
         pieces.append(text[start:end])
 
@@ -735,7 +734,7 @@ def test_the_scripts_share_what_reads_json() -> None:
 @pytest.mark.parametrize("script", ["mailbox-send", "mailbox-recv"])
 def test_the_first_comment_is_the_manual(shell: Shell, script: str) -> None:
     """--help prints it; every option that the script knows stands there."""
-    text = (HOUSE / "scripts" / script).read_text()
+    text = (REPO / "scripts" / script).read_text()
     ran = _end(shell.begin(script, "--help"))
     known = set(re.findall(r"(?<=[ |])--[a-z][a-z-]+", text.split("\nset -eu\n")[1])) - {"--reply", "--timeout"}
 
@@ -1537,7 +1536,7 @@ def test_what_its_mode_hides_is_a_dead_letter(dash: Shell, shared: Path) -> None
         pass
     for path in [root / "bob", *(root / "bob").rglob("*")]:
         os.chown(path, 65534, 65534)
-    shutil.copytree(HOUSE / "scripts", shared / "scripts")
+    shutil.copytree(REPO / "scripts", shared / "scripts")
     shutil.copytree(dash.tools, shared / "tools", symlinks=True)
     (root / "bob/new/x.json").write_text("{}")
     (root / "bob/new/x.json").chmod(0o600)

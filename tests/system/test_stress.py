@@ -2,10 +2,9 @@
 
 import os
 import random
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,6 @@ while True:
     os.write(log, f"{message.id} {writer} {n} {message.attempt}\\n".encode())
     message.ack()
 """
-
-
-@pytest.fixture
-def fast(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where there is one: it is the renames that are tried here, not the disk."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="filemailbox-", dir=memory) as folder:
-        yield Path(folder)
 
 
 def entries(log: Path) -> list[tuple[str, str, int, int]]:

@@ -30,8 +30,7 @@ from filemailbox import (
 )
 from filemailbox.receive.receiver import Receiver
 from filemailbox.store.ids import new_id
-
-Until = Callable[[Callable[[], object]], None]
+from support.waiting import Until
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "mailbox" / "filemailbox"
+from support.paths import PACKAGE
 
 DOORS = {
     "filelock": {"system.locks"},

@@ -16,9 +16,9 @@ import pytest
 from filemailbox.cli import help_pages
 from filemailbox.cli.options import Opt, parameters
 from filemailbox.cli.verbs import GROUPS, VERBS, find
+from support.paths import REPO, TESTS
 
-HOME = Path(__file__).parents[3]
-GOLDEN = Path(__file__).parents[2] / "help"
+GOLDEN = TESTS / "help"
 WRITE = bool(os.environ.get("MAILBOX_WRITE_HELP"))
 BEGIN, END = "<!-- commands: made from --help -->\n", "\n<!-- commands end -->"
 
@@ -57,12 +57,12 @@ def test_no_golden_file_is_left_of_a_verb_that_has_gone() -> None:
 
 def test_the_reference_page_is_made_of_the_help() -> None:
     """COMMANDS.md beside FORMAT.md."""
-    assert same(HOME / "mailbox" / "COMMANDS.md", help_pages.page())
+    assert same(REPO / "mailbox" / "COMMANDS.md", help_pages.page())
 
 
 def test_the_readme_lists_the_commands() -> None:
     """The table between the markers is made from the verbs."""
-    readme = HOME / "README.md"
+    readme = REPO / "README.md"
     before, begin, rest = readme.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from conftest import PATIENCE, SOURCE
 from filemailbox import Mailbox
 from filemailbox.relay import audit_format
 from filemailbox.store.root import find_root, read_marker
+from support.paths import SCRIPTS, SOURCE
+from support.waiting import PATIENCE
 
 RULES = """
 [groups]
@@ -335,7 +336,7 @@ def test_a_longer_verb_that_does_not_exist_is_told_of(
 
 def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     """Hardened: systemd itself finds nothing to complain of, and little that is exposed."""
-    unit = Path(__file__).parents[3] / "scripts/mailbox-relay.service"
+    unit = SCRIPTS / "mailbox-relay.service"
     text = unit.read_text()
     for line in ("ProtectSystem=strict", "PrivateNetwork=yes", "CapabilityBoundingSet=CAP_DAC_OVERRIDE"):
         assert f"\n{line}\n" in text

@@ -11,6 +11,7 @@ import pytest
 
 from filemailbox import BoxNotFoundError, DiskFullError, Mailbox, RootNotFoundError, errors
 from filemailbox.cli import exit_codes, run
+from support.paths import SOURCE
 
 MAILBOX = Path(sys.executable).parent / "mailbox"
 
@@ -110,7 +111,7 @@ def test_a_command_imports_what_it_needs(bob: Mailbox, root: Path, words: str, s
         "os.write(out, ' '.join([str(code), *sys.modules]).encode())"
     )
     command = [sys.executable, "-c", program, *words.split()]
-    environment = {"MAILBOX_ROOT": str(root), "MAILBOX_AGENT": "bob", "PYTHONPATH": str(Path(run.__file__).parents[2])}
+    environment = {"MAILBOX_ROOT": str(root), "MAILBOX_AGENT": "bob", "PYTHONPATH": SOURCE}
     code, *modules = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
     never = {"typer", "click", "pydantic", "rich", "msgspec", "nacl"}
 

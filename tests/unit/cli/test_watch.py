@@ -17,13 +17,12 @@ import pytest
 
 from filemailbox import Mailbox
 from support.disk import left, why
+from support.paths import SOURCE
+from support.waiting import PATIENCE, Until
 
-Until = Callable[[Callable[[], object]], None]
 Watch = Callable[..., "subprocess.Popen[bytes]"]
 
 MAILBOX = [sys.executable, "-m", "filemailbox"]
-PATIENCE = 20.0  # seconds
-SOURCE = str(Path(sys.modules[Mailbox.__module__].__file__ or "").parents[1])
 
 
 def environment(**more: str) -> dict[str, str]:

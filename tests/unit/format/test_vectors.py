@@ -2,7 +2,6 @@
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from filemailbox.format.envelope import decode, encode
 from filemailbox.format.filename import Filename, parse_filename, split_timed, stem_of
 from filemailbox.format.order import Order
 from filemailbox.format.timestamp import sent_time
-
-VECTORS = Path(__file__).parents[2] / "vectors"
+from support.paths import VECTORS
 
 REASONS = {
     "empty": "it is empty|it holds nothing but blanks or zero bytes",

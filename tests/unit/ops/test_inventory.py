@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import filemailbox
 from filemailbox import BoxNotFoundError, Mailbox
 from filemailbox.format.address import parse_address
 from filemailbox.ops.inventory import all_boxes, box_status
@@ -18,6 +17,7 @@ from filemailbox.store.box import create_box
 from filemailbox.store.root import find_root, init_root
 from filemailbox.system.locks import Lock
 from filemailbox.wake.doorbell import Bell
+from support.paths import SOURCE
 
 LISTEN = """
 import sys
@@ -136,7 +136,7 @@ def test_a_monitor_that_may_only_read_sees_who_listens(as_root: None, shared: Pa
     for rights in ([], right):
         who = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *rights]
         command = [*who, sys.executable, "-c", f"{script}; print(now.consumers, now.new)", volume.path]
-        environment = {**os.environ, "PYTHONPATH": str(Path(filemailbox.__file__).parents[1])}
+        environment = {**os.environ, "PYTHONPATH": SOURCE}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         said.append(done.stdout)
     lock.release()

@@ -21,8 +21,8 @@ from filemailbox import BoxNotFoundError, InvalidRequestError, Mailbox, Message,
 from filemailbox.receive import listener as listeners
 from filemailbox.wake.waker import QUIET, Waker
 from support.disk import left, why
+from support.waiting import Until
 
-Until = Callable[[Callable[[], object]], None]
 Run = Callable[..., "Running"]
 
 LONG = 30.0  # seconds

@@ -18,8 +18,8 @@ from filemailbox import InvalidRequestError, Mailbox, Message, NotClaimedError, 
 from filemailbox.format.envelope import MAX_HOPS
 from filemailbox.format.filename import TIMESTAMP_LENGTH, is_id
 from filemailbox.format.timestamp import to_nanoseconds, to_timestamp
+from support.waiting import Until
 
-Until = Callable[[Callable[[], object]], None]
 ID = "20200101T000000.000000000Z-00000000000a"
 
 

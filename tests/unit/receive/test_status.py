@@ -13,8 +13,7 @@ import pytest
 from filemailbox import BoxNotFoundError, Mailbox, Message
 from filemailbox.receive.status import ListenerInfo, ListenerStatus, listening
 from filemailbox.store.ids import timestamp_now
-
-Until = Callable[[Callable[[], object]], None]
+from support.waiting import Until
 
 LISTEN = """
 import sys

@@ -16,11 +16,12 @@ from filemailbox.relay import audit_format, audit_log
 from filemailbox.relay.audit_format import Checkpoint, Signer, Tampered
 from filemailbox.relay.audit_log import Audit
 from filemailbox.trust import seal
+from support.paths import SCRIPTS
 
 PUBLIC, _sign = seal.signer(seal.SecretBytes(range(32)))
 SIGNER = Signer(PUBLIC, _sign)
 OTHER = Signer(*seal.signer(seal.SecretBytes(32)))
-SCRIPT = Path(__file__).parents[3] / "scripts" / "audit-verify"
+SCRIPT = SCRIPTS / "audit-verify"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from filemailbox import Mailbox, StorageError
 from filemailbox.format.address import Address
-from filemailbox.relay import accepted, audit_format, audit_log, batch, policy
+from filemailbox.relay import accepted, audit_format, audit_log, batch
 from filemailbox.relay import relay as relays
 from filemailbox.relay.audit_format import Tampered
 from filemailbox.relay.inbox import Inbox
@@ -26,6 +26,7 @@ from filemailbox.store.box import create_box
 from filemailbox.store.ids import new_id
 from filemailbox.store.root import init_root, set_marker
 from filemailbox.trust import seal
+from support.paths import SOURCE, TESTS
 from support.relayed import OPEN, SIGNER, Post
 
 
@@ -743,7 +744,7 @@ def test_kill_9_at_any_moment_loses_and_doubles_nothing(
     (office.place / "relay.toml").write_text(office.text())
     chance = random.Random(7)
     sent: dict[str, list[str]] = {name: [] for name in office.agents}
-    environment = {"PYTHONPATH": f"{Path(policy.__file__).parents[3]}:{Path(__file__).parents[2]}"}
+    environment = {"PYTHONPATH": f"{SOURCE}:{TESTS}"}
     got: dict[str, list[tuple[str, str]]] = {name: [] for name in office.agents}
 
     def receive() -> None:

@@ -2,21 +2,19 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from filemailbox import BoxNotFoundError, Mailbox, NotClaimedError
-from filemailbox.format.address import Address
 from filemailbox.format.filename import split_timed
 from filemailbox.format.timestamp import to_timestamp
 from filemailbox.store.box import create_box
 from filemailbox.store.root import find_root
 from filemailbox.store.spool import Spool
+from support.boxes import BOB
+from support.waiting import Until
 
-Until = Callable[[Callable[[], object]], None]
-BOB = Address("bob")
 BEFORE = "20200101T000000.000000000Z-00000000000a"
 
 

@@ -21,13 +21,11 @@ from filemailbox import (
     RootNotFoundError,
     StorageError,
 )
-from filemailbox.format.address import Address
 from filemailbox.store import deliver
 from filemailbox.store.box import create_box
 from filemailbox.store.ids import new_id
 from filemailbox.store.root import Root, find_root
-
-BOB = Address("bob")
+from support.boxes import BOB
 
 
 @pytest.fixture

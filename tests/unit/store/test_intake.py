@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 
 from filemailbox import Mailbox, StorageError
-from filemailbox.format.address import Address
 from filemailbox.format.filename import is_id
 from filemailbox.store import intake
 from filemailbox.store.box import create_box
 from filemailbox.store.root import init_root
 from filemailbox.store.spool import Spool
 from filemailbox.system.files import READ
+from support.boxes import BOB
 from support.mail import bodies, reasons
 
-BOB = Address("bob")
 BEFORE, AFTER = "20200101T000000.000000000Z-00000000000a", "20990101T000000.000000000Z-00000000000a"
 
 

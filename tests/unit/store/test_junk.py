@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from filemailbox import Mailbox
-from filemailbox.format.address import Address
 from filemailbox.format.timestamp import to_timestamp
 from filemailbox.ops import doctor
 from filemailbox.ops.cleanup import find_garbage
@@ -20,10 +19,9 @@ from filemailbox.store.box import create_box
 from filemailbox.store.root import find_root, init_root
 from filemailbox.store.spool import Spool
 from filemailbox.wake.waker import Waker
+from support.boxes import BOB
 from support.mail import bodies
 from support.uids import Actor, act
-
-BOB = Address("bob")
 
 
 class Calls:

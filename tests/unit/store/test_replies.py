@@ -23,8 +23,8 @@ from filemailbox.store.removed_boxes import count_mail
 from filemailbox.store.root import find_root, init_root, set_marker
 from filemailbox.system.files import FOLDER
 from support.uids import Actor, act, staying
+from support.waiting import Until
 
-Until = Callable[[Callable[[], object]], None]
 BIG = 1 << 20
 
 

@@ -21,8 +21,8 @@ from filemailbox.store.permissions import chown_to_box_owner
 from filemailbox.store.removed_boxes import remove_box
 from filemailbox.store.root import Root, find_root, init_root, read_marker, set_marker
 from filemailbox.system.locks import Lock
+from support.boxes import BOB
 
-BOB = Address("bob")
 LETTER = "20261124T014530.123456789Z-3f9c0a12b4d5,S=2.json"
 
 

@@ -13,14 +13,12 @@ from typing import Any
 import pytest
 
 from filemailbox import Mailbox, MailboxError, StorageError
-from filemailbox.format.address import Address
 from filemailbox.store import intake, spool
 from filemailbox.store.spool import Spool
 from filemailbox.system import files
 from filemailbox.system.files import list_dir
 from filemailbox.system.locks import Lock
 
-BOB = Address("bob")
 Step = Callable[..., None]
 
 

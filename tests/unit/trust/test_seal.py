@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ from filemailbox.format.envelope import decode, encode
 from filemailbox.trust import seal
 from filemailbox.trust.seal import EncryptionKeyPair
 from support import make_sealed_vectors
+from support.paths import VECTORS
 
-VECTORS = Path(__file__).parents[2] / "vectors"
 SEALED = json.loads((VECTORS / "sealed.json").read_text())
 SIGNED = json.loads((VECTORS / "signed.json").read_text())
 

@@ -21,8 +21,7 @@ from filemailbox import Mailbox
 from filemailbox.wake import doorbell
 from filemailbox.wake.doorbell import Bell, Ringer, has_listener
 from filemailbox.wake.waker import Waker
-
-Until = Callable[[Callable[[], object]], None]
+from support.waiting import Until
 
 LISTEN = """
 import select, sys

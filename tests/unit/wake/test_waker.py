@@ -19,8 +19,7 @@ from filemailbox.system import inotify
 from filemailbox.wake import waker, watcher
 from filemailbox.wake.doorbell import Ringer
 from filemailbox.wake.waker import QUIET, Waker
-
-Until = Callable[[Callable[[], object]], None]
+from support.waiting import Until
 
 LONG = 30.0  # seconds: a test that waits so long for a wake-up has failed
 
