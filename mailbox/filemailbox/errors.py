@@ -1,32 +1,33 @@
-"""What can go wrong, as a tree.
+"""The errors of this package, as a tree.
 
     MailboxError
-    ├── InvalidRequestError (ValueError)        what the caller gave cannot be sent or asked for
-    │   ├── InvalidAddressError                 not a name that a box can have
-    │   ├── InvalidBodyError                    not JSON, or larger than the limit
-    │   └── TooManyHopsError                    an answer to an answer to an answer …
+    ├── InvalidRequestError (ValueError)        the caller asked for something that cannot be
+    │   ├── InvalidAddressError                 not a valid box name
+    │   ├── InvalidBodyError                    the body is not JSON, or larger than the limit
+    │   └── TooManyHopsError                    a reply to a reply to a reply …
     ├── NotMailError                            a file in a box is not mail: `reason`
-    │   ├── BodyTypeError                       it is mail, but its body is not of the wanted type
-    │   └── UnverifiedSenderError               it is mail, but not proven to be from whom it says, or not open to us
+    │   ├── BodyTypeError                       the body of a message is not of the type asked for
+    │   └── UnverifiedSenderError               the sender is not proven, or the message is not sealed to us
     ├── TrustError                              keys and pins
-    │   ├── KeyNotFoundError (LookupError)      no private key here, or no public one of that agent
-    │   ├── InsecureKeyFileError                a file of keys that others can read or change, or that is none
+    │   ├── KeyNotFoundError (LookupError)      no private key here, or no public key of that agent
+    │   ├── InsecureKeyFileError                a key file with unsafe permissions, or not a key file at all
     │   └── KeyChangedError                     another key is pinned for that agent
     ├── NotFoundError (LookupError)
     │   ├── RootNotFoundError                   no mail volume at that path
-    │   ├── BoxNotFoundError                    no box of that name: `known` lists those there are
-    │   ├── GroupNotFoundError                  nobody is meant by `all` or `team:GROUP`
-    │   └── MessageNotFoundError                no message, or more than one, with that id
-    ├── NotClaimedError                         settling a message that was looked at, not taken
-    ├── PartialDeliveryError                    mail to a group reached some: `reached`, `failed`
-    ├── BoxInUseError                           `remove` met mail or a listener
-    └── StorageError (OSError)                  the disk or the kernel said no; `errno` is kept
-        ├── DiskFullError                       no space, or over quota: nothing was delivered
-        ├── PermissionDeniedError               the modes or owners of a folder forbid it
+    │   ├── BoxNotFoundError                    no box of that name: `known` lists the boxes that exist
+    │   ├── GroupNotFoundError                  `all` or `team:GROUP` has no members
+    │   └── MessageNotFoundError                no message with that id, or more than one
+    ├── NotClaimedError                         the message was only looked at, or the claim was lost
+    ├── PartialDeliveryError                    mail to a group reached only some members: `reached`, `failed`
+    ├── BoxInUseError                           `remove` found mail or a listener in the box
+    └── StorageError (OSError)                  the disk or the kernel reported an error: `errno`
+        ├── DiskFullError                       no space left, or over quota: nothing was delivered
+        ├── PermissionDeniedError               the mode or owner of a folder forbids it
         ├── CrossMountRenameError               two folders of one box are on different mounts
         └── DurabilityUnknownError              delivered, but perhaps not on the disk: send `id` again
 
-Two more are not errors but words that a handler says by raising them: `Retry` and `Reject`.
+Every error of the tree has two parts: `str(error)` is the sentence (what was wrong, and what was expected), and `hint`
+is what to do now. `Retry` and `Reject` are not errors: a handler raises them to settle its message.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class MailboxError(Exception):
-    """The root of all errors that this package raises on its own account.
+    """The base class of all errors of this package.
 
     `str(error)` is the sentence: what was wrong, and what was expected. `hint` is what to do now, or None.
     """
@@ -54,42 +55,42 @@ class MailboxError(Exception):
             self.hint = hint
 
     def __reduce__(self: Exception) -> Any:
-        # Exceptions are unpickled by calling their class with `args`, which ours do not take: multiprocessing needs it.
-        return _revived, (type(self), self.args, self.__dict__)
+        # pickle calls the class with `args`, which most of these constructors do not take. multiprocessing needs it.
+        return _unpickled, (type(self), self.args, self.__dict__)
 
 
 class InvalidRequestError(MailboxError, ValueError):
-    """What the caller gave cannot be sent or asked for."""
+    """The caller asked for something that cannot be: a wrong argument, or a combination that excludes itself."""
 
 
 class InvalidAddressError(InvalidRequestError):
-    """Not a name that a box can have."""
+    """Not a valid box name. `address` is what was given."""
 
-    def __init__(self, text: object) -> None:
-        self.text = text
+    def __init__(self, address: object) -> None:
+        self.address = address
         super().__init__(
-            f"{quoted(text)} cannot be the name of a box: expected 1 to 64 of a-z 0-9 . _ - "
+            f"{quoted(address)} cannot be the name of a box: expected 1 to 64 of a-z 0-9 . _ - "
             'that begin with a letter or a digit, and not "all"'
         )
 
 
 class InvalidBodyError(InvalidRequestError):
-    """A body that is not JSON or makes a message larger than the limit."""
+    """The body is not JSON, or makes the message larger than the limit."""
 
 
 class TooManyHopsError(InvalidRequestError):
-    """An answer to an answer to an answer: two agents are thanking each other."""
+    """A reply to a reply to a reply, more than `limit` in a row: two agents are thanking each other."""
 
     def __init__(self, hops: int, limit: int) -> None:
         self.hops, self.limit = hops, limit
         super().__init__(
-            f"this would be answer number {hops} in a row, and {limit} is the limit: "
-            "start a new conversation with send()"
+            f"this would be reply number {hops} in a row, and {limit} is the limit",
+            hint="start a new conversation with send()",
         )
 
 
 class NotMailError(MailboxError):
-    """A file in a box is not mail."""
+    """A file in a box is not mail. `reason` is the sentence."""
 
     def __init__(self, reason: str, *, hint: str | None = None) -> None:
         self.reason = reason
@@ -97,89 +98,92 @@ class NotMailError(MailboxError):
 
 
 class BodyTypeError(NotMailError):
-    """The body of a message is not of the type that its receiver wants."""
+    """The body of a message is not of the type that the receiver asked for."""
 
 
 class UnverifiedSenderError(NotMailError):
-    """A message is not proven to be from whom it says it is, or not open to us."""
+    """The sender of a message is not proven, or the message is sealed to another key."""
 
 
 class TrustError(MailboxError):
-    """Keys or pins that cannot be used."""
+    """A key or a pin cannot be used."""
 
 
 class KeyNotFoundError(TrustError, LookupError):
-    """There is no private key here, or no public key of that agent."""
+    """No private key here, or no public key of that agent."""
 
 
 class InsecureKeyFileError(TrustError):
-    """A file of keys that others can read or change, or that is none."""
+    """A key file with unsafe permissions, or not a key file at all."""
 
 
 class KeyChangedError(TrustError):
-    """Another key than the one that is pinned: it is never taken silently."""
+    """Another key is pinned for that agent. A pin is never replaced silently."""
 
 
 class NotFoundError(MailboxError, LookupError):
-    """Something that was named does not exist."""
+    """The root, box, group or message does not exist."""
 
 
 class RootNotFoundError(NotFoundError):
-    """No mail volume at that path."""
+    """No mail volume at the path `root`."""
 
     def __init__(self, root: str, why: str = "it holds no .mailbox file") -> None:
         self.root = root
         super().__init__(
-            f"{quoted(root)} is not the root of a mailbox: {why}. Is the volume mounted? "
-            "MAILBOX_ROOT or --root names it, and `mailbox init NAME` makes one"
+            f"{quoted(root)} is not the root of a mailbox: {why}",
+            hint="is the volume mounted? --root or MAILBOX_ROOT selects it; `mailbox init NAME` makes a new one",
         )
 
 
 class BoxNotFoundError(NotFoundError):
-    """No box of that name under the root."""
+    """No box `name` under `root`. `known` lists the boxes that exist, sorted."""
 
     def __init__(self, name: str, root: str, known: Iterable[str] = ()) -> None:
         self.name, self.root, self.known = name, root, sorted(known)
         there = ", ".join(self.known[:12]) + (" …" if len(self.known) > 12 else "")
         super().__init__(
             f"there is no box {quoted(name)} in {quoted(root)}: "
-            + (f"there are {there}" if self.known else "there are none yet")
-            + f"; `mailbox init {name}` makes it"
+            + (f"there are {there}" if self.known else "there are none yet"),
+            hint=f"`mailbox init {name}` makes it",
         )
 
 
 class GroupNotFoundError(NotFoundError):
-    """Nobody is meant by the name of a group."""
+    """The group `name` has no members here, apart from the sender."""
 
     def __init__(self, name: str, root: str, why: str) -> None:
         self.name, self.root = name, root
-        super().__init__(f"{quoted(name)} is nobody in {quoted(root)}: {why}")
+        super().__init__(f"{quoted(name)} reaches no box in {quoted(root)}: {why}")
 
 
 class MessageNotFoundError(NotFoundError):
-    """No message of that id, or several that begin or end alike."""
+    """No message with that id, or several that match the part given."""
 
 
 class NotClaimedError(MailboxError):
-    """Settling a message that was looked at, not taken; or taking one while another thread closes the mailbox."""
+    """The message is not claimed by this mailbox: it was only looked at, or the mailbox was closed meanwhile."""
 
 
 class PartialDeliveryError(MailboxError):
-    """Mail to a group did not go to everyone in it."""
+    """Mail to the group `to` did not reach every member.
+
+    `reached` lists the members it was delivered to, `failed` maps the others to their errors.
+    """
 
     def __init__(self, to: str, reached: list[str], failed: dict[str, MailboxError]) -> None:
         self.to, self.reached, self.failed = to, reached, failed
-        whom = f"it went to {', '.join(reached)}" if reached else "it went to nobody"
+        whom = f"it reached {', '.join(reached)}" if reached else "it reached none"
         why = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        super().__init__(f"the message to {quoted(to)} did not go to everyone ({whom}): {why}")
+        super().__init__(f"the message to {quoted(to)} did not reach every member ({whom}): {why}")
 
 
 class BoxInUseError(MailboxError):
-    """A box cannot be removed while there is mail in it or somebody listens."""
+    """A box cannot be removed while it holds mail or has a listener."""
 
 
 class StorageError(MailboxError, OSError):
-    """The disk or the kernel said no. `errno` and `strerror` are those of the cause."""
+    """The disk or the kernel reported an error. `errno` is that of the cause; `id` is the message, if any."""
 
     def __init__(self, text: str, code: int | None = None, id: str | None = None, *, hint: str | None = None) -> None:
         self.text, self.id = text, id
@@ -191,26 +195,26 @@ class StorageError(MailboxError, OSError):
 
 
 class DiskFullError(StorageError):
-    """No space left or over quota. Nothing was delivered; waiting mail can still be taken."""
+    """No space left, or over quota. Nothing was delivered; waiting mail can still be received."""
 
 
 class PermissionDeniedError(StorageError):
-    """The modes or owners of a folder forbid it."""
+    """The mode or owner of a folder forbids it."""
 
 
 class CrossMountRenameError(StorageError):
-    """A message cannot be renamed across mounts: mount whole boxes."""
+    """Two folders of one box are on different mounts, and a rename cannot cross mounts."""
 
 
 class DurabilityUnknownError(StorageError):
     """The message `id` was delivered, but the disk did not confirm it.
 
-    Whether it survives a power cut is unknown. Send it again under the same id.
+    It may not survive a power cut. Send it again under the same id.
     """
 
 
 class Retry(Exception):
-    """Raised by a handler: give me this message again, in *delay* seconds (default: backoff)."""
+    """Raised by a handler: deliver this message again in *delay* seconds (default: with backoff)."""
 
     def __init__(self, delay: float | None = None, reason: str = "the handler asked to retry") -> None:
         self.delay, self.reason = delay, reason
@@ -220,7 +224,7 @@ class Retry(Exception):
 
 
 class Reject(Exception):
-    """Raised by a handler: this message can never be handled; make it a dead letter."""
+    """Raised by a handler: this message can never be handled. It becomes a dead letter."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -229,37 +233,41 @@ class Reject(Exception):
     __reduce__ = MailboxError.__reduce__
 
 
-def _revived(kind: type[Exception], arguments: tuple[Any, ...], facts: dict[str, Any]) -> Exception:
+def _unpickled(kind: type[Exception], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
     error = kind.__new__(kind)
     (OSError if isinstance(error, OSError) else Exception).__init__(error, *arguments)
-    error.__dict__.update(facts)
+    error.__dict__.update(attributes)
     return error
 
 
 def quoted(text: object) -> str:
-    """*text* in double quotes, safe to print: control characters and bad UTF-8 are escaped."""
+    """Return *text* in double quotes, safe to print: control characters and bad UTF-8 escaped, cut after 200."""
     shown = ascii(text if isinstance(text, str) else str(text))[1:-1].replace('"', '\\"')
     return f'"{shown if len(shown) <= 200 else shown[:200] + "…"}"'
 
 
+def errno_text(error: Exception) -> str:
+    """Return the text of an error for the end of a sentence: that of its errno if it has one, in lower case."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 def storage_error(cause: OSError, doing: str, id: str | None = None) -> StorageError:
-    """The member of the tree that *cause* stands for; *doing* says what was being done."""
-    code = cause.errno
+    """Return the member of the tree for *cause*. *doing* is what was being done: the sentence begins with it."""
+    code, why = cause.errno, errno_text(cause)
     if code in (errno.ENOSPC, errno.EDQUOT):
         full = "the volume is full" if code == errno.ENOSPC else "the quota is used up"
-        return DiskFullError(f"{doing}: {full}; nothing was delivered. Free some space and send again", code, id)
+        return DiskFullError(f"{doing}: {full}; nothing was delivered", code, id, hint="free some space and send again")
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        why = cause.strerror or "permission denied"
-        return PermissionDeniedError(f"{doing}: {why.lower()}. `ls -ld` shows owners and modes", code, id)
+        return PermissionDeniedError(f"{doing}: {why}", code, id, hint="`ls -ld` shows owners and modes")
     if code == errno.EXDEV:
         return CrossMountRenameError(
-            f"{doing}: its folders are on different mounts; mount whole boxes, not parts", code, id
+            f"{doing}: its folders are on different mounts", code, id, hint="mount whole boxes, not parts of one"
         )
-    return StorageError(f"{doing}: {(cause.strerror or str(cause)).lower()}", code, id)
+    return StorageError(f"{doing}: {why}", code, id)
 
 
-class translated_errors:  # noqa: N801  # used as a function: `with translated_errors("…"):`
-    """Within it what the kernel says becomes a member of the tree; that a file is not there is left as it is."""
+class translated_errors:  # noqa: N801  # reads as a function: `with translated_errors("…"):`
+    """Turn each OSError of the block into a member of the tree. FileNotFoundError passes unchanged."""
 
     __slots__ = ("_doing",)
 

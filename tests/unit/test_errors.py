@@ -65,19 +65,21 @@ def test_the_words_of_a_handler_are_no_errors_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "says"),
+    ("code", "kind", "says", "hint"),
     [
-        pytest.param(errno.ENOSPC, DiskFullError, "the volume is full; nothing was delivered", id="ENOSPC"),
-        pytest.param(errno.EDQUOT, DiskFullError, "the quota is used up; nothing was delivered", id="EDQUOT"),
-        pytest.param(errno.EACCES, PermissionDeniedError, "permission denied", id="EACCES"),
-        pytest.param(errno.EPERM, PermissionDeniedError, "operation not permitted", id="EPERM"),
-        pytest.param(errno.EROFS, PermissionDeniedError, "read-only file system", id="EROFS"),
-        pytest.param(errno.EXDEV, CrossMountRenameError, "on different mounts", id="EXDEV"),
-        pytest.param(errno.EIO, StorageError, "input/output error", id="EIO"),
+        pytest.param(errno.ENOSPC, DiskFullError, "volume is full; nothing was delivered", "free some", id="ENOSPC"),
+        pytest.param(errno.EDQUOT, DiskFullError, "quota is used up; nothing was delivered", "free some", id="EDQUOT"),
+        pytest.param(errno.EACCES, PermissionDeniedError, "permission denied", "ls -ld", id="EACCES"),
+        pytest.param(errno.EPERM, PermissionDeniedError, "operation not permitted", "ls -ld", id="EPERM"),
+        pytest.param(errno.EROFS, PermissionDeniedError, "read-only file system", "ls -ld", id="EROFS"),
+        pytest.param(errno.EXDEV, CrossMountRenameError, "on different mounts", "mount whole boxes", id="EXDEV"),
+        pytest.param(errno.EIO, StorageError, "input/output error", None, id="EIO"),
     ],
 )
-def test_what_the_kernel_said_becomes_a_member_of_the_tree(code: int, kind: type[StorageError], says: str) -> None:
-    """It is an OSError still, with its errno, and says what was being done."""
+def test_what_the_kernel_said_becomes_a_member_of_the_tree(
+    code: int, kind: type[StorageError], says: str, hint: str | None
+) -> None:
+    """It is an OSError still, with its errno; the sentence begins with what was being done, the hint is apart."""
     error = storage_error(OSError(code, os.strerror(code)), "doing this", "some-id")
 
     assert type(error) is kind
@@ -85,22 +87,25 @@ def test_what_the_kernel_said_becomes_a_member_of_the_tree(code: int, kind: type
     assert (error.errno, error.id) == (code, "some-id")
     assert str(error).startswith("doing this: ")
     assert says in str(error)
+    assert (error.hint is None) == (hint is None)
+    assert hint is None or hint in str(error.hint)
+    assert hint is None or hint not in str(error)
 
 
 @pytest.mark.parametrize(
     ("known", "says"),
     [
         pytest.param([], "there are none yet", id="none"),
-        pytest.param(["b", "a"], "there are a, b;", id="some"),
-        pytest.param([f"a{n:02}" for n in range(20)], "a10, a11 …;", id="many"),
+        pytest.param(["b", "a"], "there are a, b", id="some"),
+        pytest.param([f"a{n:02}" for n in range(20)], "a10, a11 …", id="many"),
     ],
 )
 def test_an_unknown_box_is_answered_with_those_there_are(known: list[str], says: str) -> None:
     """And with what makes it: a typing error is seen at once."""
     error = BoxNotFoundError("bib", "/mail", known)
 
-    assert says in str(error)
-    assert "`mailbox init bib` makes it" in str(error)
+    assert str(error).endswith(says)
+    assert error.hint == "`mailbox init bib` makes it"
     assert (error.name, error.root, error.known) == ("bib", "/mail", sorted(known))
 
 

@@ -135,7 +135,7 @@ def test_doctor_without_a_root_says_where_it_looked(mailbox: Callable[..., Any],
     said = mailbox("doctor", "--root", tmp_path)
 
     assert said.code == 69
-    assert "Is the volume mounted?" in said.err
+    assert "is the volume mounted?" in said.err
 
 
 def test_gc_prints_what_it_takes_away(mailbox: Callable[..., Any], root: Path) -> None:

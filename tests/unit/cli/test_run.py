@@ -270,7 +270,7 @@ def test_a_missing_volume(sh: Callable[..., Any], tmp_path: Path) -> None:
         said = sh(f"mailbox {verb}", MAILBOX_ROOT=str(tmp_path / "empty"))
 
         assert (said.returncode, said.stdout) == (69, "")
-        assert "Is the volume mounted?" in said.stderr
+        assert "is the volume mounted?" in said.stderr
 
 
 def test_a_forbidden_box(as_root: None, shared: Path, start: Callable[..., Any]) -> None:

@@ -84,7 +84,7 @@ def test_what_is_no_address_is_refused_with_what_was_expected(text: str) -> None
         parse_address(text)
 
     assert not is_address(text)
-    assert caught.value.text == text
+    assert caught.value.address == text
     assert str(caught.value).isascii()
     assert str(caught.value).isprintable()
 
