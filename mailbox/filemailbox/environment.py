@@ -9,10 +9,6 @@ from .errors import (
     quoted,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 DEFAULT_ROOT = "/mail"
 
 _SWITCH = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import Final
 
 MAX_SIZE: Final = 1024 * 1024
 """The largest message, in bytes, that is written or read unless a box says otherwise."""

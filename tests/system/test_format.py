@@ -74,7 +74,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (doorbell._KEPT, "it keeps ({} in all)"),
         (doorbell._PASSRIGHTS, "SO_PASSRIGHTS ({}, from"),
         (doorbell._LONGEST, "at most {} bytes. A longer one"),
-        (filename._STEM, "keep the first {}."),
+        (filename.MAX_STEM, "keep the first {}."),
         (audit_format.ROOM, "up to {} bytes. A checkpoint"),
         (seal._BUCKET, "fill up a *bucket*: {} bytes"),
         (8 * seal._BUCKET // 1024, "from {} KiB on, that costs"),

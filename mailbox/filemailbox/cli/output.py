@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..format import codec
 from ..format.envelope import escape_invisible
-from ..format.pattern import Pattern
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
-    from types import TracebackType
-    from typing import Any, Final, Self
 
     from ..receive.message import Message
 
-_UNSAFE = Pattern(
+_UNSAFE: Final = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
@@ -43,7 +42,7 @@ def escape(text: str) -> str:
     """*text* without what would move the cursor, hide or reorder it: such characters are shown escaped."""
     if text.isascii() and text.isprintable():
         return text
-    return _UNSAFE.sub(lambda match: f"\\u{{{ord(match[0]):x}}}", text)
+    return re.sub(_UNSAFE, lambda match: f"\\u{{{ord(match[0]):x}}}", text)
 
 
 def one_line(value: Any, room: int = 0) -> str:

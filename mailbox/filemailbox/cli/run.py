@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from ..format import codec
 from .fast_parser import parse
 from .verbs import GROUPS, VERBS, find, following, split
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code; what went wrong is told in a sentence on standard error."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if "orjson" not in sys.modules:
+        codec.spare_orjson()
     try:
         _prepare()
         code = _run(words)

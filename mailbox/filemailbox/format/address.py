@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final, NewType
+
 from ..errors import InvalidAddressError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final, NewType
-
-if TYPE_CHECKING:
-    Address = NewType("Address", str)
-else:  # typing takes longer to import than a message to send
-    Address = str
+Address = NewType("Address", str)
 """The name of a box, checked."""
 
 ALL: Final = "all"
@@ -22,22 +17,22 @@ _ADDRESS: Final = _FIRST + "._-"
 
 
 def parse_address(text: object) -> Address:
-    """*text* as the address of a box. Raises InvalidAddressError, which says what was expected."""
+    """Return *text* as the address of a box. Raises InvalidAddressError, which names the expected form."""
     if isinstance(text, str) and is_address(text):
         return Address(text)
     raise InvalidAddressError(text)
 
 
 def is_address(text: str) -> bool:
-    """Whether a box can have this name."""
+    """Return True if a box can have this name."""
     return 0 < len(text) <= 64 and text[0] in _FIRST and not text.strip(_ADDRESS) and text != ALL
 
 
 def parse_recipient(text: str) -> str:
-    """*text* as that to which mail can be sent: an address, `all`, or `team:GROUP`. Raises InvalidAddressError."""
+    """Return *text* as a recipient: an address, `all`, or `team:GROUP`. Raises InvalidAddressError."""
     return text if is_group(text) else parse_address(text)
 
 
 def is_group(text: str) -> bool:
-    """Whether it stands for several: `all`, or `team:` and the name of a group."""
+    """Return True for a name of several boxes: `all`, or `team:` and the name of a group."""
     return text == ALL or (text.startswith(TEAM) and is_address(text[len(TEAM) :]))

@@ -11,18 +11,14 @@ body, so that a script can drop `{"from":"a","msg":"hello"}`. Only sealed mail h
 
 from __future__ import annotations
 
-from _collections_abc import Mapping
+import re
+from collections.abc import Mapping
+from typing import Any, Final
 
 from ..errors import InvalidBodyError, InvalidRequestError, NotMailError, quoted
 from . import codec
-from .pattern import Pattern
 from .times import parse_time
 from .timestamp import sent_time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import re
-    from typing import Any, Final
 
 MAX_DEPTH: Final = 64
 """How deep arrays and objects may be nested."""
@@ -56,7 +52,7 @@ _EXPECTED: Final[dict[type, str]] = {
 
 # What would move the cursor, hide or reorder text where somebody looks with `cat`. In valid JSON such characters can
 # only stand inside strings, so escaping them changes the bytes and not the meaning. orjson escapes the rest of C0.
-_INVISIBLE = Pattern(
+_INVISIBLE: Final = (
     "[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 _HOPS: Final = range(1001)
@@ -147,7 +143,7 @@ def escape_invisible(data: bytes) -> bytes:
     """JSON with what moves the cursor, hides or reorders text escaped: the same JSON, safe to look at."""
     if data.isascii() and 0x7F not in data:
         return data
-    return _INVISIBLE.sub(_escaped, data.decode()).encode()
+    return re.sub(_INVISIBLE, _escaped, data.decode()).encode()
 
 
 def _check_time(member: str, text: str) -> None:
@@ -242,8 +238,6 @@ def _escaped(match: re.Match[str]) -> str:
 
 def _too_deep(data: bytes) -> bool:
     """Whether *data*, which is JSON, nests deeper than MAX_DEPTH."""
-    import re
-
     return _nests(re.sub(_STRING, b"", data))
 
 

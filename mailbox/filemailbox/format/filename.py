@@ -1,77 +1,67 @@
-"""Addresses, and message names that sort by time.
-
-A message's file is called
+"""File names of messages, which sort by time.
 
     20261124T014530.123456789Z-3f9c0a12b4d5,S=217.json
     └─ when: UTC, nanoseconds ─┘ └─ writer ─┘ └─ fields
     └──────────────── id ───────────────────┘
 
-*When* rises strictly within a writer, also when the clock stands still or goes back. *Writer* is 48 random bits, new
-in every thread and after every fork: never a pid or a host name, for these repeat across containers. Fields are a
-letter each, as in Maildir: `S=` the size in bytes, `A=` the delivery attempt from the second on, `N=` what is left of
-a foreign name, `R=` how often a person has requeued it, `F=` the sender, where a relay says it, `W=` how long a retry
-may have to wait, where that is long. Text order is time order.
+*When* rises strictly within a writer, also if the clock stops or goes back. *Writer* is 48 random bits, new in every
+thread and after every fork: never a pid or a host name, for these repeat across containers. Text order is time order.
 
-In `later/` and `done/` a second stamp and a `~` stand before the name: when it is due, or when it was handled.
+A field is a letter and a value, as in Maildir; a reader drops those it does not know:
+
+    S=  the size in bytes
+    A=  the delivery attempt, from the second on
+    N=  the part of an external name that was kept
+    R=  how often an operator has requeued the message
+    F=  the sender, written by a relay
+    W=  the longest wait of a retry in seconds, if it is long
+
+In `later/` and `done/` a second timestamp and a `~` precede the name: when it is due, or when it was handled.
 """
 
 from __future__ import annotations
 
-from .address import is_address
-from .pattern import Pattern
+import re
+from typing import Any, Final, NamedTuple
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Final
+from .address import is_address
 
 TIMESTAMP_LENGTH: Final = len("20261124T014530.123456789Z")
 ID_LENGTH: Final = TIMESTAMP_LENGTH + len("-3f9c0a12b4d5")
-TIMESTAMP_PATTERN = (
+TIMESTAMP_PATTERN: Final = (
     r"(?:19[7-9]\d|[2-9]\d{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])[0-5]\d[0-5]\d\.\d{9}Z"
 )
-_ID = Pattern(rf"{TIMESTAMP_PATTERN}-[0-9a-f]{{12}}")
-_NAME = Pattern(rf"({TIMESTAMP_PATTERN}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json")
-_TIMED = Pattern(rf"({TIMESTAMP_PATTERN})~(.+)")
-_UNSAFE = Pattern(r"[^A-Za-z0-9._-]")
-_CONSUMER = Pattern(rf"[0-9a-f]{{12}}(?:,U=({TIMESTAMP_PATTERN}))?")
-_STEM: Final = 64
+MAX_STEM: Final = 64
+"""How many characters of an external name are kept."""
+
+_NAME: Final = re.compile(rf"({TIMESTAMP_PATTERN}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json", re.ASCII)
+_TIMED: Final = re.compile(rf"({TIMESTAMP_PATTERN})~(.+)", re.ASCII)
+# Rarer than a name: `re` compiles these at their first use, and keeps them.
+_ID: Final = rf"(?a){TIMESTAMP_PATTERN}-[0-9a-f]{{12}}"
+_CONSUMER: Final = rf"(?a)[0-9a-f]{{12}}(?:,U=({TIMESTAMP_PATTERN}))?"
+_MAX_DIGITS: Final = 18
 
 
-class Filename:
-    """A message's file name, taken apart. By hand: a dataclass takes longer to make than a message to send."""
+class Filename(NamedTuple):
+    """A message's file name, taken apart: str() puts it together again."""
 
-    __slots__ = ("attempt", "id", "origin", "requeued", "size", "stem", "wait")
+    id: str
+    size: int | None = None
+    """S="""
+    attempt: int = 1
+    """A=, trusted only in folders that senders cannot write."""
+    stem: str | None = None
+    """N="""
+    requeued: int = 0
+    """R="""
+    origin: str | None = None
+    """F=, trusted only in a file that belongs to the relay."""
+    wait: int = 0
+    """W=, trusted as A= is."""
 
-    def __init__(
-        self,
-        id: str,
-        size: int | None = None,
-        attempt: int = 1,
-        stem: str | None = None,
-        requeued: int = 0,
-        origin: str | None = None,
-        wait: int = 0,
-    ) -> None:
-        self.id = id
-        self.size = size  # S=
-        self.attempt = attempt  # A=, from the second on; believed only where no sender can write
-        self.stem = stem  # N=
-        self.requeued = requeued  # R=
-        self.origin = origin  # F=, believed only where the file is the relay's
-        self.wait = wait  # W=, seconds; believed as A= is
-
-    def but(self, **changes: Any) -> Filename:
-        """The same name, with some parts changed."""
-        return Filename(**{part: getattr(self, part) for part in self.__slots__} | changes)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Filename) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __repr__(self) -> str:
-        return f"<Name {self}>"
+    def replace(self, **fields: Any) -> Filename:
+        """Return the same name with other values of some *fields*."""
+        return self._replace(**fields)
 
     def __str__(self) -> str:
         text = self.id
@@ -90,9 +80,9 @@ class Filename:
         return text + ".json"
 
 
-def parse_filename(text: str) -> Filename | None:
-    """The parts of *text*, or None where it is not a name of our making. Unknown fields are dropped."""
-    match = _NAME.fullmatch(text)
+def parse_filename(filename: str) -> Filename | None:
+    """Return the parts of a file name, or None if it is an external name. Unknown fields are dropped."""
+    match = _NAME.fullmatch(filename)
     if match is None:
         return None
     size, attempt, stem, requeued, origin, wait = None, 1, None, 0, None, 0
@@ -102,7 +92,7 @@ def parse_filename(text: str) -> Filename | None:
             stem = value
         elif letter == "F":
             origin = value if is_address(value) else None
-        elif letter in "SAR" and not (value.isdigit() and len(value) <= 18):
+        elif letter in "SAR" and not _is_number(value):
             return None
         elif letter == "S":
             size = int(value)
@@ -111,32 +101,39 @@ def parse_filename(text: str) -> Filename | None:
         elif letter == "R":
             requeued = int(value)
         elif letter == "W":
-            wait = int(value) if value.isdigit() and len(value) <= 18 else 0
+            wait = int(value) if _is_number(value) else 0
     return Filename(match[1], size, attempt, stem, requeued, origin, wait)
 
 
+def _is_number(digits: str) -> bool:
+    return digits.isdigit() and len(digits) <= _MAX_DIGITS
+
+
 def is_id(text: str) -> bool:
-    """Whether *text* is a message id of our making."""
-    return bool(_ID.fullmatch(text))
+    """Return True if *text* has the form of a message id."""
+    return re.fullmatch(_ID, text) is not None
 
 
-def timed_filename(stamp: str, name: str) -> str:
-    """*name* as it is called in `later/` (due then) and in `done/` (handled then)."""
-    return f"{stamp}~{name}"
+def timed_filename(timestamp: str, filename: str) -> str:
+    """Return the name of a file in `later/` (due at that time) or `done/` (handled then)."""
+    return f"{timestamp}~{filename}"
 
 
-def split_timed(text: str) -> tuple[str, str] | None:
-    """The stamp and the name in a name from `later/` or `done/`, or None where there is no stamp."""
-    match = _TIMED.fullmatch(text)
+def split_timed(filename: str) -> tuple[str, str] | None:
+    """Return the timestamp and the rest of a name from `later/` or `done/`, or None without a timestamp."""
+    match = _TIMED.fullmatch(filename)
     return (match[1], match[2]) if match else None
 
 
 def lease_deadline(consumer: str) -> str | None:
-    """Until when a folder of this name in `cur/` is leased: a stamp, "" for no lease; None for no consumer's name."""
-    match = _CONSUMER.fullmatch(consumer)
+    """Return the timestamp until which a consumer's folder in `cur/` is leased.
+
+    "" for a consumer without a lease, None if no consumer has such a name.
+    """
+    match = re.fullmatch(_CONSUMER, consumer)
     return (match[1] or "") if match else None
 
 
-def stem_of(foreign: str) -> str:
-    """What is kept of a *foreign* name, as the value of `N=`."""
-    return _UNSAFE.sub("_", foreign.removesuffix(".json"))[:_STEM]
+def stem_of(external: str) -> str:
+    """Return what is kept of an external file name, as the value of `N=`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", external.removesuffix(".json"))[:MAX_STEM]

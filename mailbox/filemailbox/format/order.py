@@ -1,21 +1,24 @@
-"""In which order waiting mail is taken: one listing in, names to claim out. Pure.
+"""The order in which waiting mail is claimed: one listing in, names to claim out. Pure.
 
 A sorted listing alone is not first in, first out. `readdir` is no snapshot: it can show a writer's message k+1 and miss
-k, which was renamed in while the listing ran. The rule that gave no inversion and starved nobody: note the clock
-before the listing, and hold back a name that is not earlier than it, unless the same writer had that or a later name in
-the listing before. For a writer stamps a message after the one before it is in place; so what precedes a name that is
-older than the listing, or that an earlier listing showed, is in this listing.
+k, which was renamed in while the listing ran. One rule gave no inversion and starved no writer:
+
+* Read the clock before the listing.
+* Hold back a name that is not earlier than the clock, unless the listing before showed that name or a later one of the
+  same writer.
+
+A writer stamps a message after the one before it is in place. So every predecessor of a name that is older than the
+listing, or that an earlier listing showed, is in this listing.
 
 Held back mail waits for one more listing, not for the clock: a writer that is an hour ahead loses nothing.
 """
 
 from __future__ import annotations
 
-from .filename import ID_LENGTH, TIMESTAMP_LENGTH
+from bisect import bisect_left
+from collections.abc import Callable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .filename import ID_LENGTH, TIMESTAMP_LENGTH
 
 _WRITER = slice(TIMESTAMP_LENGTH + 1, ID_LENGTH)
 _SEAM = slice(TIMESTAMP_LENGTH - 1, TIMESTAMP_LENGTH + 1)
@@ -30,22 +33,20 @@ class Order:
         self._ahead: dict[str, str] = {}  # writer → its last name that was not earlier than the clock
 
     def select(self, listed: list[str], clock: str, when: Callable[[str], str | None]) -> tuple[list[str], bool]:
-        """The names to claim now, in order, and whether some were held back: then list again.
+        """Return the names to claim now, in order, and True if some were held back: then list again.
 
-        *listed* is one listing of `new/`; *clock* is a stamp from before it; *when* gives the
-        stamp of a file whose name is not of our making (its mtime), or None if it is gone.
+        *listed* is one listing of `new/`, and *clock* a timestamp from before it. *when* returns the timestamp of a
+        file with an external name (its mtime), or None if the file is gone.
         """
-        if len(listed) == 1 and listed[0] <= clock and listed[0][_SEAM] == "Z-":
+        if len(listed) == 1 and listed[0] <= clock and not is_external(listed[0]):
             self._ahead = {}
-            return listed, False  # what a wake-up mostly finds: one message
+            return listed, False  # the usual case at a wake-up: one message
         ready = [name for name in listed if name[_SEAM] == "Z-"]
-        foreign = [name for name in listed if name[_SEAM] != "Z-"] if len(ready) < len(listed) else ()
+        external = [name for name in listed if name[_SEAM] != "Z-"] if len(ready) < len(listed) else ()
         ready.sort()
-        ahead, held = {}, False
+        ahead, held_back = {}, False
         if ready and ready[-1] > clock:
-            from bisect import bisect_left  # rarely needed
-
-            known = bisect_left(ready, clock)  # one of that very tick may be made after the clock was read
+            known = bisect_left(ready, clock)  # a name of that very tick may be made after the clock was read
             ready, later = ready[:known], ready[known:]
             for name in later:
                 writer = name[_WRITER]
@@ -53,21 +54,20 @@ class Order:
                 if self._ahead.get(writer, "") >= name:
                     ready.append(name)
                 else:
-                    held = True
+                    held_back = True
         self._ahead = ahead
-        if foreign:
-            mail = [name for name in foreign if name.endswith(".json") and name[0] != "."]  # is_mail(), a call less
-            times = {name: time for name in mail if (time := when(name)) is not None}
+        if external:
+            times = {name: time for name in external if is_mail(name) and (time := when(name)) is not None}
             ready.extend(times)
             ready.sort(key=lambda name: (times.get(name, name), name))  # mtimes come in ticks of some milliseconds
-        return ready, held
+        return ready, held_back
 
 
 def is_mail(name: str) -> bool:
-    """Whether a file of this name in `new/` is mail. Dotfiles and other suffixes are nobody's business."""
+    """Return True if a file of this name in `new/` is mail. Consumers ignore dotfiles and other suffixes."""
     return name.endswith(".json") and not name.startswith(".")
 
 
-def is_foreign(name: str) -> bool:
-    """Whether a name does not even look like one of ours: then it has no place among those of its writer."""
+def is_external(name: str) -> bool:
+    """Return True if the name has not the form of ours: its writer is unknown."""
     return name[_SEAM] != "Z-"

@@ -222,7 +222,7 @@ class Receiver:
         wait = self._backoff(message.attempt) if delay is None else max(0.0, delay)
         parts = parse_filename(message.name)
         assert parts is not None, message.name
-        again = parts.but(attempt=message.attempt + 1, wait=0)
+        again = parts.replace(attempt=message.attempt + 1, wait=0)
         self._spool.defer(message.name, time.time_ns() + int(wait * 1e9), again)
         message.settled = True
         log.info("%s comes back in %.1f s as attempt %d: %s", message.id, wait, again.attempt, reason)

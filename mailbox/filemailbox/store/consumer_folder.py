@@ -258,7 +258,7 @@ class ConsumerFolder:
             name = parse_filename(text)
             if name is None:
                 continue
-            back = name.but(attempt=name.attempt + counted, wait=0)
+            back = name.replace(attempt=name.attempt + counted, wait=0)
             due = now if back.attempt > 1 else _ALWAYS  # of a retry it is seen where the clock was wrong
             try:
                 file_away(text, folder, timed_filename(due, str(back)), self._folders["later"])

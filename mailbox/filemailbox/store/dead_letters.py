@@ -94,7 +94,7 @@ class DeadLetters:
             with opened(box) as home, opened("outbox", home, os.fstat(home).st_uid) as outbox:
                 kept = file_away(text, dead, str(Filename(name.id, size, stem=name.stem)), outbox)
         else:
-            again = name.but(size=size, attempt=1, requeued=name.requeued + 1, wait=0)
+            again = name.replace(size=size, attempt=1, requeued=name.requeued + 1, wait=0)
             kept = file_away(text, dead, timed_filename(to_timestamp(now), str(again)), self._folders["later"])
             due = (now, kept) if kept is not None else None
         with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ def with_fresh_id(text: str) -> str:
     """*text*, with or without a due time, under a fresh id: the old name is kept as `N=`; other fields are, too."""
     due, name = split_timed(text) or ("", text)
     parts = parse_filename(name) or Filename("")
-    fresh = str(parts.but(id=new_id(), stem=stem_of(name)))
+    fresh = str(parts.replace(id=new_id(), stem=stem_of(name)))
     return timed_filename(due, fresh) if due else fresh
 
 

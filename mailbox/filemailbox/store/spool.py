@@ -26,7 +26,7 @@ from .. import log
 from ..errors import NotClaimedError, StorageError, quoted, storage_error, translated_errors
 from ..format.address import Address
 from ..format.filename import TIMESTAMP_PATTERN, Filename, parse_filename, split_timed, stem_of, timed_filename
-from ..format.order import Order, is_foreign, is_mail
+from ..format.order import Order, is_external, is_mail
 from ..format.timestamp import to_nanoseconds, to_timestamp
 from ..settings import MAX_RETRY_DELAY, Settings
 from ..system import as_owner
@@ -266,7 +266,7 @@ class Spool(ConsumerFolder):
                 *self._intake.unfinished,
                 *self._intake.left,
                 *self._room.behind,
-                *filter(is_foreign, self._room.seen),
+                *filter(is_external, self._room.seen),
             }
             left = leave_behind(self._box, self._new, odd)  # what is ours and was held back goes over at once
             if left is not None:
@@ -409,7 +409,7 @@ class Spool(ConsumerFolder):
         if name is not None:
             ours = Filename(name.id, len(data))
             if name.origin is not None:  # the judge sees whether a relay says so
-                ours = ours.but(stem=name.stem, origin=name.origin)
+                ours = ours.replace(stem=name.stem, origin=name.origin)
         held, new, first = str(ours), self._folders["new"], ""
         try:
             move(text, new, held, self._mine)
@@ -541,7 +541,7 @@ class Spool(ConsumerFolder):
         """It comes back at *due* (nanoseconds since 1970), under the name *renamed*: attempts are counted there."""
         back, wait = str(renamed) if renamed else name, due - time.time_ns()
         if wait > LONGEST and (parts := renamed or parse_filename(name)) and (renamed or parts.attempt > 1):
-            back = str(parts.but(wait=-(-wait // 1_000_000_000)))  # else it is taken for the work of a wrong clock
+            back = str(parts.replace(wait=-(-wait // 1_000_000_000)))  # else it is taken for the work of a wrong clock
         text = timed_filename(to_timestamp(due), back)
         try:
             if unread:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..errors import InvalidRequestError, quoted
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
-
 
 NONE: Final = "none"
 UID: Final = "uid"

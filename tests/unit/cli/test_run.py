@@ -89,13 +89,11 @@ def test_a_mistake_of_ours_is_not_hidden(mailbox: Callable[..., Any], monkeypatc
 @pytest.mark.parametrize(
     ("words", "spared"),
     [
-        pytest.param(
-            "send bob hi --type t", "typing re dataclasses inspect datetime json orjson logging threading", id="send"
-        ),
-        pytest.param("list --as alice", "typing dataclasses inspect orjson", id="list, empty"),
-        pytest.param("list", "typing socket logging", id="list"),
-        pytest.param("wait --timeout 0 --as alice", "typing dataclasses inspect orjson socket", id="wait, empty"),
-        pytest.param("wait", "typing socket logging", id="wait"),
+        pytest.param("send bob hi --type t", "dataclasses inspect datetime json orjson logging threading", id="send"),
+        pytest.param("list --as alice", "dataclasses inspect orjson", id="list, empty"),
+        pytest.param("list", "socket logging", id="list"),
+        pytest.param("wait --timeout 0 --as alice", "dataclasses inspect orjson socket", id="wait, empty"),
+        pytest.param("wait", "socket logging", id="wait"),
         pytest.param("receive --body", "", id="receive"),
         pytest.param("send --help", "orjson typer", id="help"),
         pytest.param("completion bash", "orjson", id="completion"),

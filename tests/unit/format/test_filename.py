@@ -39,6 +39,8 @@ ours = st.builds(
     attempt=st.integers(1, 10**18 - 1),
     stem=st.none() | stems,
     requeued=st.integers(0, 10**18 - 1),
+    origin=st.none() | st.sampled_from(["a", "relay-1", "x.y_z", "0" * 64]),
+    wait=st.integers(0, 10**18 - 1),
 )
 
 
@@ -334,4 +336,4 @@ def test_names_that_are_written_alike_are_one() -> None:
 
     assert name is not None
     assert {name, Filename(ID, 9, 2)} == {name}
-    assert repr(name) == f"<Name {ID},S=9,A=2.json>"
+    assert str(name) == f"{ID},S=9,A=2.json"
