@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import box, peers, relay, rivals, seal, table, wake
-from support.paths import SCRIPTS
+from benchmarks import against, box, peers, relay, rivals, seal, table, wake
+from support.paths import REPO, SCRIPTS
 
 BENCH = SCRIPTS / "bench"
 TINY = box.Plan(n=3, n_flushed=2, slices=2, repetitions=2, backlogs=(10, 400), looks=1, disks=("tmpfs",))
@@ -52,6 +52,17 @@ def test_every_system_is_woken_and_every_listener_sits_idle() -> None:
     assert [figure["what"] for figure in found["figures"]] == listeners
     assert (idle["unit"], found["unit"]) == ("% of a core", "ms")
     assert all(figure["ours"] > 0 for figure in (*idle["figures"], *found["figures"]))
+
+
+def test_a_version_beside_itself_is_measured_in_every_row() -> None:
+    """Both sides of every figure are there; a folder that is no checkout is refused."""
+    report = against.measure(str(REPO), plan=against.Plan(messages=3, wakes=2, starts=1, rounds=2))
+    figures = [figure for each in report.tables for figure in each.figures]
+
+    assert [figure.what for figure in figures] == ["put", "drain", "cycle", "callback", "wake", "start"]
+    assert all(figure.ours > 0 < (figure.reference or 0) for figure in figures)
+    with pytest.raises(SystemExit, match="is no checkout"):
+        against.measure(str(SCRIPTS))
 
 
 def test_peers_stand_beside_us_in_every_column() -> None:
