@@ -26,7 +26,7 @@ from .store.box import create_box
 from .store.deliver import deliver, deliver_many
 from .store.ids import new_id
 from .store.root import find_root, init_root
-from .trust.levels import NONE, PROVEN, SEALED, SIGNED, parse_min_trust
+from .trust.levels import NONE, PROVEN, SEALED, SIGNED, parse_min_trust, protection_for
 from .wake.doorbell import Ringer
 
 TYPE_CHECKING = False
@@ -126,7 +126,7 @@ class Mailbox:
         self._min_trust = parse_min_trust(min_trust or os.environ.get("MAILBOX_MIN_TRUST") or NONE, any(self._folders))
         seal, sign = switch("MAILBOX_SEAL", seal), switch("MAILBOX_SIGN", sign)
         self._how: str | None = None
-        if seal or (seal is None and self._min_trust == SEALED):
+        if seal or (seal is None and protection_for(self._min_trust) == SEALED):
             self._how = SEALED
         elif sign or (sign is None and self._min_trust in PROVEN):
             self._how = SIGNED

@@ -17,7 +17,7 @@ from filemailbox.store import intake, ledger, spool
 from filemailbox.store.layout import FOLDERS, FORMAT, MARKER, OUTBOX
 from filemailbox.trust import owners, seal
 from filemailbox.trust.key_files import PublicKeys
-from filemailbox.trust.levels import LEVELS
+from filemailbox.trust.levels import NAMES
 from filemailbox.wake import doorbell
 from support.paths import FORMAT_PAGE, VECTORS
 
@@ -143,7 +143,7 @@ def test_the_table_of_trust_is_the_code_s() -> None:
     """From the weakest to the strongest."""
     section = PAGE.split("\n## Who sent it\n")[1].split("\n## ")[0]
 
-    assert re.findall(r"^\| `(\w+)` \|", section, re.M) == list(LEVELS)
+    assert re.findall(r"^\| `(\w+)` \|", section, re.M) == list(NAMES)
 
 
 def test_the_checks_of_sealed_and_signed_mail_are_those_of_the_vectors() -> None:

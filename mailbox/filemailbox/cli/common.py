@@ -4,7 +4,7 @@ import os
 
 from ..environment import DEFAULT_ROOT
 from ..format.address import Address, parse_address
-from ..trust.levels import LEVELS
+from ..trust.levels import NAMES, NONE
 from .options import Annotated, Arg, Opt, one_of
 
 Root = Annotated[str | None, Opt("--root", metavar="DIR", help="The mail volume. [$MAILBOX_ROOT, else /mail]")]
@@ -17,9 +17,9 @@ MinTrust = Annotated[
     Opt(
         "--min-trust",
         metavar="LEVEL",
-        read=one_of(*LEVELS),
-        values=LEVELS,
-        help="The least proof of a sender: none, uid, relay, signed, sealed. [$MAILBOX_MIN_TRUST, else none]",
+        read=one_of(*NAMES),
+        values=NAMES,
+        help=f"The least proof of a sender: {', '.join(NAMES)}. [$MAILBOX_MIN_TRUST, else {NONE}]",
     ),
 ]
 Names = Annotated[list[Address], Arg("NAME...", "The names of the boxes.", read=parse_address)]

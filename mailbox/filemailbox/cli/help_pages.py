@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Final
 
+from ..trust.levels import NAMES
 from .options import Arg, Opt, parameters
 from .verbs import GROUPS, VERBS, find
 
@@ -13,10 +14,10 @@ ABOUT: Final = """Mail between programs and agents: one folder per inbox, one JS
 
 Looking (list, read, wait) and taking (receive, watch) are different verbs: looking never changes anything."""
 
-ENVIRONMENT: Final = """MAILBOX_ROOT is the mail volume (else /mail), MAILBOX_AGENT whose mail it is.
+ENVIRONMENT: Final = f"""MAILBOX_ROOT is the mail volume (else /mail), MAILBOX_AGENT whose mail it is.
 MAILBOX_KEY_DIR is the private folder of keys and pins, MAILBOX_REGISTRY the operator's public keys,
 MAILBOX_MIN_TRUST the
-least proof of a sender that is taken: none, uid, relay, signed or sealed. MAILBOX_SEAL and MAILBOX_SIGN are 1 or 0:
+least proof of a sender that is taken: {", ".join(NAMES)}. MAILBOX_SEAL and MAILBOX_SIGN are 1 or 0:
 whether what is sent is sealed, or signed. Else it is signed where a key of ours is at hand.
 
 Standard output is data, standard error is for people: tables and relative times on a terminal, tabs or JSON Lines and

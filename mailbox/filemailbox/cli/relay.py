@@ -7,6 +7,7 @@ from ..errors import InvalidRequestError, quoted
 from ..format.address import ALL, Address, parse_address, parse_recipient
 from ..format.timestamp import to_nanoseconds
 from ..store.ids import timestamp_now
+from ..trust.levels import PLAIN, PROTECTIONS
 from .options import Annotated, Arg, Opt, count, duration, one_of
 from .options import uid as number_of_user
 
@@ -169,9 +170,9 @@ def relay_explain_(
         Opt(
             "--form",
             metavar="FORM",
-            read=one_of("plain", "signed", "sealed"),
-            values=("plain", "signed", "sealed"),
-            help="How it is written: plain, signed or sealed. [plain]",
+            read=one_of(*PROTECTIONS),
+            values=PROTECTIONS,
+            help=f"Protection of the message: {', '.join(PROTECTIONS)}. [{PLAIN}]",
         ),
     ] = "plain",
     answers: Annotated[

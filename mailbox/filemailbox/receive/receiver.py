@@ -24,7 +24,7 @@ from ..store.ledger import Ledger, ledger_owner
 from ..store.replies import Answer
 from ..store.root import Root
 from ..store.spool import Claim, Spool
-from ..trust.levels import LEVELS, NONE, PROVEN, SEALED, SIGNED
+from ..trust.levels import NONE, PROVEN, SEALED, SIGNED, protection_for, rank
 from ..trust.verifier import Verifier
 from .message import Message
 from .typed_bodies import convert
@@ -201,7 +201,7 @@ class Receiver:
                 raise NotMailError(f"nothing proves that it is from {quoted(sender)}")
         elif sender not in asked:
             raise NotMailError(f"it is from {quoted(sender)}, who was not asked")
-        elif LEVELS.index(trust) < LEVELS.index(least := self._verifier.least(sender)):
+        elif rank(trust) < rank(least := self._verifier.least(sender)):
             raise NotMailError(
                 f"mail of {quoted(sender)} is proven by {quoted(least)} here, and this by {quoted(trust)}"
             )
@@ -243,8 +243,8 @@ class Receiver:
             raise TooManyHopsError(hops, MAX_HOPS)
         options.setdefault("thread", message.thread or message.reply_id)
         if options.get("seal") is None and options.get("sign") is None:  # in kind
-            options["seal"] = True if message.trust == SEALED else None
-            options["sign"] = True if message.trust == SIGNED and self._verifier.has_key else None
+            options["seal"] = True if protection_for(message.trust) == SEALED else None
+            options["sign"] = True if protection_for(message.trust) == SIGNED and self._verifier.has_key else None
         return self._send(message.sender, body, in_reply_to=message.reply_id, hops=hops, **options)
 
     async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -24,15 +24,11 @@ be wrong. What is misspelt, names nobody, or can never apply, is an error: a pol
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from ..errors import quoted
 from ..format.address import ALL, TEAM, Address
-
-Protection: TypeAlias = Literal["plain", "signed", "sealed"]
-
-PROTECTIONS: Final[tuple[Protection, ...]] = ("plain", "signed", "sealed")
-"""How mail can be written, each better than the one before: what is sealed is signed as well."""
+from ..trust.levels import PROTECTIONS, Protection
 
 ANSWERS: Final = 16
 """How many answers of one agent to one message a rule with `reply_only` allows that does not say."""

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from ..errors import InvalidRequestError, quoted
 from ..format.address import TEAM, Address, is_address
+from ..trust.levels import PROTECTIONS
 from .policy import (
     ANSWERS,
     DURATIONS,
-    PROTECTIONS,
     Agent,
     Limits,
     Policy,

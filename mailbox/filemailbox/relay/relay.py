@@ -30,13 +30,14 @@ from ..format.address import Address, is_address, is_group
 from ..format.filename import parse_filename
 from ..format.times import parse_time
 from ..system.inotify import MultiWatch
+from ..trust.levels import Protection
 from .accepted import QUOTA, Accepted, AcceptedIndex, TransferId
 from .audit_format import Record, Tampered, Verify
 from .audit_log import Audit
 from .batch import DeliveryBatch
 from .limits import TokenBucket
 from .outbox import Incomplete, NotMail, OutboxMessage
-from .policy import Agent, Policy, PolicyQuery, Protection, Rate
+from .policy import Agent, Policy, PolicyQuery, Rate
 from .policy_file import InvalidPolicy
 from .sender import Deferred, Sender, errno_text
 from .volume import is_our_trouble

@@ -1,29 +1,74 @@
-"""Trust levels: the proofs of a sender, from none to sealed."""
+"""Trust levels: the proofs of a sender, from the weakest to the strongest.
+
+A new level is a row of TRUST_LEVELS, at its rank, and a check in verifier.py that grants it. The command's options and
+help, and the defaults of a mailbox, derive from that table. FORMAT.md, "Trust", defines the proof of each level.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ..errors import InvalidRequestError, quoted
 
+Protection: TypeAlias = Literal["plain", "signed", "sealed"]
+"""How a message is written: sealing includes a signature."""
+
+PLAIN: Final = "plain"
 NONE: Final = "none"
 UID: Final = "uid"
 RELAY: Final = "relay"
 SIGNED: Final = "signed"
 SEALED: Final = "sealed"
-LEVELS: Final = (NONE, UID, RELAY, SIGNED, SEALED)
-PROVEN: Final = frozenset((SIGNED, SEALED))
-"""Proven by a key: what is handed on unchanged is still proven, so that it must be seen to be no replay."""
 
 
-def parse_min_trust(min_trust: str, keys: bool) -> str:
-    """*min_trust*, checked. Raises InvalidRequestError where it is no proof that we know, or where without *keys* "
-    "none would do."""
-    if min_trust not in LEVELS:
-        raise InvalidRequestError(f"min_trust= is {quoted(min_trust)}, expected one of {', '.join(LEVELS)}")
-    if min_trust in PROVEN and not keys:
+class Level(NamedTuple):
+    """The facts of one trust level."""
+
+    name: str
+    by_key: bool
+    """A key proves the sender. Such mail stays proven when a third party copies it, so replays must be recognized."""
+    answer: Protection
+    """How a mailbox that demands this level writes its own mail, unless an option says otherwise."""
+    help: str
+
+
+TRUST_LEVELS: Final = (
+    Level(NONE, False, PLAIN, "no proof: any writer could have named this sender"),
+    Level(UID, False, PLAIN, "the file belongs to the uid of the sender's box"),
+    Level(RELAY, False, PLAIN, "a relay wrote the file and vouches for the sender"),
+    Level(SIGNED, True, SIGNED, "signed with the sender's pinned key"),
+    Level(SEALED, True, SEALED, "signed with the sender's pinned key, and encrypted to this box"),
+)
+NAMES: Final = tuple(level.name for level in TRUST_LEVELS)
+PROVEN: Final = frozenset(level.name for level in TRUST_LEVELS if level.by_key)
+"""The levels that a key proves."""
+
+PROTECTIONS: Final[tuple[Protection, ...]] = (PLAIN, *(level.answer for level in TRUST_LEVELS if level.by_key))
+"""From the weakest to the strongest."""
+
+_RANKS: Final = {name: rank for rank, name in enumerate(NAMES)}
+
+
+def rank(trust: str) -> int:
+    """Return the rank of a level: a stronger proof has a higher one."""
+    return _RANKS[trust]
+
+
+def protection_for(trust: str) -> Protection:
+    """Return how to write mail that answers, or demands, this level."""
+    return TRUST_LEVELS[_RANKS[trust]].answer
+
+
+def parse_min_trust(min_trust: str, has_keys: bool) -> str:
+    """Return *min_trust*, checked.
+
+    Raises InvalidRequestError for an unknown level, and for one that a key must prove if there are no keys.
+    """
+    if min_trust not in _RANKS:
+        raise InvalidRequestError(f"min_trust= is {quoted(min_trust)}, expected one of {', '.join(NAMES)}")
+    if min_trust in PROVEN and not has_keys:
         raise InvalidRequestError(
-            f"min_trust= is {quoted(min_trust)}, and no keys are known: all mail would be refused. "
-            "Name them: key_dir= or MAILBOX_KEY_DIR, registry= or MAILBOX_REGISTRY"
+            f"min_trust= is {quoted(min_trust)}, and no keys are known: all mail would be refused",
+            hint="name them: key_dir= or MAILBOX_KEY_DIR, registry= or MAILBOX_REGISTRY",
         )
     return min_trust

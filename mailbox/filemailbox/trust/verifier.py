@@ -10,7 +10,7 @@ from ..errors import UnverifiedSenderError, quoted
 from ..format.address import is_group
 from ..format.envelope import decode
 from ..format.filename import parse_filename
-from .levels import LEVELS, NONE, RELAY, SEALED, SIGNED, UID
+from .levels import NONE, RELAY, SEALED, SIGNED, UID, rank
 from .owners import BoxOwners, owners_of, raise_our_trouble, stat_box
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ class Verifier:
         self._root, self._address, self._keyring = root, address, keyring
         self._min_trust = min_trust
         self._clock = clock
-        self._least = LEVELS.index(min_trust)
+        self._least = rank(min_trust)
         self._owners: BoxOwners | None = None
         self._group = -1
         self._private = False  # whether that group is this box's alone
@@ -78,7 +78,7 @@ class Verifier:
                 owners = self._look()
             proven = owners.names.get(facts.st_uid) == sender and self._is_closed(facts)
             trust = UID if proven and self._is_ours(members.get("to")) else NONE
-        if self._least and LEVELS.index(trust) < self._least:
+        if self._least and rank(trust) < self._least:
             raise UnverifiedSenderError(
                 f"its sender is proven by {quoted(trust)}, and this box takes {self._min_trust} or better"
             )
