@@ -151,9 +151,10 @@ class Mailbox:
 
             taker = None
             if self._lease is not None:
-                from .receive.leases import LeasingSpool
+                from .receive.leases import NewLease
+                from .store.spool import Spool
 
-                taker = LeasingSpool(self.root, self.name, self._rules, self._lease)
+                taker = Spool(self.root, self.name, self._rules, NewLease(self._rules, self._lease))
             mine = Receiver(self.root, self.name, self._rules, self.send, self._verifier, taker)
             vars(self).setdefault("_lazy_receiver", mine)  # in one step: another thread may be here, too
             assert self._lazy_receiver is not None

@@ -248,10 +248,7 @@ class ClaimOfDead(Claim):
         super().prepare()
         dead = self.open("bob")
         self.take(dead)
-        taker = dead._receiver._spool
-        assert taker._lock is not None
-        taker._lock.release()  # as the kernel does it
-        taker.disown()
+        dead._receiver._spool.abandon()
         self.dead = dead  # not to be collected: it would close
 
     def act(self) -> None:
@@ -269,7 +266,7 @@ class ClaimOfWorking(ClaimOfDead):
     def prepare(self) -> None:
         assert self.bob.receive() is None
         super().prepare()
-        self.bob._receiver._spool._round_at = 0
+        self.bob._receiver._spool.maintain_at = 0
 
 
 class ClaimDue(Claim):
@@ -514,10 +511,7 @@ class Collect(Deed):
         self.send("h")
         dead = self.open("bob")
         self.take(dead)
-        taker = dead._receiver._spool
-        assert taker._lock is not None
-        taker._lock.release()
-        taker.disown()
+        dead._receiver._spool.abandon()
         self.dead = dead
         self.send("a")
         for name in ("123456789abc", "223456789abc"):

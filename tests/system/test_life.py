@@ -143,7 +143,7 @@ class Life(RuleBasedStateMachine):
     def look_anew(self, consumer: Consumer) -> None:
         """As if a rescan had passed."""
         if consumer.box._lazy_receiver is not None:
-            consumer.box._lazy_receiver._spool._round_at = 0.0
+            consumer.box._lazy_receiver._spool.maintain_at = 0.0
 
     def deliverable(self, mail: Mail) -> bool:
         """Whether a consumer that looks now can be given it."""
@@ -221,10 +221,7 @@ class Life(RuleBasedStateMachine):
         consumer = self.consumers[which]
         if consumer is None or consumer.box._lazy_receiver is None:
             return
-        taker = consumer.box._lazy_receiver._spool
-        if taker._lock is not None:
-            taker._lock.release()
-        taker.disown()
+        consumer.box._lazy_receiver._spool.abandon()
         for n in consumer.holds:
             self.mail[n].state = "orphan"
         consumer.holds.clear()

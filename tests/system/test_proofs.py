@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import pytest
 
 from filemailbox import Mailbox, errors
-from filemailbox.store import deliver, spool
+from filemailbox.store import deliver
+from filemailbox.store.claim import Failures
 from filemailbox.store.root import Root
 from proofs import crowd, deeds, disks, faults, history, kills, power, record, soak, stepper, trial, volume
 from support.paths import REPO
@@ -236,7 +237,7 @@ def test_the_flush_that_is_not_made_is_caught_by_its_error(
 
 def test_what_the_faults_have_found_is_found_again(place: str, stepping: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order that was lost, before a message that failed was put back."""
-    monkeypatch.setattr(spool.Spool, "_is_first_again", lambda *_: False)
+    monkeypatch.setattr(Failures, "is_first_again", lambda *_: False)
 
     assert "tried again, it failed" in broken_at(place, deeds.ClaimForeign, "EIO")
 

@@ -1488,7 +1488,7 @@ def test_what_stays_half_is_a_dead_letter(dash: Shell) -> None:
 
     assert dash.receive("-n", 9).out == b""
     assert [note.splitlines()[0] for note in notes(dash.root)] == [
-        "it has 2 bytes and its name says S=9: it is not whole",
+        "it has 2 bytes and its name says S=9: it is not complete",
         "it has 2 links: somebody else can still change it",
         "not JSON: it is cut off",
     ]

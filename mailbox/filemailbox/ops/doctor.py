@@ -27,10 +27,10 @@ from ..format.timestamp import to_nanoseconds, to_timestamp
 from ..settings import MAX_SIZE
 from ..store import junk
 from ..store.box import repair_box
+from ..store.claim_deferred import MAX_RETRY_NS, is_too_late
 from ..store.junk import KEPT
 from ..store.layout import FOLDERS, MARKER, NEW_SWAP_PREFIX, OUTBOX
 from ..store.root import Root
-from ..store.spool import LONGEST, is_too_late
 from ..system.files import FOLDER, READ, close, list_dir, read
 from ..system.mounts import Mount, mount_of
 from .cleanup import find_garbage
@@ -495,7 +495,7 @@ def _is_far_off(text: str, later: int) -> bool:
             close(file)
         asked = members.get("deliver_after")
         due = datetime_ns(parse_time(asked)) if asked else 0
-        return "sealed" not in members and to_nanoseconds(parts[0]) > max(due, now + LONGEST) + 1_000_000_000
+        return "sealed" not in members and to_nanoseconds(parts[0]) > max(due, now + MAX_RETRY_NS) + 1_000_000_000
     return False
 
 

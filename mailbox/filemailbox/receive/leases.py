@@ -8,7 +8,6 @@ back, the attempt counted.
 
 import contextlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -21,94 +20,85 @@ from ..format.order import is_mail
 from ..format.times import from_nanoseconds, modified_time
 from ..format.timestamp import sent_time, to_nanoseconds, to_timestamp
 from ..settings import Settings
+from ..store.consumer_folder import ConsumerFolder, Tenancy
 from ..store.ids import timestamp_now
 from ..store.root import Root
-from ..store.spool import Claim, Spool
-from ..system.files import FOLDER, READ, close, list_dir, read
+from ..store.spool import Spool
+from ..system.files import FOLDER, READ, close, list_dir
 from ..system.locks import Lock
+from ..system.strict_read import strict_read
 from ..trust.verifier import Verifier
 from . import peek
 from .message import Message
 from .receiver import Receiver
 
-_PATIENCE: Final = 2.0  # seconds: another process may be settling its neighbour
-_PLAIN: Final = 12  # characters of a consumer's name before its deadline
+_LOCK_TIMEOUT: Final = 2.0
+"""Seconds to wait for the lock of a lease: another process may be settling another message in it."""
+
+_PLAIN_LENGTH: Final = 12
+"""Characters of the name of a consumer's folder before its deadline."""
 
 
-class _Leased(Spool):
-    """A taker whose folder outlives it as long as something lies there."""
+class _Lease(Tenancy):
+    """A folder that outlives its consumer while there is mail in it."""
 
-    def _hand_over(self) -> None:
-        if not any(map(is_mail, list_dir(self._mine))):
-            self._rename(self._folder[:_PLAIN])
-
-    def _rename(self, name: str) -> None:
-        cur = self._folders["cur"]
-        os.rename(self._folder, name, src_dir_fd=cur, dst_dir_fd=cur)
-        self._folder = name
+    def leave(self, folder: ConsumerFolder) -> None:
+        """Keep the claims, and the deadline in the name of the folder; drop the deadline if it is empty."""
+        if not any(map(is_mail, list_dir(folder.fd))):
+            folder.change_name(folder.name[:_PLAIN_LENGTH])
 
 
-class LeasingSpool(_Leased):
-    """Claims for *span* seconds each, counted from the latest: then they are anybody's, if this process is gone."""
+class NewLease(_Lease):
+    """Leases each claim for *duration* seconds, counted from the latest. After that the claims are anybody's."""
 
-    def __init__(self, root: Root, address: Address, rules: Settings, span: float) -> None:
-        super().__init__(root, address, rules)
-        self._span = span
+    def __init__(self, settings: Settings, duration: float) -> None:
+        self._settings, self._duration = settings, duration
 
-    def claim(self, *, hasty: bool = False) -> Claim | None:
-        """The next message, its deadline in the name of our folder before it is there."""
-        with self._guard:
-            leased = False
-            if self._mine >= 0:
-                # The box was replaced: claim() finds out, in its round.
-                with (
-                    contextlib.suppress(FileNotFoundError),
-                    translated_errors(f"leasing from the box {quoted(self.address)}"),
-                ):
-                    self._extend()
-                    leased = True
-            return super().claim(hasty=hasty and leased)
-
-    def _find_folder(self) -> None:
-        super()._find_folder()
-        self._extend()
-        if not any(lease_deadline(name) == "" for name in list_dir(self._folders["cur"])):
+    def acquire(self, folder: ConsumerFolder) -> None:
+        """Take a folder, with a deadline in its name, and see that there is one without for other consumers."""
+        folder.take_free_or_make()
+        self._extend(folder)
+        if not any(lease_deadline(name) == "" for name in list_dir(folder.dirs["cur"])):
             with contextlib.suppress(OSError):  # on a full volume others wait until we are done
-                self._leave_one()
+                self._make_spare(folder)
 
-    def _extend(self) -> None:
-        self._rename(f"{self._folder[:_PLAIN]},U={to_timestamp(time.time_ns() + int(self._span * 1e9))}")
+    def before_claim(self, folder: ConsumerFolder) -> bool:
+        """Write the new deadline before the message is in the folder. Returns False if the folder is gone."""
+        try:
+            self._extend(folder)
+        except FileNotFoundError:
+            return False
+        return True
 
-    def _leave_one(self) -> None:
-        """Make a folder for others, while there is room: so that a volume that fills up can still be drained."""
-        spare = Spool(self.root, self.address, self._rules)
+    def _extend(self, folder: ConsumerFolder) -> None:
+        deadline = to_timestamp(time.time_ns() + int(self._duration * 1e9))
+        folder.change_name(f"{folder.name[:_PLAIN_LENGTH]},U={deadline}")
+
+    def _make_spare(self, folder: ConsumerFolder) -> None:
+        """Make a folder for others while there is room: then a volume that fills up can still be drained."""
+        spare = Spool(folder.root, folder.address, self._settings)
         spare.begin()
         spare.close()
 
 
-class LeaseHolder(_Leased):
-    """Settles what lies in the lease *folder* of another process, which may be gone."""
+class ExistingLease(_Lease):
+    """Takes over the lease *name* of another process, which may be gone, to settle what lies in it."""
 
-    def __init__(self, root: Root, address: Address, rules: Settings, folder: str) -> None:
-        super().__init__(root, address, rules)
-        self._lease = folder
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-    def hold(self) -> None:
-        """Take the lease into our hands until close(). Raises FileNotFoundError where it is not there any more."""
-        with self._guard:
-            self._open(self._identify())
-
-    def _find_folder(self) -> None:
-        lock = Lock(f"{self._box}/cur/{self._lease}/.lock")
-        if not lock.take(_PATIENCE):
+    def acquire(self, folder: ConsumerFolder) -> None:
+        """Lock the lease. Raises FileNotFoundError if it is gone, NotClaimedError if it is not ours to settle."""
+        lock = Lock(f"{folder.box}/cur/{self._name}/.lock")
+        if not lock.take(_LOCK_TIMEOUT):
             raise NotClaimedError(
-                f"the process that took it from the box {quoted(self.address)} still runs: only that settles it"
+                f"the process that took it from the box {quoted(folder.address)} still runs: only that settles it"
             )
-        if (lease_deadline(self._lease) or "") <= timestamp_now():
+        if (lease_deadline(self._name) or "") <= timestamp_now():
             lock.release()
-            raise _over(self._lease)
+            raise _over(self._name)
         try:
-            self._adopt_folder(self._lease, lock)
+            folder.adopt(self._name, lock)
         except FileNotFoundError:
             lock.release()
             raise
@@ -126,13 +116,13 @@ def leased(
     while True:
         with translated_errors(f"looking into the box {quoted(address)}"):
             folder, name = _find(root, address, part, rules, verifier)
-        settler = LeaseHolder(root, address, rules, folder)
-        with contextlib.closing(settler):
+        spool = Spool(root, address, rules, ExistingLease(folder))
+        with contextlib.closing(spool):
             try:
                 with translated_errors(f"holding {name}"):
-                    settler.hold()
-                    hold = Receiver(root, address, rules, send, verifier, settler)
-                    message = _message(settler, name, hold, verifier, rules.max_size)
+                    spool.open_folder()
+                    receiver = Receiver(root, address, rules, send, verifier, spool)
+                    message = _message(spool, name, receiver, verifier, rules.max_size)
             except LookupError:
                 if not root.has(address):
                     raise
@@ -212,22 +202,20 @@ def _over(folder: str) -> NotClaimedError:
     )
 
 
-def _message(settler: LeaseHolder, name: str, hold: Receiver, verifier: Verifier, max_size: int) -> Message[Any]:
-    folder = settler.descriptor
+def _message(spool: Spool, name: str, receiver: Receiver, verifier: Verifier, max_size: int) -> Message[Any]:
+    """The leased message in that file. Raises LookupError if it was settled meanwhile, NotMailError."""
+    parts = parse_filename(name)
+    assert parts is not None, name  # the spool gives no other names
     try:
-        file = os.open(name, READ, dir_fd=folder)
+        fd = os.open(name, READ, dir_fd=spool.fd)
     except FileNotFoundError as error:
         raise LookupError(name) from error
     try:
-        facts = os.fstat(file)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or facts.st_size > max_size:
-            # Whoever took it died before it could look.
-            raise NotMailError("it is too large, no file, or has another name: it is judged when its lease has run out")
-        data = read(file, facts.st_size)
+        data, st, refusal = strict_read(fd, max_size, parts.size)
     finally:
-        close(file)
-    parts = parse_filename(name)
-    members, trust = verifier.verify(data, facts, name)
-    assert parts is not None, name  # the spool gives no other names
-    members.setdefault("sent", modified_time(facts))
-    return Message(parts.id, members, data, name, parts.attempt, trust, hold)
+        close(fd)
+    if refusal is not None:  # the consumer that claimed it died before it could read it
+        raise NotMailError(f"{refusal.reason}. It is settled when its lease has ended")
+    members, trust = verifier.verify(data, st, name)
+    members.setdefault("sent", modified_time(st))
+    return Message(parts.id, members, data, name, parts.attempt, trust, receiver)

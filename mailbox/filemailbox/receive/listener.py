@@ -105,7 +105,7 @@ class Listener:
             # One look more, before arming: it is what the message waits for, and what rings until we arm again tells
             # of nothing new. A flood gets none.
             early = source not in ("timer", "flood") and not self.stopping
-            if early and (message := self.take(heard, hasty=True)) is not None:
+            if early and (message := self.take(heard)) is not None:
                 empty = 0
                 yield message
                 self.count(message, by_timer)  # not sooner, for the message waits
@@ -241,13 +241,10 @@ class Listener:
             log.error("%s could not be settled, and comes back: %s", message.id, one_line_error(trouble))
             return None
 
-    def take(self, heard: int, *, hasty: bool = False) -> Message[Any] | None:
-        """The next message; None where there is none now, or the disk or the box fails us: then after a while.
-
-        *hasty*: see Taker.claim().
-        """
+    def take(self, heard: int) -> Message[Any] | None:
+        """The next message; None where there is none now, or the disk or the box fails us: then after a while."""
         try:
-            message = self.receiver.take(hasty=hasty)
+            message = self.receiver.take()
         except (MailboxError, OSError) as error:
             if self._trouble != str(error):
                 self._trouble = str(error)

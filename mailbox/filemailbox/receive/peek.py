@@ -128,7 +128,7 @@ def seen(folder: int, state: str, text: str, max_size: int, verifier: Verifier) 
             elif facts.st_size > max_size:
                 problem = f"it has {facts.st_size} bytes, and {max_size} is the limit"
             elif parts is not None and parts.size not in (None, facts.st_size):
-                problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not whole"
+                problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not complete"
             else:
                 content = read(file, facts.st_size)
                 if sole(text, folder, file):

@@ -19,11 +19,12 @@ from ..format.filename import ID_LENGTH, TIMESTAMP_LENGTH, parse_filename
 from ..format.times import datetime_ns, modified_time
 from ..receive.message import dedup_key
 from ..settings import Settings
+from ..store.claim import Claim
 from ..store.ids import new_id
 from ..store.ledger import Ledger, ledger_owner
 from ..store.replies import Answer
 from ..store.root import Root
-from ..store.spool import Claim, Spool
+from ..store.spool import Spool
 from ..trust.levels import NONE, PROVEN, SEALED, SIGNED, protection_for, rank
 from ..trust.verifier import Verifier
 from .message import Message
@@ -81,19 +82,16 @@ class Receiver:
         """The name of the folder in `cur/` that is ours, once there is one."""
         return self._spool.folder
 
-    def take(self, into: Any = None, *, hasty: bool = False) -> Message[Any] | None:
-        """The next message to handle, or None. Everything that is not one is dealt with on the way.
-
-        *hasty*: see Taker.claim().
-        """
-        while (claim := self._spool.claim(hasty=hasty)) is not None:
+    def take(self, into: Any = None) -> Message[Any] | None:
+        """The next message to handle, or None. Everything that is not one is dealt with on the way."""
+        while (claim := self._spool.claim()) is not None:
             try:
                 message = self._admit(claim, into)
             except NotMailError as error:
                 self._spool.dead_letter(claim[0], error.reason)
                 continue
             except BaseException:
-                self._spool.drop(claim[0], unread=claim[3])  # our own trouble: it is not the message's fault
+                self._spool.release(claim)  # our own trouble: it is not the message's fault
                 raise
             if message is not None:
                 self.from_new = claim[3]
@@ -209,7 +207,7 @@ class Receiver:
     # What a message asks of us: see message.Hold
 
     def ack(self, message: Message[Any]) -> None:
-        if dedup_key(message) is not None and self._spool.holds(message.name):
+        if dedup_key(message) is not None and self._spool.is_claimed(message.name):
             self._note(message)
         self._spool.ack(message.name)
         message.settled = True

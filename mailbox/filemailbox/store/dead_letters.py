@@ -1,8 +1,8 @@
-"""Dead letters: the file untouched in `dead/`, and beside it, in a `.why`, the reason, for a person to read.
+"""Dead letters: the file untouched in `dead/`, and beside it a `.why` file with the reason, for the operator.
 
-The reason is written first and is best effort; the dead letter is not. None is ever written over by another. A note
-costs the owner of the box a block of its disk, and anybody can be the cause of one: so there are so many, and then one
-file that counts the rest.
+The reason is written first and is best effort; the dead letter is not. No dead letter ever replaces another. A note
+costs the owner of the box a block of its disk, and anybody can cause one: so there is a limit, and beyond it one file
+that counts the rest.
 """
 
 import contextlib
@@ -21,160 +21,159 @@ from .ids import new_id, with_fresh_id
 from .permissions import chown_to_box_owner
 
 NOTES: Final = 1000
-"""How many notes may lie in `dead/` before what was never mail gets none of its own."""
+"""Notes in `dead/` from which on a file that was never mail gets none of its own."""
 
 LETTERS: Final = 10_000
 """The same, for messages that were claimed."""
 
 REST: Final = "rest.why"
-"""The note that counts those without one."""
+"""The note that counts the files without one."""
 
-_RECOUNT: Final = 60.0  # seconds after which it is asked again how many there are
+_RECOUNT_SECONDS: Final = 60.0
+"""Seconds between two counts of the notes, once there are enough."""
 
 
 class DeadLetters:
     """The dead letters of one box."""
 
-    __slots__ = ("_counted_at", "_folders", "_notes")
+    __slots__ = ("_counted_at", "_dirs", "_notes")
 
-    def __init__(self, folders: DirFds) -> None:
-        self._folders = folders
+    def __init__(self, dirs: DirFds) -> None:
+        self._dirs = dirs
         self._notes = 0
         self._counted_at = 0.0
 
-    def add(self, name: str, folder: int, reason: str, detail: str) -> None:
-        """Bury what was claimed, and lies in our *folder*. Raises OSError where it cannot be moved.
+    def add(self, filename: str, dir_fd: int, reason: str, detail: str) -> None:
+        """Make a claimed file, in our folder *dir_fd*, a dead letter. Raises OSError if it cannot be moved.
 
         A second copy of the same dead letter is dropped; the reason of the first stays.
         """
-        dead, grave = self._folders["dead"], self._grave(name)
-        if grave != name and same(name, folder, name, dead):
-            os.unlink(name, dir_fd=folder)
-            log.info("%s is a dead letter already: the second copy of the same message was dropped", name)
+        dead_fd, target = self._dirs["dead"], self._free_name(filename)
+        if target != filename and same(filename, dir_fd, filename, dead_fd):
+            os.unlink(filename, dir_fd=dir_fd)
+            log.info("%s is a dead letter already: the second copy of the same message was dropped", filename)
             return
-        self.explain(grave, reason, detail)
+        self.explain(target, reason, detail)
         try:
-            move(name, folder, grave, dead)
-        except FileExistsError:  # another consumer has just buried one of that name
-            grave = with_fresh_id(grave)
-            self.explain(grave, reason, detail)
-            move(name, folder, grave, dead)
-        log.warning("dead letter %s in the box %s: %s", grave, self._folders.address, reason)
+            move(filename, dir_fd, target, dead_fd)
+        except FileExistsError:  # another consumer has just added one of that name
+            target = with_fresh_id(target)
+            self.explain(target, reason, detail)
+            move(filename, dir_fd, target, dead_fd)
+        log.warning("dead letter %s in the box %s: %s", target, self._dirs.address, reason)
 
-    def add_unclaimed(self, text: str, reason: str, size: int) -> None:
-        """Bury what was never claimed. A foreign name gets an id, so that two files of one name never meet.
+    def add_unclaimed(self, filename: str, reason: str, size: int) -> None:
+        """Make a file in `new/` a dead letter. A foreign name gets an id, so that two files of one name never meet.
 
-        Raises OSError where it cannot be moved; that another consumer was faster is no error.
+        Raises OSError if it cannot be moved; if another consumer was faster, nothing happens.
         """
-        name = parse_filename(text)
-        grave = self._grave(str(Filename(name.id, size) if name else Filename(new_id(), size, stem=stem_of(text))))
-        noted = self.explain(grave, reason, f"its name was {quoted(text)}", NOTES)
+        name = parse_filename(filename)
+        ours = Filename(name.id, size) if name else Filename(new_id(), size, stem=stem_of(filename))
+        target = self._free_name(str(ours))
+        noted = self.explain(target, reason, f"its name was {quoted(filename)}", NOTES)
         try:
-            move(text, self._folders["new"], grave, self._folders["dead"])
+            move(filename, self._dirs["new"], target, self._dirs["dead"])
             if noted:
-                log.warning("dead letter %s in the box %s: %s", grave, self._folders.address, reason)
+                log.warning("dead letter %s in the box %s: %s", target, self._dirs.address, reason)
         except FileExistsError:
-            return  # another consumer has just buried one of that name: the next look finds this one again
+            return  # another consumer has just added one of that name: the next scan finds this one again
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.unlink(_why(grave), dir_fd=self._folders["dead"])
+                os.unlink(_note_name(target), dir_fd=self._dirs["dead"])
             if not isinstance(error, FileNotFoundError):  # else another consumer was faster
                 raise
 
-    def requeue(self, text: str) -> tuple[str, tuple[int, str] | None]:
-        """Deliver it once more, the attempts counted anew: its id, and when and as what it comes back from `later/`.
+    def requeue(self, filename: str) -> tuple[str, tuple[int, str] | None]:
+        """Deliver a dead letter once more, its attempts counted from one.
 
-        Not from there where a relay had sent it back. Raises OSError.
+        Returns its id, and the due time and the name that it has in `later/`; None instead of these if a relay had
+        bounced it, for then it goes back to the outbox. Raises OSError.
         """
-        box, dead = self._folders.box, self._folders["dead"]
-        size = os.stat(text, dir_fd=dead, follow_symlinks=False).st_size  # a person may have mended it
-        name = parse_filename(text) or Filename(new_id(), stem=stem_of(text))
+        box, dead_fd = self._dirs.box, self._dirs["dead"]
+        size = os.stat(filename, dir_fd=dead_fd, follow_symlinks=False).st_size  # the operator may have repaired it
+        name = parse_filename(filename) or Filename(new_id(), stem=stem_of(filename))
         now, due = time.time_ns(), None
-        if ",B=" in text and os.path.isdir(f"{box}/outbox"):  # a relay sent it back: it goes out again
-            with opened(box) as home, opened("outbox", home, os.fstat(home).st_uid) as outbox:
-                kept = file_away(text, dead, str(Filename(name.id, size, stem=name.stem)), outbox)
+        if ",B=" in filename and os.path.isdir(f"{box}/outbox"):  # a relay bounced it: it goes out again
+            with opened(box) as box_fd, opened("outbox", box_fd, os.fstat(box_fd).st_uid) as outbox_fd:
+                kept = file_away(filename, dead_fd, str(Filename(name.id, size, stem=name.stem)), outbox_fd)
         else:
             again = name.replace(size=size, attempt=1, requeued=name.requeued + 1, wait=0)
-            kept = file_away(text, dead, timed_filename(to_timestamp(now), str(again)), self._folders["later"])
+            kept = file_away(filename, dead_fd, timed_filename(to_timestamp(now), str(again)), self._dirs["later"])
             due = (now, kept) if kept is not None else None
         with contextlib.suppress(OSError):
-            os.unlink(_why(text), dir_fd=dead)
+            os.unlink(_note_name(filename), dir_fd=dead_fd)
         return (parse_filename(kept.rpartition("~")[2]) or name).id if kept is not None else name.id, due
 
-    def purge(self, text: str) -> None:
-        """Delete it and its `.why`. Raises OSError."""
-        os.unlink(text, dir_fd=self._folders["dead"])
+    def purge(self, filename: str) -> None:
+        """Delete a dead letter and its `.why`. Raises OSError."""
+        os.unlink(filename, dir_fd=self._dirs["dead"])
         with contextlib.suppress(OSError):
-            os.unlink(_why(text), dir_fd=self._folders["dead"])
+            os.unlink(_note_name(filename), dir_fd=self._dirs["dead"])
 
-    def explain(self, grave: str, reason: str, detail: str, most: int = LETTERS) -> bool:
-        """Write the `.why`, where there are not *most* already. Best effort: a full disk must not stop the settling.
+    def explain(self, filename: str, reason: str, detail: str, limit: int = LETTERS) -> bool:
+        """Write the `.why` of a dead letter, unless there are *limit* notes. Best effort: a full disk stops nothing.
 
-        Returns whether it has one of its own, or should have.
+        Returns True if it has a note of its own, or should have one.
         """
-        if not self._has_room(most):
+        if not self._has_room(limit):
             self._count_rest(reason)
             return False
         self._notes += 1
-        text = f"{reason}\n" + (f"\n{detail.rstrip()}\n" if detail else "")
-        path = f"{self._folders.box}/dead/{_why(grave)}"
+        note, dead_fd = _note_name(filename), self._dirs["dead"]
+        content = f"{reason}\n" + (f"\n{detail.rstrip()}\n" if detail else "")
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            file = os.open(
-                _why(grave),
-                os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
-                0o600,
-                dir_fd=self._folders["dead"],
-            )
+            fd = os.open(note, flags, 0o600, dir_fd=dead_fd)
             try:
-                os.write(file, text.encode("utf-8", "backslashreplace"))
-                chown_to_box_owner(file, self._folders.box)
+                os.write(fd, content.encode("utf-8", "backslashreplace"))
+                chown_to_box_owner(fd, self._dirs.box)
             finally:
-                os.close(file)
+                os.close(fd)
         except OSError as error:
-            log.warning("cannot write %s: %s", path, error.strerror)
+            log.warning("cannot write %s/dead/%s: %s", self._dirs.box, note, error.strerror)
         return True
 
-    def _has_room(self, most: int) -> bool:
-        """Whether there are fewer notes than *most*. They are counted at first, and when there were enough."""
+    def _has_room(self, limit: int) -> bool:
+        """Report whether there are fewer notes than *limit*. They are counted at first, and when there were enough."""
         now = time.monotonic()
-        if not self._counted_at or (self._notes >= most and now >= self._counted_at + _RECOUNT):
+        if not self._counted_at or (self._notes >= limit and now >= self._counted_at + _RECOUNT_SECONDS):
             with contextlib.suppress(OSError):
-                self._notes = sum(name.endswith(".why") for name in list_dir(self._folders["dead"]))
+                self._notes = sum(name.endswith(".why") for name in list_dir(self._dirs["dead"]))
             self._counted_at = now + 20 * (time.monotonic() - now)
-        return self._notes < most
+        return self._notes < limit
 
     def _count_rest(self, reason: str) -> None:
-        """Count what gets no note of its own. Best effort, and not exact where several consumers do it at once."""
-        dead = self._folders["dead"]
+        """Count a file without a note of its own. Best effort, and not exact if several consumers do it at once."""
         try:
-            file = os.open(REST, READ | os.O_RDWR | os.O_CREAT, 0o600, dir_fd=dead)
+            fd = os.open(REST, READ | os.O_RDWR | os.O_CREAT, 0o600, dir_fd=self._dirs["dead"])
         except OSError as error:
-            log.warning("cannot write %s/dead/%s: %s", self._folders.box, REST, error.strerror)
+            log.warning("cannot write %s/dead/%s: %s", self._dirs.box, REST, error.strerror)
             return
+        count = 1
         try:
-            said = os.read(file, 20).split(b" ", 1)[0]
-            count = int(said) + 1 if said.isdigit() else 1
-            text = (
+            first_word = os.read(fd, 20).split(b" ", 1)[0]
+            count = int(first_word) + 1 if first_word.isdigit() else 1
+            content = (
                 f"{count} more were removed or are dead letters without a note of their own\n\nthe latest: {reason}\n"
             )
-            os.ftruncate(file, os.pwrite(file, text.encode("utf-8", "backslashreplace"), 0))
+            os.ftruncate(fd, os.pwrite(fd, content.encode("utf-8", "backslashreplace"), 0))
             if count == 1:
-                chown_to_box_owner(file, self._folders.box)
+                chown_to_box_owner(fd, self._dirs.box)
         except OSError as error:
-            log.warning("cannot write %s/dead/%s: %s", self._folders.box, REST, error.strerror)
+            log.warning("cannot write %s/dead/%s: %s", self._dirs.box, REST, error.strerror)
         finally:
-            close(file)
-        if count & (count - 1) == 0:  # told less and less often
-            log.warning("%d more in the box %s got no note of their own: %s", count, self._folders.address, reason)
+            close(fd)
+        if count & (count - 1) == 0:  # logged less and less often
+            log.warning("%d more in the box %s got no note of their own: %s", count, self._dirs.address, reason)
 
-    def _grave(self, name: str) -> str:
-        """*name*, or, where a dead letter lies under it already, one with a fresh id."""
+    def _free_name(self, filename: str) -> str:
+        """Return *filename*; if a dead letter has that name already, the same with a fresh id."""
         try:
-            os.stat(name, dir_fd=self._folders["dead"], follow_symlinks=False)
+            os.stat(filename, dir_fd=self._dirs["dead"], follow_symlinks=False)
         except FileNotFoundError:
-            return name
-        return with_fresh_id(name)
+            return filename
+        return with_fresh_id(filename)
 
 
-def _why(name: str) -> str:
-    return name.removesuffix(".json") + ".why"
+def _note_name(filename: str) -> str:
+    return filename.removesuffix(".json") + ".why"

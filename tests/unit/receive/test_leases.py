@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from filemailbox import BoxNotFoundError, Mailbox, MessageNotFoundError, NotClaimedError, NotMailError
-from filemailbox.store import spool
+from filemailbox.store import claim_new
 from filemailbox.system.files import bare_rename
 
 LESSEE = """
@@ -48,7 +48,7 @@ def test_the_deadline_is_in_the_name_before_anything_is_claimed(root: Path, monk
         renames.append((name.decode(), ""))
         return bare(source, name, *rest)
 
-    monkeypatch.setattr(spool, "bare_rename", lambda: claim)
+    monkeypatch.setattr(claim_new, "bare_rename", lambda: claim)
     with Mailbox("bob", root, lease=60) as box:
         id = box.send("bob", "hi")
         monkeypatch.setattr(os, "rename", noted)
@@ -78,7 +78,7 @@ def test_what_a_living_process_holds_is_not_settled_from_outside(
     root: Path, bob: Mailbox, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a lease or not: it may be handling it at this moment."""
-    monkeypatch.setattr("filemailbox.receive.leases._PATIENCE", 0.01)
+    monkeypatch.setattr("filemailbox.receive.leases._LOCK_TIMEOUT", 0.01)
     bob.send("bob", "work")
     lessee = start(LESSEE, root, 600)
     id = lessee.line()
@@ -240,7 +240,7 @@ def test_what_was_leased_and_never_looked_at_is_not_shown(root: Path, bob: Mailb
         path = root / "bob/cur" / str(taker._receiver.folder) / taken.name
         os.rename(path, tmp_path / "secret")
         os.link(tmp_path / "secret", path)
-    with pytest.raises(NotMailError, match="has another name"), bob.leased(id):
+    with pytest.raises(NotMailError, match="2 links"), bob.leased(id):
         pass
 
     assert path.exists()

@@ -64,7 +64,7 @@ def test_who_takes_mail_while_another_thread_closes_the_mailbox_is_told(
         return real(text)
 
     with monkeypatch.context() as patch:
-        patch.setattr("filemailbox.store.spool.split_timed", late)
+        patch.setattr("filemailbox.store.claim_deferred.split_timed", late)
         with pytest.raises(NotClaimedError, match="was closed"):
             taker.claim()
 

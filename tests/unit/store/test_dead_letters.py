@@ -36,7 +36,7 @@ def test_a_requeued_dead_letter_takes_its_reason_along(root: Path, alice: Mailbo
 
 
 def test_a_dead_letter_above_the_limit_says_so_when_requeued(root: Path, alice: Mailbox) -> None:
-    """Not "it is not whole"."""
+    """Not "it is not complete"."""
     alice.send("bob", "x" * 2000)
     with Mailbox("bob", root, max_size=1000) as bob:
         bodies(bob)

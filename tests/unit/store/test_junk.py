@@ -14,7 +14,7 @@ from filemailbox import Mailbox
 from filemailbox.format.timestamp import to_timestamp
 from filemailbox.ops import doctor
 from filemailbox.ops.cleanup import find_garbage
-from filemailbox.store import intake, junk, spool
+from filemailbox.store import claim_new, intake, junk
 from filemailbox.store.box import create_box
 from filemailbox.store.root import find_root, init_root
 from filemailbox.store.spool import Spool
@@ -191,10 +191,10 @@ def test_what_may_become_mail_is_not_left_behind(
         for n in range(3):
             taken += bodies(bob)
             (new / f"{ahead}-00000000000{n},S=2.json").write_text("{}")
-            bob._receiver._spool._room.room_at = 0.0
+            bob._receiver._spool._new._crowding.room_at = 0.0
         file.write("1}")
     for _ in range(10):
-        bob._receiver._spool._room.room_at = 0.0
+        bob._receiver._spool._new._crowding.room_at = 0.0
         taken += bodies(bob)
 
     assert sorted(map(str, taken)) == ["{'n': 1}", "{}", "{}", "{}"]
@@ -227,7 +227,7 @@ def test_a_file_of_many_names_is_left_behind_with_them(root: Path, new: Path, al
     for n in range(1500):
         os.link(new / "0.json", new / f"{n + 1}.json")
     for n in range(4):
-        bob._receiver._spool._room.room_at = 0.0
+        bob._receiver._spool._new._crowding.room_at = 0.0
         alice.send("bob", n)
         assert bodies(bob) == [n]
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_left_behind_is_looked_at_less_often(
     root: Path, new: Path, alice: Mailbox, bob: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the kernel cannot exchange folders: a look by the clock takes a twentieth of the time. A ring is heard."""
-    monkeypatch.setattr(spool, "leave_behind", lambda *_: None)
+    monkeypatch.setattr(claim_new, "leave_behind", lambda *_: None)
     hidden(new, 2000)
     alice.send("bob", 1)
     assert bodies(bob) == [1]

@@ -144,7 +144,7 @@ def test_what_comes_due_replaces_nothing_in_hand(root: Path, bob: Mailbox) -> No
     first = bob.receive()
     path = drop(root, "two")
     path.rename(root / "bob/later" / f"{to_timestamp(1)}~{path.name}")
-    bob._receiver._spool._round_at = 0.0
+    bob._receiver._spool.maintain_at = 0.0
     second = bob.receive()
 
     assert first is not None
@@ -168,7 +168,7 @@ def test_what_was_handled_is_not_replaced(root: Path, monkeypatch: pytest.Monkey
 
 def test_a_dead_letter_is_not_replaced(root: Path, bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor where another consumer buries one of that name between our look and our rename."""
-    monkeypatch.setattr(dead_letters.DeadLetters, "_grave", lambda _, name: name)
+    monkeypatch.setattr(dead_letters.DeadLetters, "_free_name", lambda _, name: name)
     for text in ("one", "two"):
         drop(root, text)
         message = bob.receive()
@@ -228,14 +228,14 @@ def test_a_clock_that_was_ahead_keeps_no_mail(
         if how == "retried":
             message.retry()
         elif how == "our trouble":
-            box._receiver._spool.drop(message.name, unread=True)
+            box._receiver._spool._settler.release_unread(message.name)
         if how == "recovered":
             held = next((root / "bob/cur").rglob("*.json"))
             dead = root / "bob/cur/0123456789ab"
             dead.mkdir()
             (dead / ".lock").touch()
             held.rename(dead / held.name)
-            box._receiver._spool._round_at = 0.0
+            box._receiver._spool.maintain_at = 0.0
             again = box.receive()  # what it recovered is due at once
             assert again is not None
             again.retry()

@@ -14,9 +14,10 @@ import pytest
 
 from filemailbox import Mailbox, NotClaimedError, StorageError
 from filemailbox.format.filename import ID_LENGTH
-from filemailbox.store import consumer_folder, spool
+from filemailbox.store import claim, claim_new, consumer_folder
+from filemailbox.store.claim_new import NewMail
 from filemailbox.store.intake import Intake
-from filemailbox.store.spool import Spool
+from filemailbox.store.spool import TMP_MAX_AGE, Spool
 from filemailbox.system import files
 from filemailbox.system.locks import Lock
 from support.mail import bodies, reasons
@@ -45,9 +46,7 @@ def test_a_claim_is_one_rename_into_a_locked_folder(root: Path, alice: Mailbox, 
     assert not Lock(f"{folder}/.lock").take()
 
 
-def test_what_was_just_announced_is_claimed_before_a_round_that_is_due(
-    root: Path, alice: Mailbox, taker: Spool
-) -> None:
+def test_new_mail_is_claimed_before_maintenance_that_is_due(root: Path, alice: Mailbox, taker: Spool) -> None:
     """The round, which finds what the dead have left, is for the next claim."""
     taker.begin()
     left = alice.send("bob", "left")
@@ -56,16 +55,16 @@ def test_what_was_just_announced_is_claimed_before_a_round_that_is_due(
     dead.mkdir()
     waiting.rename(dead / waiting.name)
     announced = alice.send("bob", "announced")
-    taker._round_at = 0.0
-    claims = [taker.claim(hasty=True), taker.claim()]
+    taker.maintain_at = time.monotonic()
+    claims = [taker.claim(), taker.claim()]
 
     assert [claim and claim[0][:ID_LENGTH] for claim in claims] == [announced, left]
 
 
-def test_the_first_claim_finds_its_place_however_hasty_it_is(alice: Mailbox, taker: Spool) -> None:
+def test_the_first_claim_takes_a_folder_first(alice: Mailbox, taker: Spool) -> None:
     """There is nothing to claim into before that."""
     id = alice.send("bob")
-    claim = taker.claim(hasty=True)
+    claim = taker.claim()
 
     assert claim is not None
     assert claim[0].startswith(id)
@@ -90,7 +89,7 @@ def test_settling_what_is_gone_is_logged_and_no_error(
     with caplog.at_level(logging.WARNING, "filemailbox"):
         settle(taker, claim[0])
 
-    assert "was not ours any more" in caplog.text
+    assert "may be handled twice" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_settling_after_close_is_refused(alice: Mailbox, taker: Spool, settle: C
 
 def test_drafts_are_given_up_after_36_hours(root: Path, bob: Mailbox) -> None:
     """The one judgement by age: Maildir's number."""
-    for name, age in (("old", spool.TMP_MAX_AGE + 10), ("young", spool.TMP_MAX_AGE - 60)):
+    for name, age in (("old", TMP_MAX_AGE + 10), ("young", TMP_MAX_AGE - 60)):
         (root / "bob/tmp" / name).write_text("")
         os.utime(root / "bob/tmp" / name, (time.time() - age, time.time() - age))
     bob.receive()
@@ -200,14 +199,14 @@ def test_a_name_that_is_listed_is_never_taken_back_to_front(
     """While one thread lists, others pop from the same batch: it must never be there in the wrong order."""
     alice.send_many("bob", range(3))
     batches: list[list[str]] = []
-    real = Spool.__setattr__
+    real = NewMail.__setattr__
 
-    def watched(self: Spool, name: str, value: Any) -> None:
-        if name == "_batch":
+    def watched(self: NewMail, name: str, value: Any) -> None:
+        if name == "batch":
             batches.append(list(value))
         real(self, name, value)
 
-    monkeypatch.setattr(Spool, "__setattr__", watched)
+    monkeypatch.setattr(NewMail, "__setattr__", watched)
     taker.claim()
     full = [batch for batch in batches if len(batch) == 3]
 
@@ -258,7 +257,7 @@ def test_a_message_that_fails_again_and_again_stops_nothing(
     """A bad block under one file: what is behind it is taken, and it when it can be read again."""
     ids = [bob.send("bob", number) for number in range(3)]
     left = fails(monkeypatch, "open", ids[0], errno.EIO, 1000)
-    for _ in range(spool._TRIES):
+    for _ in range(claim.MAX_TRIES):
         with pytest.raises(StorageError):
             bob.receive()
 
@@ -266,7 +265,7 @@ def test_a_message_that_fails_again_and_again_stops_nothing(
     assert "fails again and again" in caplog.text
 
     left[0], started = 0, time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: started + 2 * spool._LEFT_ALONE)
+    monkeypatch.setattr(time, "monotonic", lambda: started + 2 * claim.BACKOFF_SECONDS)
 
     assert bodies(bob) == [0]
     assert reasons(bob) == []
@@ -279,7 +278,7 @@ def test_a_due_message_that_fails_again_and_again_stops_nothing(bob: Mailbox, mo
         assert message is not None
         message.retry(delay=0)
     fails(monkeypatch, "open", ids[0], errno.EIO, 1000)
-    for _ in range(spool._TRIES):
+    for _ in range(claim.MAX_TRIES):
         with pytest.raises(StorageError):
             bob.receive()
 
@@ -289,8 +288,8 @@ def test_a_due_message_that_fails_again_and_again_stops_nothing(bob: Mailbox, mo
 def test_what_is_short_of_descriptors_waits(bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """That says nothing of a file, however often it happens: nothing is overtaken."""
     ids = [bob.send("bob", number) for number in range(2)]
-    fails(monkeypatch, "open", ids[0], errno.EMFILE, 1 + 3 * spool._TRIES)  # the first time it is tried twice
-    for _ in range(3 * spool._TRIES):
+    fails(monkeypatch, "open", ids[0], errno.EMFILE, 1 + 3 * claim.MAX_TRIES)  # the first time it is tried twice
+    for _ in range(3 * claim.MAX_TRIES):
         with pytest.raises(StorageError):
             bob.receive()
 
@@ -312,13 +311,13 @@ def test_what_was_claimed_and_cannot_be_read_comes_back(
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         real(*arguments)
 
-    monkeypatch.setattr(spool, "rename_noreplace", functools.partial(stuck_at, files.rename_noreplace))
+    monkeypatch.setattr(claim_new, "rename_noreplace", functools.partial(stuck_at, files.rename_noreplace))
     monkeypatch.setattr(consumer_folder, "move", functools.partial(stuck_at, files.move))
     with pytest.raises(StorageError):
         bob.receive()
     assert block == [0]
     assert bob._lazy_receiver is not None
-    bob._lazy_receiver._spool._round_at = 0.0
+    bob._lazy_receiver._spool.maintain_at = 0.0
 
     assert bodies(bob) == [0, 1]
     assert reasons(bob) == []
@@ -328,7 +327,7 @@ def test_what_another_consumer_takes_while_we_look_at_it_is_none_of_ours(
     root: Path, taker: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A foreign file, which is read before it is claimed."""
-    path, mail = root / "bob/new/x.json", Intake.mail
+    path, mail = root / "bob/new/x.json", Intake.inspect
 
     def late(*arguments: Any) -> Any:
         found = mail(*arguments)
@@ -336,7 +335,7 @@ def test_what_another_consumer_takes_while_we_look_at_it_is_none_of_ours(
         return found
 
     path.write_text("{}")
-    monkeypatch.setattr(Intake, "mail", late)
+    monkeypatch.setattr(Intake, "inspect", late)
 
     assert taker.claim() is None
     assert caplog.text == ""

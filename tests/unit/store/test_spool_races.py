@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from filemailbox import Mailbox, MailboxError, StorageError
-from filemailbox.store import intake, spool
+from filemailbox.store import claim_deferred, claim_new, intake, spool
+from filemailbox.store.claim_new import NewMail
 from filemailbox.store.spool import Spool
 from filemailbox.system import files
 from filemailbox.system.files import list_dir
@@ -76,14 +77,14 @@ def test_the_last_of_a_batch_may_be_taken_by_another_thread(
     """Between the look whether there is one and the taking: there is another look."""
     id = alice.send("bob", 1)
     taker.begin()
-    real, late = taker._claim_fast, [True]
+    real, late = NewMail.claim_next, [True]
 
-    def claim_first() -> Any:
+    def claim_next(new: NewMail) -> Any:
         if late.pop() if late else False:
             raise IndexError
-        return real()
+        return real(new)
 
-    monkeypatch.setattr(taker, "_claim_fast", claim_first)
+    monkeypatch.setattr(NewMail, "claim_next", claim_next)
     claim = taker.claim()
 
     assert claim is not None
@@ -111,7 +112,7 @@ def test_a_folder_that_cannot_be_listed_is_trouble_that_is_told(taker: Spool, mo
         return real(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(spool, "list_dir", failing)
+        patch.setattr(claim_deferred, "list_dir", failing)
         with pytest.raises(StorageError, match='opening the box "bob"'):
             taker.begin()
 
@@ -138,18 +139,18 @@ def test_what_is_not_whole_is_looked_at_once_where_there_is_much_of_it(
     root: Path, new: Path, taker: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flood of unfinished files costs a stat(2) each, not a read; what has gone is forgotten."""
-    monkeypatch.setattr(intake, "_MANY", 1)
-    monkeypatch.setattr(intake, "_TICK", -(10**12))  # nothing can change unseen any more
+    monkeypatch.setattr(intake, "_MEMORY_SLACK", 1)
+    monkeypatch.setattr(intake, "_CTIME_TICK_NS", -(10**12))  # nothing can change unseen any more
     files = [drop(new, f"{n}.json", '{"bo') for n in range(4)]
     assert [taker.claim() for _ in range(3)] == [None, None, None]
     files.append(drop(new, "one more.json", '{"bo'))
     assert taker.claim() is None
-    assert set(taker._intake.unfinished) == {file.name for file in files}
+    assert set(taker._new._intake.incomplete) == {file.name for file in files}
 
     for file in files[1:]:
         file.unlink()
     assert taker.claim() is None
-    assert set(taker._intake.unfinished) == {files[0].name}
+    assert set(taker._new._intake.incomplete) == {files[0].name}
     files[0].write_text('{"body":1}')
     claim = taker.claim()
     assert claim is not None
@@ -194,13 +195,14 @@ def test_what_was_claimed_and_is_no_mail_goes_back_unread(
     """It may become mail. One in a listing is claimed in vain; as long as that lies there, all are looked at first."""
     files = [drop(new, f"20200101T00000{n}.000000000Z-00000000000a,S=11.json") for n in range(3)]
     claimed: list[str] = []
-    real = taker._bare_rename
+    taker.begin()
+    real = taker._new._bare_rename
 
     def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> int:
         claimed.append(new.decode())
         return real(source, old, target, new, flags)
 
-    monkeypatch.setattr(taker, "_bare_rename", rename)
+    monkeypatch.setattr(taker._new, "_bare_rename", rename)
     monkeypatch.setattr(os, "read", lambda *_: pytest.fail("it is read"))
     looks = [taker.claim() for _ in range(3)]
     monkeypatch.undo()
@@ -225,14 +227,14 @@ def test_what_cannot_go_back_is_judged_when_it_is_due(root: Path, new: Path, tak
 
     assert taker.claim() is None
     assert taker.claim() is None
-    assert "it is not whole" in notes(root)
+    assert "it is not complete" in notes(root)
 
 
 def test_a_lease_on_what_was_put_off_is_waited_for(
     alice: Mailbox, taker: Spool, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its writer may still have it open: that is no trouble of ours, and it is tried again after a while."""
-    monkeypatch.setattr(spool, "_LEASED", 3600 * 10**9)
+    monkeypatch.setattr(claim_deferred, "_FILE_LEASE_RETRY_NS", 3600 * 10**9)
     alice.send("bob", 1)
     claim = taker.claim()
     assert claim is not None
@@ -258,11 +260,11 @@ def test_a_foreign_file_that_may_have_been_exchanged_is_read_anew(
 
     drop(new)
     with monkeypatch.context() as patch:
-        patch.setattr(spool, "is_single_link", alone)
+        patch.setattr(claim_new, "is_same_file", alone)
         if answer is not None:
             with pytest.raises(StorageError):
                 taker.claim()
-            taker._round_at = 0.0
+            taker.maintain_at = 0.0
         claim = taker.claim()
 
     assert claim is not None
@@ -350,9 +352,9 @@ def test_whether_it_is_held_may_be_unknown(alice: Mailbox, taker: Spool, step: S
     assert claim is not None
     step("stat", claim[0], code=errno.EIO)
     with pytest.raises(StorageError, match="looking for"):
-        taker.holds(claim[0])
+        taker.is_claimed(claim[0])
 
-    assert taker.holds(claim[0])
+    assert taker.is_claimed(claim[0])
 
 
 def test_what_cannot_be_buried_stays_held(alice: Mailbox, taker: Spool, step: Step) -> None:
@@ -361,12 +363,12 @@ def test_what_cannot_be_buried_stays_held(alice: Mailbox, taker: Spool, step: St
     claim = taker.claim()
     assert claim is not None
     step("move", claim[0], code=errno.EIO)
-    with pytest.raises(StorageError, match="burying"):
+    with pytest.raises(StorageError, match="a dead letter"):
         taker.dead_letter(claim[0], "no", "")
 
-    assert taker.holds(claim[0])
+    assert taker.is_claimed(claim[0])
     taker.dead_letter(claim[0], "no", "")
-    assert not taker.holds(claim[0])
+    assert not taker.is_claimed(claim[0])
 
 
 @pytest.mark.parametrize("code", [errno.EIO, None], ids=["the disk fails", "it was taken"])
@@ -414,7 +416,7 @@ def test_a_dead_consumer_s_folder_may_go_before_it_is_taken_over(root: Path, tak
     dead.mkdir()
     (dead / ".lock").touch()
     step("open", dead.name, lambda: shutil.rmtree(dead), whole=True)
-    taker._round_at = 0.0
+    taker.maintain_at = 0.0
 
     assert taker.claim() is None
     assert not dead.exists()
@@ -433,13 +435,13 @@ def test_what_the_dead_held_may_go_or_stay_for_now(
     (file,) = (root / "bob/new").iterdir()
     held = file.rename(dead / file.name)
     step("move", held.name, held.unlink if code is None else lambda: None, code)
-    taker._round_at = 0.0
+    taker.maintain_at = 0.0
     if code is None:
         assert taker.claim() is None
     else:
         with pytest.raises(StorageError):
             taker.claim()
-        taker._round_at = 0.0
+        taker.maintain_at = 0.0
         assert taker.claim() is not None
 
 

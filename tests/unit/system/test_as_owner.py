@@ -21,6 +21,7 @@ from filemailbox.format.address import Address
 from filemailbox.format.filename import ID_LENGTH, parse_filename
 from filemailbox.ops.cleanup import find_garbage, sweep
 from filemailbox.store.box import create_box, repair_box
+from filemailbox.store.consumer_folder import ConsumerFolder
 from filemailbox.store.ledger import Ledger
 from filemailbox.store.permissions import chown_to_box_owner, refuse_foreign_owner
 from filemailbox.store.removed_boxes import remove_box
@@ -279,7 +280,9 @@ def test_a_request_of_roots_changes_no_mode_behind_a_link(
     assert secret.stat().st_mode & 0o7777 == 0o700
 
 
-def test_answers_for_another_do_not_come_into_the_box_of_a_planter(volume: Root, box: Path) -> None:
+def test_answers_for_another_do_not_come_into_the_box_of_a_planter(
+    volume: Root, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bob's replies/ has become a link to carol's after root's consumer has opened it."""
     carols = Path(volume.path, "carol/replies")
     request = f"{OLD}-0123456789ab"
@@ -288,13 +291,13 @@ def test_answers_for_another_do_not_come_into_the_box_of_a_planter(volume: Root,
         (replies / request).chmod(0o3733)
     (carols / request / LETTER).write_text("{}")
     taker = Spool(volume, Address("bob"))
-    real = taker._recover_dead_consumers
+    real = ConsumerFolder.recover_dead_consumers
 
-    def swapped() -> None:
-        real()
+    def swapped(folder: ConsumerFolder) -> None:
+        real(folder)
         swap_for_link(box / "replies", carols, box / "aside")
 
-    taker._recover_dead_consumers = swapped  # type: ignore[method-assign]
+    monkeypatch.setattr(ConsumerFolder, "recover_dead_consumers", swapped)
     taker.begin()
     taker.close()
 
@@ -603,8 +606,18 @@ def test_much_is_streamed_and_can_be_left(acting: Any, door: int) -> None:
 SWEPT = (
     *("system/as_owner", "system/locks", "ops/cleanup", "ops/doctor", "ops/inventory", "receive/leases"),
     *("receive/status", "cli/maintenance", "cli/boxes"),
-    *("store/box", "store/consumer_folder", "store/dead_letters", "store/junk", "store/ledger", "store/permissions"),
-    *("store/removed_boxes", "store/root", "store/spool"),
+    *(
+        "store/box",
+        "store/claim_deferred",
+        "store/claim_new",
+        "store/consumer_folder",
+        "store/intake",
+        "store/dead_letters",
+        "store/junk",
+        "store/ledger",
+        "store/permissions",
+    ),
+    *("store/removed_boxes", "store/root", "store/settle", "store/spool"),
 )
 """The modules that act in boxes of others, perhaps as root."""
 
