@@ -19,7 +19,8 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
                  message peek ready status typed_bodies handlers receiver leases listener aio command_handler
     (face)       options client pytest_plugin
     relay/       mail between volumes
-                 audit_format accepted audit_log policy limits policy_file volume inbox outbox batch sender relay
+                 clock audit_format accepted audit_log policy policy_file limits carrier volume inbox outbox local
+                 outages records sender batch transfer status relay
     ops/         for operators
                  bench cleanup inventory doctor
     cli/         the command, thin on all of these

@@ -1,19 +1,17 @@
-"""The relay: run it, set it up, ask its policy, look at its audit log."""
+"""The verbs of the relay: run it, set it up, query its policy, read and verify its audit log."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequestError, quoted
 from ..format.address import ALL, Address, parse_address, parse_recipient
-from ..format.timestamp import to_nanoseconds
-from ..store.ids import timestamp_now
 from ..trust.levels import PLAIN, PROTECTIONS
 from .options import Annotated, Arg, Opt, count, duration, one_of
-from .options import uid as number_of_user
+from .options import uid as user_id
 
 if TYPE_CHECKING:
     from ..relay.audit_format import Record, Signer
-    from ..relay.policy import Policy, Settings
+    from ..relay.policy import Policy, RelaySettings
     from ..relay.relay import Relay
 
 DEFAULT_CONFIG = "/etc/mailbox/relay.toml"
@@ -29,19 +27,19 @@ LogFormat = Annotated[
         metavar="FORMAT",
         read=one_of("text", "json"),
         values=("text", "json"),
-        help="How to log. [text]",
+        help="The format of the log. [text]",
     ),
 ]
-Json = Annotated[bool, Opt("--json", help="One line of JSON for each.")]
-Agent = Annotated[str | None, Opt("--agent", metavar="NAME", help="Only what is from or to that agent.")]
+Json = Annotated[bool, Opt("--json", help="Print one line of JSON for each.")]
+Agent = Annotated[str | None, Opt("--agent", metavar="NAME", help="Only records from or to this agent.")]
 
 
 def relay_(*, config: Config = None, log_format: LogFormat = "text") -> None:
-    """Carry mail between agents that share nothing, by a policy, with a record of every decision.
+    """Carry mail between agents that share nothing, by a policy, and record every decision.
 
-    Each agent has a volume of its own, with an outbox. The policy says which agents there are and who may write to
-    whom; what nothing allows is refused, and comes back to its sender. SIGHUP reads the policy anew: a bad one is told
-    of, and the old one stays. SIGTERM and SIGINT stop it.
+    Each agent has a volume of its own, with an outbox. The policy names the agents and says who may write to whom.
+    The relay refuses mail that no rule allows, and returns it to its sender. SIGHUP reloads the policy; if the new one
+    is invalid, the relay logs that and keeps the old one. SIGTERM and SIGINT stop it.
 
     `mailbox relay init`, `check`, `explain`, `health`, `audit verify` and `audit show` are verbs of their own.
 
@@ -54,48 +52,52 @@ def relay_(*, config: Config = None, log_format: LogFormat = "text") -> None:
     import signal
 
     from ..receive.listener import signals
+    from ..relay.status import StatusFile
     from ..system.sd_notify import SdNotify
     from .watch import log_to_stderr
 
     log_to_stderr(log_format)
     path = _path(config)
     relay, manager = _relay(path), SdNotify()
-    status = _Status(relay)
+    status = StatusFile(relay.policy.settings.state)
+    ready = False
 
-    def look() -> None:
-        if not status.told:
+    def on_tick() -> None:
+        nonlocal ready
+        if not ready:
             manager.say("READY=1", f"STATUS=carrying mail of {len(relay.policy.agents)} agents")
+            ready = True
         manager.beat()
-        status.tell()
+        status.update(relay.status)
 
-    relay.on_tick = look
-    _open_as_many_as_possible()
+    _raise_descriptor_limit()
     with signals(relay.stop):
         before = signal.signal(signal.SIGHUP, lambda *_: relay.reload())
         try:
-            relay.run()
+            relay.run(on_tick)
         finally:
             manager.stopping()
             signal.signal(signal.SIGHUP, before)
-            status.close()
+            status.remove()
 
 
 def relay_init_(
     *,
     config: Config = None,
     uid: Annotated[
-        int | None, Opt("--uid", metavar="UID", read=number_of_user, help="Who the relay runs as. [who runs this]")
+        int | None, Opt("--uid", metavar="UID", read=user_id, help="The user of the relay. [the current user]")
     ] = None,
 ) -> None:
-    """Make what the policy speaks of: volumes, boxes with outboxes, the folder and the key of the relay.
+    """Create what the policy names: volumes, boxes with outboxes, the folder and the key of the relay.
 
-    What is there already is left as it is. Only root can give boxes to the agents, and the key to the relay.
+    Anything that exists is left unchanged. Only root can change owners, so that boxes belong to their agents and the
+    key belongs to the relay.
 
     Examples:
       mailbox relay init --config relay.toml
       sudo mailbox relay init --uid "$(id -u mailbox-relay)"
     """
-    from ..relay.audit_format import public_key
+    from ..relay.audit_format import format_public_key
     from ..store.box import create_box
     from ..store.root import init_root, set_marker
     from ..trust.key_files import PrivateKeys
@@ -110,7 +112,7 @@ def relay_init_(
         set_marker(volume, "relay", relay_uid)
         owner = (agent.uid, agent.gid) if agent.uid is not None and agent.gid is not None else None
         made = create_box(volume, agent.name, owner, outbox=True)
-        output.info(f"{agent.name}: {'made' if made else 'was there'} in {agent.volume}")
+        output.info(f"{agent.name}: {'created' if made else 'already exists'} in {agent.volume}")
     for folder in (settings.state, f"{settings.state}/audit"):
         if not os.path.isdir(folder):
             os.makedirs(folder, 0o750)
@@ -119,93 +121,95 @@ def relay_init_(
         os.makedirs(os.path.dirname(settings.key), exist_ok=True)
         PrivateKeys.generate(settings.key, Address(settings.origin))
         os.chown(settings.key, relay_uid, -1)
-        output.info(f"{settings.key}: made")
+        output.info(f"{settings.key}: created")
     if os.stat(settings.key).st_uid == os.geteuid():
-        print(public_key(_signer(settings).public))
+        print(format_public_key(_signer(settings).public_key))
 
 
 def relay_check_(*, config: Config = None, json: Json = False) -> int:
-    """Say whether a policy is right, and who can write to whom. Exit code 2 where it is not, with all that is wrong.
+    """Check a policy, and list who can write to whom. Exit code 2 if it is invalid, with all problems.
 
     Examples:
       mailbox relay check --config relay.toml
       mailbox relay check --json | jq -r 'select(.to == "admin") | .from'
     """
-    from ..relay.policy_file import InvalidPolicy
+    from ..relay.policy_file import InvalidPolicyError
     from . import exit_codes, output
 
     path = _path(config)
     try:
         policy = _read(path)
-    except InvalidPolicy as error:
+    except InvalidPolicyError as error:
         for problem in error.problems:
             output.error(f"{quoted(path)}: {problem}")
         return exit_codes.USAGE
     rows = []
-    for each in policy.reach():
+    for route in policy.routes():
         if json:
-            facts = {"from": each.sender, "to": each.to, "rule": each.rule, "conditions": each.conditions}
-            output.write(output.json(facts))
-        rows.append((each.sender, each.to, each.rule, output.one_line(each.conditions)))
+            fields = {"from": route.sender, "to": route.to, "rule": route.rule, "conditions": route.conditions}
+            output.write(output.json(fields))
+        rows.append((route.sender, route.to, route.rule, output.one_line(route.conditions)))
     if not json:
         output.table(("FROM", "TO", "RULE", "IF"), rows)
         silent = [name for name in policy.agents if not any(name in row[:2] for row in rows)]
         if silent:
-            output.info(f"nobody can write to or hear from {', '.join(silent)}")
+            output.info(f"no rule lets these agents send or receive: {', '.join(silent)}")
     return exit_codes.DONE
 
 
 def relay_explain_(
     *,
     sender: Annotated[
-        str | None, Opt("--from", metavar="NAME", read=parse_address, help="Who sends. [$MAILBOX_AGENT]")
+        str | None, Opt("--from", metavar="NAME", read=parse_address, help="The sender. [$MAILBOX_AGENT]")
     ] = None,
     to: Annotated[
-        str | None, Opt("--to", metavar="NAME", read=parse_recipient, help="To whom; or `all`, or `team:GROUP`. [all]")
+        str | None,
+        Opt("--to", metavar="NAME", read=parse_recipient, help="The recipient, `all`, or `team:GROUP`. [all]"),
     ] = None,
-    type: Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")] = None,
-    size: Annotated[int, Opt("--size", metavar="BYTES", read=count, help="How large it is. [1]")] = 1,
-    form: Annotated[
+    type: Annotated[str | None, Opt("--type", metavar="TYPE", help="The type of the message.")] = None,
+    size: Annotated[int, Opt("--size", metavar="BYTES", read=count, help="Its size. [1]")] = 1,
+    protection: Annotated[
         str,
         Opt(
-            "--form",
-            metavar="FORM",
+            "--protection",
+            metavar="PROTECTION",
             read=one_of(*PROTECTIONS),
             values=PROTECTIONS,
-            help=f"Protection of the message: {', '.join(PROTECTIONS)}. [{PLAIN}]",
+            help=f"Its protection: {', '.join(PROTECTIONS)}. [{PLAIN}]",
         ),
     ] = "plain",
-    answers: Annotated[
+    reply_age: Annotated[
         float | None,
-        Opt("--answers", metavar="DURATION", read=duration, help="It answers what was carried so long ago."),
+        Opt("--reply-age", metavar="DURATION", read=duration, help="It replies to a message carried so long ago."),
     ] = None,
     config: Config = None,
 ) -> int:
-    """Say whether a message may go, and which rule decides. Exit code 1 where it may not.
+    """Explain whether a message may go, and which rule decides. Exit code 1 if it may not.
 
     Examples:
       mailbox relay explain --from alice --to bob --type job
-      mailbox relay explain --from bob --to alice --answers 5m
+      mailbox relay explain --from bob --to alice --reply-age 5m
     """
-    from ..format.address import Address
     from ..relay.policy import PolicyQuery
     from . import exit_codes, output
 
     policy = _read(_path(config))
     sender = sender or os.environ.get("MAILBOX_AGENT") or ""
     if sender not in policy.agents:
-        raise InvalidRequestError(f"--from: there is no agent {quoted(sender)}: there are {', '.join(policy.agents)}")
+        raise InvalidRequestError(
+            f"--from: the policy has no agent {quoted(sender)}", hint=f"it has {', '.join(policy.agents)}"
+        )
     recipients, why = policy.expand(to or ALL, Address(sender), type)
     if why is not None:
         print(output.one_line(f"{to or ALL}: refused: {why}"))
         return exit_codes.FAILED
     code = exit_codes.DONE
-    for each in recipients:
-        decision = policy.decide(PolicyQuery(Address(sender), each, type, size, form, answers))  # type: ignore[arg-type]
+    for recipient in recipients:
+        decision = policy.decide(PolicyQuery(Address(sender), recipient, type, size, protection, reply_age))  # type: ignore[arg-type]
         if decision.allowed:
-            print(output.one_line(f"{each}: allowed by {decision.rule}"))
+            print(output.one_line(f"{recipient}: allowed by {decision.rule}"))
         else:
-            print(output.one_line(f"{each}: refused by {decision.rule}: {decision.why}"))
+            print(output.one_line(f"{recipient}: refused by {decision.rule}: {decision.why}"))
             code = exit_codes.FAILED
     return code
 
@@ -213,18 +217,21 @@ def relay_explain_(
 def relay_health_(
     *,
     max_age: Annotated[
-        float, Opt("--max-age", metavar="DURATION", read=duration, help="How long it may have been silent. [30s]")
+        float,
+        Opt("--max-age", metavar="DURATION", read=duration, help="Fail if its last report is older than this. [30s]"),
     ] = 30.0,
     config: Config = None,
 ) -> int:
-    """Say whether the relay is at work. Exit code 0 or 1: for HEALTHCHECK and exec probes.
+    """Check whether the relay is at work. Exit code 0 or 1: for HEALTHCHECK and exec probes.
 
-    That it lives is asked from the kernel; that it carries mail, from what it last said.
+    The lock on its audit log shows that it runs. Its last report shows whether it carries mail.
 
     Examples:
       mailbox relay health --config relay.toml
     """
-    from ..format import codec
+    import time
+
+    from ..relay.status import read_status
     from ..system.locks import is_held
     from . import output
 
@@ -233,51 +240,50 @@ def relay_health_(
         print("relay: it does not run")
         return 1
     try:
-        with open(f"{state}/status.json", "rb") as file:
-            said = codec.loads(file.read(1 << 20))
-        silent = max(0.0, _now() - to_nanoseconds(said["looked"]) / 1e9)
-        trouble, recipients, outboxes = said["trouble"], said["recipients"], said["outboxes"]
-        facts = f"{said['agents']} agents, {said['carried']} messages carried, {said['waiting']} put off"
-    except (OSError, ValueError, LookupError, TypeError):
-        print("relay: it runs, and has not said how it is")
+        status = read_status(state)
+    except (OSError, ValueError):
+        print("relay: it runs, and has not reported yet")
         return 1
-    print(output.one_line(f"relay: {facts}, last heard of {output.span(silent)} ago"))
-    for name, why in {**recipients, **outboxes}.items():
+    age = status.age(time.time())
+    counts = f"{status.agents} agents, {status.delivered} messages delivered, {status.deferred} deferred"
+    print(output.one_line(f"relay: {counts}, last report {output.span(age)} ago"))
+    for name, why in {**status.recipients, **status.outboxes}.items():
         print(output.one_line(f"relay: {name}: {why}"))
-    if trouble:
-        print(output.one_line(f"relay: nothing is carried: {trouble}"))
-    return 1 if trouble or silent > max_age else 0
+    if status.outage:
+        print(output.one_line(f"relay: nothing is carried: {status.outage}"))
+    return 1 if status.outage or age > max_age else 0
 
 
 def relay_audit_verify_(
-    folder: Annotated[str | None, Arg("[FOLDER]", "The audit log; that of the policy by default.")] = None,
+    folder: Annotated[str | None, Arg("[FOLDER]", "The audit log. [that of the policy]")] = None,
     *,
-    key: Annotated[
-        str | None, Opt("--key", metavar="KEY", help="The public key, or its file. [that of the policy's key]")
+    public_key: Annotated[
+        str | None,
+        Opt("--public-key", metavar="KEY", help="The relay's public key, or a file with it. [from the policy's key]"),
     ] = None,
-    partial: Annotated[bool, Opt("--partial", help="The first files may have been put away.")] = False,
+    allow_pruned: Annotated[bool, Opt("--allow-pruned", help="Accept a log without its first files.")] = False,
     config: Config = None,
 ) -> int:
-    """Try the audit log: any change, deletion, insertion, swap or truncation is found. Exit code 1 where there is one.
+    """Verify the audit log: any change, deletion, insertion, swap or truncation is found. Exit code 1 if there is one.
 
     `scripts/audit-verify` in the source does the same with openssl and awk, without any of this code.
 
     Examples:
       mailbox relay audit verify --config relay.toml
-      mailbox relay audit verify ./audit --key RWQ0dQ+YvVn8...
+      mailbox relay audit verify ./audit --public-key RWQ0dQ+YvVn8...
     """
     from ..relay import audit_format
     from ..trust import seal
     from . import exit_codes, output
 
-    settings = _read(_path(config)).settings if folder is None or key is None else None
-    where = folder if folder is not None else f"{settings.state}/audit"  # type: ignore[union-attr]
-    public = _public(key) if key is not None else _signer(settings).public  # type: ignore[arg-type]
+    settings = _read(_path(config)).settings if folder is None or public_key is None else None
+    path = folder if folder is not None else f"{settings.state}/audit"  # type: ignore[union-attr]
+    key = _parse_key(public_key) if public_key is not None else _signer(settings).public_key  # type: ignore[arg-type]
     try:
-        at = audit_format.verify(where, public, seal.verify, partial)
-    except audit_format.Tampered as error:
+        at = audit_format.verify_log(path, key, seal.verify, allow_pruned)
+    except audit_format.TamperedLogError as error:
         for problem in error.problems:
-            output.error(f"the audit log in {quoted(where)} is not as it was written: {problem}")
+            output.error(f"the audit log in {quoted(path)} is not as it was written: {problem}")
         return exit_codes.FAILED
     print(f"{at.origin}: {at.n} records, the last one is {at.head}")
     return exit_codes.DONE
@@ -286,32 +292,35 @@ def relay_audit_verify_(
 def relay_audit_show_(
     *,
     agent: Agent = None,
-    thread: Annotated[str | None, Opt("--thread", metavar="THREAD", help="Only what belongs to that thread.")] = None,
-    id: Annotated[str | None, Opt("--id", metavar="ID", help="Only that message.")] = None,
-    event: Annotated[str | None, Opt("--event", metavar="EVENT", help="Only such: accept, refuse, defer …")] = None,
+    thread: Annotated[str | None, Opt("--thread", metavar="THREAD", help="Only records of this thread.")] = None,
+    id: Annotated[str | None, Opt("--id", metavar="ID", help="Only records of this message.")] = None,
+    event: Annotated[
+        str | None, Opt("--event", metavar="EVENT", help="Only this event: accept, refuse, defer …")
+    ] = None,
     since: Annotated[
-        float | None,
-        Opt("--since", metavar="DURATION", read=duration, help="Only what was so long ago at the most: 1h, 2d …"),
+        float | None, Opt("--since", metavar="DURATION", read=duration, help="Only records of the last 1h, 2d …")
     ] = None,
     until: Annotated[
-        float | None, Opt("--until", metavar="DURATION", read=duration, help="Only what was so long ago at the least.")
+        float | None, Opt("--until", metavar="DURATION", read=duration, help="Only records older than 1h, 2d …")
     ] = None,
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Show the records of the audit log. It is not verified: `mailbox relay audit verify` does that.
+    """Show the records of the audit log, without verification: `mailbox relay audit verify` does that.
 
     Examples:
       mailbox relay audit show --agent alice --since 1h
       mailbox relay audit show --event refuse --json | jq -r .why
     """
+    import time
     from datetime import datetime
 
-    from ..relay import audit_format
+    from ..relay.audit_format import read_records
     from . import output
 
-    state = _read(_path(config)).settings.state
-    first, last = (_now() - (each if each is not None else none) for each, none in ((since, 1e12), (until, -1e12)))
+    state, now = _read(_path(config)).settings.state, time.time()
+    first = now - since if since is not None else float("-inf")
+    last = now - until if until is not None else float("inf")
 
     def wanted(record: "Record") -> bool:
         at = datetime.fromisoformat(str(record["time"])).timestamp()
@@ -324,7 +333,7 @@ def relay_audit_show_(
         )
 
     rows = []
-    for record in filter(wanted, audit_format.records(f"{state}/audit")):
+    for record in filter(wanted, read_records(f"{state}/audit")):
         if json:
             output.write(output.json(record))
         elif output.is_tty():
@@ -338,84 +347,42 @@ def relay_audit_show_(
 def _row(record: "Record") -> tuple[str, ...]:
     from . import output
 
-    members = ("time", "event", "from", "to", "type", "id", "rule", "why")
-    *facts, why = (output.one_line(str(record.get(member) or "")) for member in members)
+    names = ("time", "event", "from", "to", "type", "id", "rule", "why")
+    *cells, why = (output.one_line(str(record.get(name) or "")) for name in names)
     count = record.get("count")
-    return (*facts, f"{why} ({count} such, of which this is the last)" if count else why)
-
-
-class _Status:
-    """What the relay says of itself, for `mailbox relay health`. Best effort."""
-
-    def __init__(self, relay: "Relay") -> None:
-        self._relay = relay
-        self._path = f"{relay.policy.settings.state}/status.json"
-        self._again = 0.0
-        self.told = False
-
-    def tell(self) -> None:
-        """Say it, at most once a second."""
-        import contextlib
-        import time
-
-        from ..format import codec
-
-        if time.monotonic() < self._again:
-            return
-        self._again, self.told = time.monotonic() + 1.0, True
-        relay = self._relay
-        facts: dict[str, Any] = {
-            "looked": timestamp_now(),
-            "policy": relay.policy.digest,
-            "agents": len(relay.policy.agents),
-            "carried": relay.carried,
-            "waiting": sum(len(station.parked) for station in relay.stations.values()),
-            "trouble": relay.trouble.why if relay.trouble is not None else None,
-            "recipients": {to: trouble.why for to, trouble in relay.troubles.items()},
-            "outboxes": {name: each.trouble for name, each in relay.stations.items() if each.trouble is not None},
-            "records": relay.audit.at.n,
-        }
-        with contextlib.suppress(OSError):
-            with open(f"{self._path}.new", "wb") as file:
-                file.write(codec.dumps(facts, None, codec.LINE))
-            os.replace(f"{self._path}.new", self._path)
-
-    def close(self) -> None:
-        import contextlib
-
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
+    return (*cells, f"{why} (the last of {count})" if count else why)
 
 
 def _relay(path: str) -> "Relay":
-    from ..relay.audit_log import Audit
+    from ..relay.audit_log import AuditLog
     from ..relay.relay import Relay
     from ..trust import seal
 
     policy = _read(path)
     settings = policy.settings
-    audit = Audit(f"{settings.state}/audit", _signer(settings), settings.origin, settings.segment)
+    audit = AuditLog(f"{settings.state}/audit", _signer(settings), settings.origin, settings.segment)
     return Relay(policy, audit, seal.verify, lambda: _read(path))
 
 
-def _signer(settings: "Settings") -> "Signer":
+def _signer(settings: "RelaySettings") -> "Signer":
     from ..relay.audit_format import Signer
     from ..trust.key_files import PrivateKeys
 
-    identity = PrivateKeys.load(settings.key)
-    return Signer(identity.public.signing_key, identity.sign)
+    keys = PrivateKeys.load(settings.key)
+    return Signer(keys.public.signing_key, keys.sign)
 
 
-def _public(key: str) -> bytes:
-    from ..relay.audit_format import read_public_key
+def _parse_key(key: str) -> bytes:
+    """Return the public key in *key*, or in the file of that name."""
+    from ..relay.audit_format import parse_public_key
 
     try:
         if os.path.exists(key):
             with open(key) as file:
-                return read_public_key(file.read(4096))
-        return read_public_key(key)
+                return parse_public_key(file.read(4096))
+        return parse_public_key(key)
     except ValueError as error:
-        raise InvalidRequestError(f"{quoted(key)} is no key: {error}") from None
+        raise InvalidRequestError(f"{quoted(key)} is not a public key: {error}") from None
 
 
 def _path(config: str | None) -> str:
@@ -430,18 +397,14 @@ def _read(path: str) -> "Policy":
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InvalidRequestError(f"the policy {quoted(path)} cannot be read ({why}): --config names it") from None
+        raise InvalidRequestError(
+            f"the policy {quoted(path)} cannot be read: {why}", hint="name another one with --config or $MAILBOX_RELAY"
+        ) from None
     return parse_policy(text, f"the policy {quoted(path)}")
 
 
-def _now() -> float:
-    import time
-
-    return time.time()
-
-
-def _open_as_many_as_possible() -> None:
-    """Each agent takes a few descriptors."""
+def _raise_descriptor_limit() -> None:
+    """Allow as many open files as the system does: each agent takes a few."""
     import contextlib
     import resource
 

@@ -1,120 +1,133 @@
-"""What a relay has carried: so that nothing is carried twice, also after a crash. It is read back from the audit log.
+"""An index of the messages that the relay accepted, so that none is carried twice. The audit log restores it.
 
-A record that mail was accepted stands for its delivery. Whether it was delivered already is seen in the recipient's
-`tmp/`: as long as it is staged there it was not. Two generations are kept, each as long as a segment of the log: what
-is older has been removed from its outbox, and that was flushed.
+A record that a message was accepted stands for its delivery. If the message is still staged at its recipient, it was
+not delivered yet. The index keeps two generations, each as long as a segment of the log. Anything older was removed
+from its outbox, and that removal was flushed.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from .audit_format import Record
 
-TransferId: TypeAlias = tuple[str, str, str]
-"""The sender, the id, and the recipient."""
+QUOTA_RULE: Final = "quota"
+"""The rule in the record of a message refused because of a quota. Such a refusal does not use the quota."""
 
 
-_MANY: Final = 200_000  # messages of which it is known since when they wait; the oldest are forgotten, and wait anew
+class TransferId(NamedTuple):
+    """One message on its way to one recipient."""
 
-QUOTA: Final = "quota"
-"""The rule in the record of what was refused because the quota was used up: it uses nothing of the quota."""
+    sender: str
+    id: str
+    to: str
+
+    def answered_by(self, in_reply_to: str) -> "TransferId":
+        """Return the transfer that a reply answers, if this is a reply to the message *in_reply_to*."""
+        return TransferId(self.to, in_reply_to, self.sender)
 
 
 class Accepted(NamedTuple):
-    """One message that was accepted for one recipient."""
+    """A message that was accepted for one recipient."""
 
     digest: str
     at: float  # seconds since 1970
-    file: str
-    answers: str | None
+    filename: str
+    in_reply_to: str | None
+
+
+class Usage(NamedTuple):
+    """An agent's use of its quotas, as the log records it."""
+
+    sender: str
+    at: float  # seconds since 1970
+    messages: int
+    size: int  # bytes
 
 
 class AcceptedIndex:
-    """What was accepted, what is still to be delivered, and what has to wait since when."""
+    """Messages that were accepted, that are still to be delivered, and that were deferred."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_deferred: int) -> None:
+        """Remember the first deferral of at most *max_deferred* messages; for older ones the time limit restarts."""
+        self._max_deferred = max_deferred
         self._young: dict[TransferId, Accepted] = {}
         self._old: dict[TransferId, Accepted] = {}
-        self._answers: tuple[Counter[TransferId], Counter[TransferId]] = (
-            Counter(),
-            Counter(),
-        )  # young, old; by what they answer
+        self._young_replies: Counter[TransferId] = Counter()  # by the message they answer
+        self._old_replies: Counter[TransferId] = Counter()
         self.pending: dict[TransferId, Accepted] = {}
         """Accepted, and not known to be delivered."""
-        self.waiting: dict[TransferId, float] = {}
-        """Put off for the first time, in seconds since 1970."""
-        self.spent: list[tuple[str, float, int, int]] = []
-        """What a relay before us carried or refused, for the quotas: from whom, when, how many, and how many bytes."""
+        self.deferred_since: dict[TransferId, float] = {}
+        """The first deferral of messages that wait, in seconds since 1970."""
+        self.usage: list[Usage] = []
+        """The use of quotas that the log recorded before this relay started."""
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
 
     def find(self, key: TransferId) -> Accepted | None:
-        """What was carried under this key."""
+        """Return the accepted message with this key."""
         return self._young.get(key) or self._old.get(key)
 
-    def accept(self, key: TransferId, carried: Accepted) -> None:
-        """It was accepted, and is about to be delivered."""
-        if (asked := _asked(key, carried)) is not None and self.find(key) is None:
-            self._answers[0][asked] += 1
-        self._young[key] = self.pending[key] = carried
-        self.waiting.pop(key, None)
+    def accept(self, key: TransferId, accepted: Accepted) -> None:
+        """Add a message that is about to be delivered."""
+        if accepted.in_reply_to is not None and self.find(key) is None:
+            self._young_replies[key.answered_by(accepted.in_reply_to)] += 1
+        self._young[key] = self.pending[key] = accepted
+        self.deferred_since.pop(key, None)
 
-    def answers(self, key: TransferId) -> int:
-        """How many answers to what was carried under this key were accepted from its recipient."""
-        return self._answers[0][key] + self._answers[1][key]
+    def replies(self, key: TransferId) -> int:
+        """Return how many replies to this message were accepted from its recipient."""
+        return self._young_replies[key] + self._old_replies[key]
 
-    def delivered(self, key: TransferId) -> None:
-        """It is where it belongs."""
+    def mark_delivered(self, key: TransferId) -> None:
+        """Note that a message was delivered."""
         self.pending.pop(key, None)
 
     def defer(self, key: TransferId, at: float) -> None:
-        """It has to wait, since now if not for longer."""
-        self.waiting.setdefault(key, at)
-        if len(self.waiting) > _MANY:  # a sender may take back what waits, again and again
-            del self.waiting[next(iter(self.waiting))]
+        """Note that a message has to wait. Only the first deferral counts."""
+        self.deferred_since.setdefault(key, at)
+        if len(self.deferred_since) > self._max_deferred:  # a sender may take back waiting mail again and again
+            del self.deferred_since[next(iter(self.deferred_since))]
 
-    def give_up(self, key: TransferId) -> None:
-        """It went back to its sender, who may send it again."""
-        for kept in (self._young, self._old, self.pending, self.waiting):
-            kept.pop(key, None)
+    def forget_bounced(self, key: TransferId) -> None:
+        """Forget a message that went back to its sender, who may send it again."""
+        for index in (self._young, self._old, self.pending, self.deferred_since):
+            index.pop(key, None)
 
-    def age(self) -> None:
-        """A new segment begins: forget the older generation."""
+    def start_generation(self) -> None:
+        """Forget the older generation: a new segment of the log begins."""
         self._old, self._young = self._young, {}
-        self._answers = Counter(), self._answers[0]  # at the same time as what they answer, or later
+        # A reply is forgotten with the message it answers, or later.
+        self._old_replies, self._young_replies = self._young_replies, Counter()
 
-    def remember(self, record: Record) -> None:
-        """What the audit log says of a relay before us."""
+    def restore(self, record: Record) -> None:
+        """Apply one record of the audit log. Call it with the records in their order."""
         event = record.get("event")
         if event in ("segment", "begin"):
-            self.age()
+            self.start_generation()
             return
         if event not in ("accept", "refuse", "defer", "bounce"):
             return
-        key = (str(record.get("from")), str(record.get("id")), str(record.get("to")))
+        key = TransferId(str(record.get("from")), str(record.get("id")), str(record.get("to")))
         at = datetime.fromisoformat(str(record["time"])).timestamp()
         if event == "refuse":
             count = int(record.get("count", 1))
-            if record.get("rule") != QUOTA:  # the sizes of those left out are not known: they count as this one
-                self.spent.append((key[0], at, count, count * int(record.get("size", 0))))
+            if record.get("rule") != QUOTA_RULE:  # the sizes of thinned records are not known: take this one's
+                self.usage.append(Usage(key.sender, at, count, count * int(record.get("size", 0))))
         elif event == "accept":
-            answers = record.get("in_reply_to")
-            self.spent.append((key[0], at, 1, int(record.get("size", 0))))
-            self.accept(key, Accepted(str(record.get("digest")), at, str(record.get("file")), answers))
+            self.usage.append(Usage(key.sender, at, 1, int(record.get("size", 0))))
+            filename, in_reply_to = str(record.get("file")), record.get("in_reply_to")
+            self.accept(key, Accepted(str(record.get("digest")), at, filename, in_reply_to))
         elif event == "defer":
             self.defer(key, at)
         else:
-            self.give_up(key)
+            self.forget_bounced(key)
 
-    def unsettled(self) -> Iterator[tuple[str, list[tuple[TransferId, Accepted]]]]:
-        """What is pending, by recipient."""
-        by_recipient: dict[str, list[tuple[TransferId, Accepted]]] = {}
-        for key, carried in self.pending.items():
-            by_recipient.setdefault(key[2], []).append((key, carried))
-        yield from by_recipient.items()
-
-
-def _asked(key: TransferId, carried: Accepted) -> TransferId | None:
-    """The key of what this answers, were it carried; None where it answers nothing."""
-    sender, _, to = key
-    return (to, carried.answers, sender) if carried.answers is not None else None
+    def pending_by_recipient(self) -> Iterable[tuple[str, list[tuple[TransferId, Accepted]]]]:
+        """Return a copy of `pending`, grouped by recipient."""
+        groups: defaultdict[str, list[tuple[TransferId, Accepted]]] = defaultdict(list)
+        for key, accepted in self.pending.items():
+            groups[key.to].append((key, accepted))
+        return groups.items()

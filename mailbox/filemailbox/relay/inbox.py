@@ -1,8 +1,9 @@
-"""The box of a recipient, as the relay writes to it."""
+"""The box of a recipient on a volume of this host: `carrier.Destination`, done with renames."""
 
 import contextlib
 import os
 import stat
+from collections.abc import Set
 from itertools import islice
 from typing import Final
 
@@ -10,133 +11,136 @@ from ..format.filename import is_id
 from ..system.files import READ, read
 from ..wake.doorbell import Ringer
 from .policy import Agent
-from .volume import NEW_FILE, PLACE, open_box
+from .volume import NEW_FILE, PATH_FOLDER, open_box
 
-_MANY: Final = 20_000  # things in tmp/: where there are more, each is asked for by its name
+_MAX_LISTED: Final = 20_000  # names in tmp/; in a larger folder each message is looked up by its name
 
 
 class Inbox:
-    """Where an agent's mail is put. Opened for a batch, closed after it: folders are replaced for good reasons, too."""
+    """An agent's box, as the relay writes to it.
+
+    The relay opens it for a batch and closes it afterwards, because operators and agents may replace its folders.
+    """
 
     def __init__(self, agent: Agent) -> None:
-        """Raises OSError where the box is not there, or something else in its place."""
+        """Open the box. Raises OSError if it does not exist or is not a folder."""
         self.agent = agent
-        self._open: list[int] = [open_box(agent)]
+        self._fds: list[int] = [open_box(agent)]
         try:
-            self._tmp = self._enter("tmp")
-            self._new = self._enter("new")
+            self._tmp_fd = self._enter("tmp")
+            self._new_fd = self._enter("new")
         except OSError:
             self.close()
             raise
 
     def _enter(self, folder: str) -> int:
-        self._open.append(os.open(folder, PLACE, dir_fd=self._open[0]))
-        return self._open[-1]
+        self._fds.append(os.open(folder, PATH_FOLDER, dir_fd=self._fds[0]))
+        return self._fds[-1]
 
     def close(self) -> None:
-        """Let go of all folders."""
-        while self._open:
-            os.close(self._open.pop())
+        """Close all folders."""
+        while self._fds:
+            os.close(self._fds.pop())
 
     def stage(self, name: str, data: bytes) -> int:
-        """Write *data* to `tmp/NAME`, where nobody reads it. Returns the open file, to be flushed and closed.
+        """Write *data* to `tmp/NAME`. Return the open file, to be flushed and closed by the caller.
 
-        What lies there already from a try that was cut off is used if it is the same. Raises OSError.
+        A file left by an interrupted attempt is used again if its content is the same. Raises OSError.
         """
         try:
-            file = os.open(name, NEW_FILE, 0o640, dir_fd=self._tmp)
+            fd = os.open(name, NEW_FILE, 0o640, dir_fd=self._tmp_fd)
         except FileExistsError:
-            if (left := self._left(name, data)) >= 0:
+            if (left := self._open_left(name, data)) >= 0:
                 return left
-            os.unlink(name, dir_fd=self._tmp)
-            file = os.open(name, NEW_FILE, 0o640, dir_fd=self._tmp)
+            os.unlink(name, dir_fd=self._tmp_fd)
+            fd = os.open(name, NEW_FILE, 0o640, dir_fd=self._tmp_fd)
         try:
-            written = os.write(file, data)
-            while written < len(data):  # a full disk says so only on the write after the short one
-                written += os.write(file, data[written:])
-            os.fchmod(file, 0o640)
-            if self.agent.gid is not None and os.fstat(file).st_gid != self.agent.gid:
-                with contextlib.suppress(OSError):  # then its box is not set up as it should be
-                    os.fchown(file, -1, self.agent.gid)
+            written = os.write(fd, data)
+            while written < len(data):  # a full disk reports it on the write after the short one
+                written += os.write(fd, data[written:])
+            os.fchmod(fd, 0o640)
+            if self.agent.gid is not None and os.fstat(fd).st_gid != self.agent.gid:
+                with contextlib.suppress(OSError):  # it fails if the box is not set up as it should be
+                    os.fchown(fd, -1, self.agent.gid)
         except BaseException:
-            os.close(file)
+            os.close(fd)
             with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=self._tmp)
+                os.unlink(name, dir_fd=self._tmp_fd)
             raise
-        return file
+        return fd
 
-    def _left(self, name: str, data: bytes) -> int:
-        """The file `tmp/NAME` open, if it is ours and holds *data*; else -1."""
+    def _open_left(self, name: str, data: bytes) -> int:
+        """Open `tmp/NAME` if it is the relay's own file and contains *data*; else return -1."""
         try:
-            file = os.open(name, READ, dir_fd=self._tmp)
+            fd = os.open(name, READ, dir_fd=self._tmp_fd)
         except OSError:
             return -1
-        facts = os.fstat(file)
-        ours = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_uid == os.geteuid()
-        if ours and facts.st_size == len(data) and read(file, len(data)) == data:
-            return file
-        os.close(file)
+        st = os.fstat(fd)
+        own = stat.S_ISREG(st.st_mode) and st.st_nlink == 1 and st.st_uid == os.geteuid()
+        if own and st.st_size == len(data) and read(fd, len(data)) == data:
+            return fd
+        os.close(fd)
         return -1
 
     def is_staged(self, name: str) -> bool:
-        """Whether `tmp/NAME` is there, and ours."""
+        """Return whether `tmp/NAME` exists and is a file of the relay's."""
         try:
-            facts = os.stat(name, dir_fd=self._tmp, follow_symlinks=False)
+            st = os.stat(name, dir_fd=self._tmp_fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
+        return stat.S_ISREG(st.st_mode) and st.st_uid == os.geteuid()
 
-    def staged(self) -> set[str] | None:
-        """What lies in `tmp/`; None where we may not know, or there is too much to know."""
+    def staged(self) -> Set[str] | None:
+        """Return the names in `tmp/`; None if it cannot be listed or has too many."""
         with contextlib.suppress(OSError):
-            folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._tmp)
+            dir_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._tmp_fd)
             try:
-                with os.scandir(folder) as entries:
-                    names = {entry.name for entry in islice(entries, _MANY + 1)}
+                with os.scandir(dir_fd) as entries:
+                    names = {entry.name for entry in islice(entries, _MAX_LISTED + 1)}
             finally:
-                os.close(folder)
-            if len(names) <= _MANY:
+                os.close(dir_fd)
+            if len(names) <= _MAX_LISTED:
                 return names
         return None
 
-    def deliver(self, name: str, answers: str | None) -> None:
-        """Rename `tmp/NAME` to where it is waited for, or to `new/`. Raises OSError."""
-        if answers is not None and is_id(answers):
+    def commit(self, name: str, in_reply_to: str | None) -> None:
+        """Rename `tmp/NAME` into the folder of the request that waits for it, or into `new/`. Raises OSError."""
+        if in_reply_to is not None and is_id(in_reply_to):
             with contextlib.suppress(OSError):
-                replies = os.open("replies", PLACE, dir_fd=self._open[0])
+                replies_fd = os.open("replies", PATH_FOLDER, dir_fd=self._fds[0])
                 try:
-                    waiting = os.open(answers, PLACE, dir_fd=replies)
+                    request_fd = os.open(in_reply_to, PATH_FOLDER, dir_fd=replies_fd)
                 finally:
-                    os.close(replies)
+                    os.close(replies_fd)
                 try:
-                    # Anybody in that volume can make one: only that of the box's owner is waited at.
-                    if os.fstat(waiting).st_uid == os.fstat(self._open[0]).st_uid:
-                        os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=waiting)
+                    # Anyone with access to the volume can make such a folder. Only the owner of the box waits at one.
+                    if os.fstat(request_fd).st_uid == os.fstat(self._fds[0]).st_uid:
+                        os.rename(name, name, src_dir_fd=self._tmp_fd, dst_dir_fd=request_fd)
                         return
                 finally:
-                    os.close(waiting)
-        os.rename(name, name, src_dir_fd=self._tmp, dst_dir_fd=self._new)
+                    os.close(request_fd)
+        os.rename(name, name, src_dir_fd=self._tmp_fd, dst_dir_fd=self._new_fd)
 
-    def discard_staged(self, name: str) -> None:
+    def discard(self, name: str) -> None:
         """Delete `tmp/NAME`, which will not be delivered."""
         with contextlib.suppress(OSError):
             if self.is_staged(name):
-                os.unlink(name, dir_fd=self._tmp)
+                os.unlink(name, dir_fd=self._tmp_fd)
 
-    def waiting(self, limit: int) -> int:
-        """How many things lie in `new/`, at most one more than *limit*; 0 where we may not know."""
+    def backlog(self, limit: int) -> int:
+        """Return the number of entries in `new/`, counted up to *limit* + 1; 0 if the folder cannot be listed."""
         try:
-            folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._new)
+            dir_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._new_fd)
         except OSError:
             return 0
         try:
-            with os.scandir(folder) as entries:
+            with os.scandir(dir_fd) as entries:
                 return sum(1 for _ in islice(entries, limit + 1))
         finally:
-            os.close(folder)
+            os.close(dir_fd)
 
     def ring(self) -> None:
-        """Ring the bells of its listeners. Never raises."""
-        ringer = Ringer(f"/proc/self/fd/{self._open[0]}")  # not by the path: a link may lie there by now
+        """Ring the doorbells of its listeners. Never raises."""
+        ringer = Ringer(f"/proc/self/fd/{self._fds[0]}")  # not by its path, which may be a link by now
         ringer.ring(".")
         ringer.close()

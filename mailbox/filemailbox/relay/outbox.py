@@ -1,12 +1,12 @@
-"""An agent's volume, as the relay sees it: it is the agent's, and nothing in it is trusted.
+"""The outbox of an agent on a volume of this host: `carrier.Source`, read strictly.
 
-    VOLUME/NAME/                a container may put anything in the place of anything, at any moment
-      outbox/                   what the agent sends: read strictly, removed, or moved to dead/
-      dead/                     what comes back to it
-      tmp/, new/, replies/      what it gets: created in tmp/, renamed within the box, and never read
+    VOLUME/NAME/                its container can replace anything in it at any moment
+      outbox/                   what the agent sends: read strictly, then removed or moved to dead/
+      dead/                     what is bounced to the agent
+      tmp/, new/, replies/      what the agent gets; see inbox
 
-Folders are opened one by one from the volume down, never through a link, and everything is done by name within one that
-is open. What crosses from one volume to another are bytes that were read once. A rename stays within a box.
+The relay opens folders one by one from the volume down, never through a link, and uses names only within an open
+folder. Bytes that were read once cross from one volume to another. A rename stays within one box.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import errno
 import hashlib
 import os
 import stat
-import time
 from itertools import islice
 from typing import Final
 
@@ -26,93 +25,69 @@ from ..format.timestamp import to_timestamp
 from ..settings import MAX_SIZE
 from ..store.ids import new_id, with_fresh_id
 from ..system.files import FOLDER, READ, describe_type, lies, move, read, same, sole
+from .carrier import Incomplete, NotMail, OutboxMessage
+from .clock import Clock, SystemClock
 from .policy import Agent
-from .volume import PLACE, open_box, write_reason
+from .volume import PATH_FOLDER, open_box, write_reason
 
 INCOMPLETE_GRACE: Final = 5.0
-"""Seconds for which a file that is not whole must not have changed before it is given up. As in a box."""
-_LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Seconds since its last change after which a file that is not complete is not mail. As in a box."""
 
-
-class NotMail(Exception):
-    """What lies in an outbox is no mail: why. It goes back to its sender, or, where it holds nothing, just goes."""
-
-    def __init__(self, why: str, empty: bool = False) -> None:
-        self.why, self.empty = why, empty
-        super().__init__(why)
-
-
-class Incomplete(Exception):
-    """It is perhaps still being written, or held: look again."""
-
-
-class OutboxMessage:
-    """One message in an outbox, read."""
-
-    __slots__ = ("data", "id", "members", "name", "sender", "stem")
-
-    def __init__(self, sender: str, name: str, id: str, stem: str | None, data: bytes) -> None:
-        self.sender, self.name, self.id, self.stem, self.data = sender, name, id, stem, data
-        self.members = decode(data)
-
-    @property
-    def carried_name(self) -> str:
-        """What it is called in the box of a recipient: `F=` says whose volume it came from."""
-        return str(Filename(self.id, len(self.data), stem=self.stem, origin=self.sender))
+_PATH_ONLY: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Outbox:
-    """Where an agent's mail is fetched."""
+    """The outgoing mail of one agent."""
 
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
+    def __init__(self, agent: Agent, clock: Clock | None = None) -> None:
+        self.agent, self._clock = agent, clock or SystemClock()
         self._path = f"{agent.volume}/{agent.name}/outbox"
-        self._box = self.folder = -1
-        self._identity = (0, 0)
+        self._box_fd = self.watch_fd = -1
+        self._inode_id = (0, 0)
 
     def open(self) -> bool:
-        """See to it that the folder that is there now is open. Returns whether it is another one than before.
+        """Open the folder that exists now. Return True if it is another one than before.
 
-        Raises OSError where there is none, or something else in its place.
+        Raises OSError if it does not exist or is not a folder.
         """
-        if self.folder >= 0:
+        if self.watch_fd >= 0:
             with contextlib.suppress(OSError):
-                there = os.lstat(self._path)  # may lead anywhere: only that it is the same is believed
-                if (there.st_dev, there.st_ino) == self._identity:
+                there = os.lstat(self._path)  # the path may lead anywhere: it only shows that nothing changed
+                if (there.st_dev, there.st_ino) == self._inode_id:
                     return False
             self.close()
-        self._box = open_box(self.agent)
+        self._box_fd = open_box(self.agent)
         try:
-            self.folder = os.open("outbox", FOLDER, dir_fd=self._box)
+            self.watch_fd = os.open("outbox", FOLDER, dir_fd=self._box_fd)
         except OSError:
             self.close()
             raise
-        facts = os.fstat(self.folder)
-        self._identity = facts.st_dev, facts.st_ino
+        st = os.fstat(self.watch_fd)
+        self._inode_id = st.st_dev, st.st_ino
         return True
 
     def close(self) -> None:
-        """Let go of it."""
-        for folder in (self._box, self.folder):
-            if folder >= 0:
-                os.close(folder)
-        self._box = self.folder = -1
+        """Close the folders."""
+        for fd in (self._box_fd, self.watch_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._box_fd = self.watch_fd = -1
 
-    def list(self, limit: int) -> list[str]:
-        """The names of mail in it, in the order of text; of a folder with more than *limit* things, just some."""
-        os.lseek(self.folder, 0, os.SEEK_SET)
-        with os.scandir(self.folder) as entries:
+    def waiting(self, limit: int) -> list[str]:
+        """Return the filenames of mail, sorted; if the folder has more than *limit* entries, only some of them."""
+        os.lseek(self.watch_fd, 0, os.SEEK_SET)
+        with os.scandir(self.watch_fd) as entries:
             return sorted(entry.name for entry in islice(entries, limit) if is_mail(entry.name))
 
     def read(self, name: str, max_size: int = MAX_SIZE) -> OutboxMessage:
-        """The message *name*. A foreign name is made one of ours first, the same for the same file.
+        """Return the message *name*. A file with an external name is renamed first, always to the same new name.
 
-        Raises Junk, Unfinished; FileNotFoundError where it has gone, OSError for troubles of our own.
+        Raises NotMail; Incomplete; FileNotFoundError if it is gone; OSError for errors of the relay's own.
         """
-        facts, data = self._content(name, max_size)
+        st, data = self._read_strictly(name, max_size)
         parts = parse_filename(name)
         if parts is not None and parts.size == len(data):
-            return self._letter(name, parts.id, parts.stem, data)
+            return self._message(name, parts.id, parts.stem, data)
         problem = f"it has {len(data)} bytes and its name says S={parts.size}" if parts and parts.size else None
         if problem is None:
             try:
@@ -120,106 +95,112 @@ class Outbox:
             except NotMailError as error:
                 problem = error.reason
         if problem is not None:
-            raise self._judge(facts, problem)
+            raise self._not_mail_yet(st, problem)
         if parts is None:
             mark = hashlib.sha256(os.fsencode(name) + b"\0" + data).hexdigest()[:12]
-            parts = Filename(f"{to_timestamp(facts.st_mtime_ns)}-{mark}", stem=stem_of(name))
-        # So that nothing can be moved over it while it is carried, and what is removed is what was read.
-        ours = str(Filename(parts.id, len(data), stem=parts.stem))
-        if ours != name:
+            parts = Filename(f"{to_timestamp(st.st_mtime_ns)}-{mark}", stem=stem_of(name))
+        # Nothing can be moved over a file of this name while it is carried, and the file removed is the file read.
+        own_name = str(Filename(parts.id, len(data), stem=parts.stem))
+        if own_name != name:
             try:
-                move(name, self.folder, ours, self.folder)
-            except FileExistsError:  # two of its own mail in one outbox
-                if not same(name, self.folder, ours, self.folder):
+                move(name, self.watch_fd, own_name, self.watch_fd)
+            except FileExistsError:  # two copies of a message in one outbox
+                if not same(name, self.watch_fd, own_name, self.watch_fd):
                     raise NotMail("another message in the outbox has its id and its size") from None
                 self.remove(name)
-        return self.read(ours, max_size)
+        return self.read(own_name, max_size)
 
     def remove(self, name: str) -> None:
-        """It was carried. Gone already is as well."""
+        """Unlink a message that was carried. No error if it is gone."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self.folder)
+            os.unlink(name, dir_fd=self.watch_fd)
 
     def bounce(self, name: str, why: str) -> None:
-        """Make it a dead letter of the agent's own, *why* beside it. Raises OSError where its box cannot take it."""
+        """Move a message to the agent's own `dead/`, with the reason beside it.
+
+        No error if the sender took it back. Raises OSError if the box cannot take it.
+        """
         parts = parse_filename(name)
         id = parts.id if parts is not None else new_id()
-        dead = os.open("dead", PLACE, dir_fd=self._box)
+        dead_fd = os.open("dead", PATH_FOLDER, dir_fd=self._box_fd)
         try:
-            size = os.stat(name, dir_fd=self.folder, follow_symlinks=False).st_size
+            size = os.stat(name, dir_fd=self.watch_fd, follow_symlinks=False).st_size
             stem = parts.stem if parts is not None else stem_of(name)
-            grave = str(Filename(id, size, stem=stem)).removesuffix(".json") + ",B=1"
-            if lies(f"{grave}.json", dead):
-                if same(name, self.folder, f"{grave}.json", dead):
+            dead_name = str(Filename(id, size, stem=stem)).removesuffix(".json") + ",B=1"
+            if lies(f"{dead_name}.json", dead_fd):
+                if same(name, self.watch_fd, f"{dead_name}.json", dead_fd):
                     return self.remove(name)  # sent again, and refused again
-                grave = with_fresh_id(f"{grave}.json").removesuffix(".json") + ",B=1"
-            write_reason(dead, f"{grave}.why", why)
-            move(name, self.folder, f"{grave}.json", dead)
+                dead_name = with_fresh_id(f"{dead_name}.json").removesuffix(".json") + ",B=1"
+            write_reason(dead_fd, f"{dead_name}.why", why)
+            move(name, self.watch_fd, f"{dead_name}.json", dead_fd)
         except FileNotFoundError:
-            pass  # taken back by its sender
+            pass
         finally:
-            os.close(dead)
+            os.close(dead_fd)
 
     def discard(self, name: str, why: str) -> None:
-        """Take away what holds nothing, and leave a note. Raises OSError where it cannot be removed."""
-        facts = os.stat(name, dir_fd=self.folder, follow_symlinks=False)
-        if stat.S_ISDIR(facts.st_mode):
-            os.rmdir(name, dir_fd=self.folder)
+        """Remove an entry without content, and leave a note in `dead/`. Raises OSError if it cannot be removed."""
+        st = os.stat(name, dir_fd=self.watch_fd, follow_symlinks=False)
+        if stat.S_ISDIR(st.st_mode):
+            os.rmdir(name, dir_fd=self.watch_fd)
         else:
-            os.unlink(name, dir_fd=self.folder)
+            os.unlink(name, dir_fd=self.watch_fd)
         with contextlib.suppress(OSError):
-            dead = os.open("dead", PLACE, dir_fd=self._box)
+            dead_fd = os.open("dead", PATH_FOLDER, dir_fd=self._box_fd)
             try:
                 note = f"{new_id()},N={stem_of(name)}.why"
-                write_reason(dead, note, f"{why}: it was removed from the outbox")
+                write_reason(dead_fd, note, f"{why}: it was removed from the outbox")
             finally:
-                os.close(dead)
+                os.close(dead_fd)
 
-    def _letter(self, name: str, id: str, stem: str | None, data: bytes) -> OutboxMessage:
-        try:
-            letter = OutboxMessage(self.agent.name, name, id, stem, data)
-        except NotMailError as error:
-            raise NotMail(error.reason) from None
-        said = letter.members.get("id")
-        if stem is None and said is not None and said != id:
-            raise NotMail(f'its "id" is {said!r:.80} and its name says {id}')
-        return letter
+    def flush(self) -> None:
+        """Flush the folder, so that removed files stay removed after a power cut. Raises OSError."""
+        if self.watch_fd >= 0:
+            os.fsync(self.watch_fd)
 
-    def _content(self, name: str, max_size: int) -> tuple[os.stat_result, bytes]:
-        # First only looked at: to open a device for reading can have effects, and a FIFO is no mail.
-        place = os.open(name, _LOOK, dir_fd=self.folder)
+    def _message(self, name: str, id: str, stem: str | None, data: bytes) -> OutboxMessage:
+        message = OutboxMessage(self.agent.name, name, id, stem, data)
+        inner_id = message.fields.get("id")
+        if stem is None and inner_id is not None and inner_id != id:
+            raise NotMail(f'its "id" is {inner_id!r:.80} and its name says {id}')
+        return message
+
+    def _read_strictly(self, name: str, max_size: int) -> tuple[os.stat_result, bytes]:
+        # By O_PATH first: to open a device for reading can have effects, and a FIFO is not mail.
+        path_fd = os.open(name, _PATH_ONLY, dir_fd=self.watch_fd)
         try:
-            facts = os.fstat(place)
-            if not stat.S_ISREG(facts.st_mode):
-                raise NotMail(f"it is {describe_type(facts.st_mode)}, not a file", empty=True)
-            if self.agent.uid is not None and facts.st_uid != self.agent.uid:
-                raise NotMail(f"it belongs to the uid {facts.st_uid}, and {self.agent.name} is {self.agent.uid}")
-            if facts.st_size > max_size:
-                raise NotMail(f"it has {facts.st_size} bytes, and {max_size} is the limit")
-            if facts.st_nlink != 1:
-                if facts.st_nlink == 0:
+            st = os.fstat(path_fd)
+            if not stat.S_ISREG(st.st_mode):
+                raise NotMail(f"it is {describe_type(st.st_mode)}, not a file", empty=True)
+            if self.agent.uid is not None and st.st_uid != self.agent.uid:
+                raise NotMail(f"it belongs to the uid {st.st_uid}, and {self.agent.name} is {self.agent.uid}")
+            if st.st_size > max_size:
+                raise NotMail(f"it has {st.st_size} bytes, and {max_size} is the limit")
+            if st.st_nlink != 1:
+                if st.st_nlink == 0:
                     raise FileNotFoundError(errno.ENOENT, "it was taken back")
-                raise self._judge(facts, f"it has {facts.st_nlink} links: somebody else can still change it")
+                raise self._not_mail_yet(st, f"it has {st.st_nlink} links: another name can still change it")
             try:
-                file = os.open(f"/proc/self/fd/{place}", READ & ~os.O_NOFOLLOW)
+                fd = os.open(f"/proc/self/fd/{path_fd}", READ & ~os.O_NOFOLLOW)
             except OSError as error:
-                if error.errno == errno.EAGAIN:  # its owner has a lease on it
+                if error.errno == errno.EAGAIN:  # its owner holds a lease on it
                     raise Incomplete from None
                 if error.errno in (errno.EACCES, errno.EPERM):
-                    raise NotMail("its mode keeps it from the relay") from None
+                    raise NotMail("its mode does not let the relay read it") from None
                 raise
         finally:
-            os.close(place)
+            os.close(path_fd)
         try:
-            data = read(file, min(facts.st_size, max_size))
-            if self.agent.uid is None and not sole(name, self.folder, file):  # else it is the agent's own anyway
+            data = read(fd, min(st.st_size, max_size))
+            if self.agent.uid is None and not sole(name, self.watch_fd, fd):  # a uid proves whose file it is
                 raise Incomplete
         finally:
-            os.close(file)
-        if len(data) > facts.st_size:
-            raise self._judge(facts, "it changed while it was read")
-        return facts, data
+            os.close(fd)
+        if len(data) > st.st_size:
+            raise self._not_mail_yet(st, "it changed while it was read")
+        return st, data
 
-    def _judge(self, facts: os.stat_result, problem: str) -> Exception:
-        """It is not whole: perhaps not yet. A ctime cannot be set by the agent."""
-        return NotMail(problem) if time.time() - facts.st_ctime >= INCOMPLETE_GRACE else Incomplete()
+    def _not_mail_yet(self, st: os.stat_result, problem: str) -> Exception:
+        """Return Incomplete for a file that changed lately, else NotMail. An agent cannot set a ctime."""
+        old = self._clock.time() - st.st_ctime >= INCOMPLETE_GRACE
+        return NotMail(problem) if old else Incomplete()

@@ -1,4 +1,4 @@
-"""relay.toml, parsed and checked: a policy is taken whole or not at all."""
+"""The reader of relay.toml. A policy is valid as a whole, or it is refused with all that is wrong with it."""
 
 import hashlib
 import posixpath
@@ -12,66 +12,65 @@ from ..errors import InvalidRequestError, quoted
 from ..format.address import TEAM, Address, is_address
 from ..trust.levels import PROTECTIONS
 from .policy import (
-    ANSWERS,
+    DEFAULT_REPLIES,
     DURATIONS,
     Agent,
     Limits,
     Policy,
     Rate,
+    RelaySettings,
     Rule,
-    Settings,
     content_of,
     fits,
     shadows,
 )
 
 _SIZES: Final = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_LARGEST: Final = 1 << 30
+_MAX_SIZE: Final = 1 << 30
+_LIMITS: Final = frozenset(Limits.__dataclass_fields__)
+_SETTINGS: Final = frozenset(RelaySettings.__dataclass_fields__)
 
 
-class InvalidPolicy(InvalidRequestError):
-    """A policy that is not taken, and all that is wrong with it: `problems`."""
+class InvalidPolicyError(InvalidRequestError):
+    """An invalid policy: `problems` describes all that is wrong with it."""
 
     def __init__(self, problems: list[str], where: str = "the policy") -> None:
         self.problems = problems
-        super().__init__(f"{where} is not taken: " + "; ".join(problems))
-
-
-_LIMITS: Final = frozenset(Limits.__dataclass_fields__)
+        super().__init__(f"{where} is invalid: " + "; ".join(problems))
 
 
 def parse_policy(text: str, where: str = "the policy") -> Policy:
-    """The policy that *text* is. Raises InvalidPolicy, with all that is wrong with it."""
+    """Return the policy in *text*; *where* names it in errors. Raises InvalidPolicyError with all problems."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidPolicy([f"it is not TOML: {error}"], where) from None
+        raise InvalidPolicyError([f"it is not TOML: {error}"], where) from None
     reader = _PolicyFile()
     policy = reader.policy(document, hashlib.sha256(text.encode()).hexdigest())
     if reader.problems:
-        raise InvalidPolicy(reader.problems, where)
+        raise InvalidPolicyError(reader.problems, where)
     return policy
 
 
 class _PolicyFile:
-    """Reads a document, and notes all that is wrong with it instead of stopping at the first."""
+    """Reads a document and collects its problems, instead of stopping at the first one."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
     def policy(self, document: dict[str, Any], digest: str) -> Policy:
         top = {"version", "relay", "limits", "agents", "groups", "allow", "deny"}
-        self._known(document, top, "at the top")
+        self._check_keys(document, top, "at the top")
         if document.get("version", 1) != 1:
             self.problems.append(f"its version is {quoted(document['version'])}, and 1 is known here")
         settings = self._settings(self._table(document, "relay"))
-        self._known(self._table(document, "limits"), _LIMITS, "in [limits]")
+        self._check_keys(self._table(document, "limits"), _LIMITS, "in [limits]")
         limits = self._limits(self._table(document, "limits"), "[limits]", Limits())
         agents = self._agents(self._table(document, "agents"), limits)
         groups = self._groups(self._table(document, "groups"), agents)
         rules = (*self._rules(document, "deny", agents, groups), *self._rules(document, "allow", agents, groups))
-        self._sense(rules)
-        rules = tuple(sorted(rules, key=content_of))  # which of several decides does not depend on where it stands
+        self._check_redundant(rules)
+        rules = tuple(sorted(rules, key=content_of))  # so the deciding rule does not depend on their order
         pairs: dict[tuple[Address, Address], tuple[Rule, ...]] = {}
         for rule in rules:
             for sender in rule.senders:
@@ -79,17 +78,17 @@ class _PolicyFile:
                     pairs[sender, to] = (*pairs.get((sender, to), ()), rule)
         return Policy(agents, groups, rules, settings, digest, pairs)
 
-    def _settings(self, table: dict[str, Any]) -> Settings:
-        self._known(table, {"state", "key", "origin", "bodies", "segment", "poll_interval", "give_up"}, "in [relay]")
-        default = Settings()
-        return Settings(
+    def _settings(self, table: dict[str, Any]) -> RelaySettings:
+        self._check_keys(table, _SETTINGS, "in [relay]")
+        default = RelaySettings()
+        return RelaySettings(
             self._path(table, "state", "[relay]", default.state),
             self._path(table, "key", "[relay]", default.key),
             self._get(table, "origin", "[relay]", default.origin, _origin),
             self._get(table, "bodies", "[relay]", default.bodies, _flag),
             self._get(table, "segment", "[relay]", default.segment, _size),
-            self._get(table, "poll_interval", "[relay]", default.poll_interval, _span),
-            self._get(table, "give_up", "[relay]", default.give_up, _span),
+            self._get(table, "poll_interval", "[relay]", default.poll_interval, _duration),
+            self._get(table, "bounce_after", "[relay]", default.bounce_after, _duration),
         )
 
     def _limits(self, table: dict[str, Any], where: str, default: Limits) -> Limits:
@@ -101,7 +100,7 @@ class _PolicyFile:
             self._get(table, "quota_bytes", where, default.quota_bytes, _rate_of_bytes),
             self._get(table, "outbox", where, default.outbox, _count),
             self._get(table, "waiting", where, default.waiting, _count),
-            self._get(table, "min_protection", where, default.min_protection, _form),
+            self._get(table, "min_protection", where, default.min_protection, _protection),
         )
 
     def _agents(self, tables: dict[str, Any], limits: Limits) -> dict[Address, Agent]:
@@ -112,9 +111,9 @@ class _PolicyFile:
                 self.problems.append(f"{quoted(name)} cannot be the name of an agent")
                 continue
             if not isinstance(table, dict):
-                self.problems.append(f"{where} is no table")
+                self.problems.append(f"{where} is not a table")
                 continue
-            self._known(table, {"volume", "uid", "gid"} | _LIMITS, f"in {where}")
+            self._check_keys(table, {"volume", "uid", "gid"} | _LIMITS, f"in {where}")
             volume = self._path(table, "volume", where, "")
             if "volume" not in table:
                 self.problems.append(f"{where} names no volume")
@@ -122,12 +121,12 @@ class _PolicyFile:
             gid = self._get(table, "gid", where, uid, _id)
             agents[Address(name)] = Agent(Address(name), volume, uid, gid, self._limits(table, where, limits))
         if not agents:
-            self.problems.append("it names no agents: [agents.NAME] does")
-        self._apart(agents)
+            self.problems.append("it names no agents: expected [agents.NAME]")
+        self._check_volumes(agents)
         return agents
 
-    def _apart(self, agents: dict[Address, Agent]) -> None:
-        """Who is told apart by the volume alone must have one; on a shared one, the uid tells."""
+    def _check_volumes(self, agents: dict[Address, Agent]) -> None:
+        """Note agents that share a volume without uids of their own, and volumes within others."""
         agents_of: dict[str, list[Agent]] = {}
         for agent in agents.values():
             agents_of.setdefault(posixpath.normpath(agent.volume), []).append(agent)
@@ -141,7 +140,7 @@ class _PolicyFile:
             for other in agents_of:
                 if volume.startswith(f"{other.rstrip('/')}/") and volume != other:
                     self.problems.append(
-                        f"the volume {quoted(volume)} lies within {quoted(other)}, which belongs to somebody else"
+                        f"the volume {quoted(volume)} is inside {quoted(other)}, the volume of another agent"
                     )
 
     def _groups(self, table: dict[str, Any], agents: Mapping[Address, Agent]) -> dict[str, tuple[Address, ...]]:
@@ -150,7 +149,7 @@ class _PolicyFile:
             if not is_address(name):
                 self.problems.append(f"{quoted(name)} cannot be the name of a group")
             elif not isinstance(members, list) or not members:
-                self.problems.append(f"the group {name} is no list of agents")
+                self.problems.append(f"the group {name} is not a list of agents")
             else:
                 found = [self._agent(member, agents, f"in the group {name}") for member in members]
                 groups[name] = tuple(sorted({member for member in found if member is not None}))
@@ -165,7 +164,7 @@ class _PolicyFile:
     ) -> list[Rule]:
         tables = document.get(kind, [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self.problems.append(f"{kind} is no list of rules: each begins with [[{kind}]]")
+            self.problems.append(f"{kind} is not a list of rules: each rule begins with [[{kind}]]")
             return []
         rules = []
         for number, table in enumerate(tables, 1):
@@ -173,33 +172,34 @@ class _PolicyFile:
             label = self._get(table, "name", where, where, _name)
             known = {"name", "from", "to", "type"}
             known |= {"max_bytes", "min_protection", "reply_only", "within", "answers"} if kind == "allow" else set()
-            self._known(table, known, f"in {where}")
-            senders = self._some(table, "from", where, agents, groups)
-            to = self._some(table, "to", where, agents, groups)
+            self._check_keys(table, known, f"in {where}")
+            senders = self._expand(table, "from", where, agents, groups)
+            to = self._expand(table, "to", where, agents, groups)
             types = self._get(table, "type", where, None, _types)
             max_bytes = self._get(table, "max_bytes", where, None, _size)
-            min_protection = self._get(table, "min_protection", where, "plain", _form)
-            within = self._get(table, "within", where, 3600.0, _span)
-            replies = self._get(table, "reply_only", where, False, _flag)
-            answers = self._get(table, "answers", where, ANSWERS, _count)
-            for key in {"within", "answers"} & table.keys() if not replies else ():
-                self.problems.append(f"{where} says {key}, which is for reply_only = true")
-            within = within if replies else None
-            rules.append(Rule(label, kind == "allow", senders, to, types, max_bytes, min_protection, within, answers))
+            min_protection = self._get(table, "min_protection", where, "plain", _protection)
+            within = self._get(table, "within", where, 3600.0, _duration)
+            reply_only = self._get(table, "reply_only", where, False, _flag)
+            max_replies = self._get(table, "answers", where, DEFAULT_REPLIES, _count)
+            for key in {"within", "answers"} & table.keys() if not reply_only else ():
+                self.problems.append(f"{where} has {key}, which is only for reply_only = true")
+            within = within if reply_only else None
+            allows = kind == "allow"
+            rules.append(Rule(label, allows, senders, to, types, max_bytes, min_protection, within, max_replies))
         return rules
 
-    def _sense(self, rules: tuple[Rule, ...]) -> None:
-        """Rules that say the same, or can never apply, were meant to be something else."""
+    def _check_redundant(self, rules: tuple[Rule, ...]) -> None:
+        """Note rules with the same name or content, and rules that can never apply: they are mistakes."""
         labels: set[str] = set()
-        said: dict[str, Rule] = {}
+        contents: dict[str, Rule] = {}
         for rule in rules:
             if rule.label in labels:
                 self.problems.append(f"two rules are called {quoted(rule.label)}")
             labels.add(rule.label)
-            saying = content_of(rule)
-            if saying in said:
-                self.problems.append(f"{said[saying].label} and {rule.label} say the same")
-            said[saying] = rule
+            content = content_of(rule)
+            if content in contents:
+                self.problems.append(f"{contents[content].label} and {rule.label} are the same")
+            contents[content] = rule
         denials = [rule for rule in rules if not rule.allows]
         for rule in rules:
             pairs = [(sender, to) for sender in rule.senders for to in rule.to]
@@ -213,7 +213,7 @@ class _PolicyFile:
             ):
                 self.problems.append(f"{rule.label} allows nothing: all of it is denied")
 
-    def _some(
+    def _expand(
         self,
         table: dict[str, Any],
         key: str,
@@ -221,7 +221,7 @@ class _PolicyFile:
         agents: Mapping[Address, Agent],
         groups: Mapping[str, tuple[Address, ...]],
     ) -> frozenset[Address]:
-        """Agents by name, pattern or group."""
+        """Return the agents that a rule names, by address, pattern or group."""
         given = table.get(key)
         texts = [given] if isinstance(given, str) else given
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
@@ -233,7 +233,9 @@ class _PolicyFile:
         for text in texts:
             if text.startswith(TEAM):
                 if text.removeprefix(TEAM) not in groups:
-                    self.problems.append(f"{where} names the group {quoted(text.removeprefix(TEAM))}, which is none")
+                    self.problems.append(
+                        f"{where} names the group {quoted(text.removeprefix(TEAM))}, which does not exist"
+                    )
                 found.update(groups.get(text.removeprefix(TEAM), ()))
             elif "*" in text:
                 fitting = {name for name in agents if fits(text, name)}
@@ -248,10 +250,10 @@ class _PolicyFile:
     def _agent(self, text: object, agents: Mapping[Address, Agent], where: str) -> Address | None:
         if isinstance(text, str) and text in agents:
             return Address(text)
-        self.problems.append(f"{quoted(text)} {where} is no agent{_suggest(str(text), agents)}")
+        self.problems.append(f"{quoted(text)} {where} is not an agent{_suggest(str(text), agents)}")
         return None
 
-    def _known(self, table: dict[str, Any], known: Set[str], where: str) -> None:
+    def _check_keys(self, table: dict[str, Any], known: Set[str], where: str) -> None:
         for key in table:
             if key not in known:
                 self.problems.append(f"{quoted(key)} {where} is not known{_suggest(key, known)}")
@@ -260,7 +262,7 @@ class _PolicyFile:
         table = document.get(key, {})
         if isinstance(table, dict):
             return table
-        self.problems.append(f"{key} is no table: it begins with [{key}]")
+        self.problems.append(f"{key} is not a table: it begins with [{key}]")
         return {}
 
     def _path(self, table: dict[str, Any], key: str, where: str, default: str) -> str:
@@ -278,7 +280,7 @@ class _PolicyFile:
 
 
 def _suggest(text: str, known: Any) -> str:
-    near = get_close_matches(text, [str(each) for each in known], 1, 0.6)
+    near = get_close_matches(text, [str(name) for name in known], 1, 0.6)
     return f" (did you mean {quoted(near[0])}?)" if near else ""
 
 
@@ -315,10 +317,10 @@ def _count(value: Any) -> int:
 def _id(value: Any) -> int:
     if type(value) is int and 0 <= value < 1 << 32:
         return value
-    raise ValueError("the number of a user or a group")
+    raise ValueError("a numeric user or group id")
 
 
-def _form(value: Any) -> str:
+def _protection(value: Any) -> str:
     if value in PROTECTIONS:
         return str(value)
     raise ValueError(f"one of {', '.join(PROTECTIONS)}")
@@ -327,17 +329,17 @@ def _form(value: Any) -> str:
 def _size(value: Any) -> int:
     match = re.fullmatch(r"(\d{1,10}) ?(KiB|MiB|GiB)?", value) if isinstance(value, str) else None
     size = int(match[1]) * _SIZES[match[2] or ""] if match else value
-    if type(size) is int and 0 < size <= _LARGEST:
+    if type(size) is int and 0 < size <= _MAX_SIZE:
         return size
-    raise ValueError('bytes, such as 65536 or "64KiB"')
+    raise ValueError('bytes such as 65536 or "64KiB"')
 
 
-def _span(value: Any) -> float:
+def _duration(value: Any) -> float:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?(ms|[smhdw])", value) if isinstance(value, str) else None
-    span = float(match[1]) * DURATIONS[match[2]] if match else 0.0
-    if span > 0:
-        return span
-    raise ValueError('a span of time such as "30s", "5m", "1h" or "2d"')
+    seconds = float(match[1]) * DURATIONS[match[2]] if match else 0.0
+    if seconds > 0:
+        return seconds
+    raise ValueError('a duration such as "30s", "5m", "1h" or "2d"')
 
 
 def _rate(value: Any) -> Rate | None:
@@ -346,18 +348,18 @@ def _rate(value: Any) -> Rate | None:
     match = re.fullmatch(r"(\d{1,9})/([smhd])", value) if isinstance(value, str) else None
     if match and int(match[1]) > 0:
         return Rate(int(match[1]), DURATIONS[match[2]])
-    raise ValueError('so many in a time, such as "10/s", "600/m" or "5000/d", or "none"')
+    raise ValueError('an amount per unit of time such as "10/s", "600/m" or "5000/d", or "none"')
 
 
 def _rate_of_bytes(value: Any) -> Rate:
     amount, slash, unit = value.rpartition("/") if isinstance(value, str) else ("", "", "")
     if slash and unit in ("s", "m", "h", "d"):
         return Rate(_size(amount), DURATIONS[unit])
-    raise ValueError('so many bytes in a time, such as "64MiB/d"')
+    raise ValueError('bytes per unit of time such as "64MiB/d"')
 
 
 def _types(value: Any) -> tuple[str, ...]:
     types = [value] if isinstance(value, str) else value
     if isinstance(types, list) and types and all(isinstance(type, str) for type in types):
         return tuple(sorted(set(types)))
-    raise ValueError('a type or a list of types, in which * stands for anything; "" is mail without a type')
+    raise ValueError('a type or a list of types, in which * stands for any text; "" is mail without a type')

@@ -1,11 +1,10 @@
-"""One agent as a sender, as the relay sees it: its outbox, and how far the relay is with it.
+"""One agent as a sender: its outbox as a queue, its rate and its quotas.
 
-A look lists the outbox; what it finds is queued, in the order of the names. What cannot be carried now is parked: left
-where it lies, until something is due. Nothing here decides anything.
+A scan lists the outbox and queues the names in text order. Mail that cannot be carried now is deferred: it stays in the
+outbox until it is due. This module decides nothing.
 """
 
 import contextlib
-import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final
@@ -13,146 +12,153 @@ from typing import Final
 from .. import log
 from ..format.order import is_mail
 from ..system.inotify import MultiWatch
+from .carrier import Source
+from .clock import Clock
 from .limits import Quota, TokenBucket
-from .outbox import Outbox
 from .policy import Agent
+from .volume import errno_text
 
-_SHARE: Final = 20  # a look at an outbox costs at most such a part of the time
+_SCAN_SHARE: Final = 20  # scans of one outbox take at most this fraction (one in …) of the time
+_FREE_SCAN: Final = 0.001  # seconds; a shorter scan costs nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A message that is left in its outbox for a while."""
+    """A message that stays in its outbox until `due` (monotonic time)."""
 
     due: float
-    to: frozenset[str] = frozenset()  # whom it waits for
-    stuck: bool = False  # decided and recorded, but not to be removed
+    to: frozenset[str] = frozenset()  # recipients it waits for
+    stuck: bool = False  # it was decided and recorded, but cannot be removed
 
 
 class Sender:
-    """One agent as a sender: its outbox, and how far we are with it."""
+    """One agent as a sender."""
 
-    def __init__(self, agent: Agent, watches: MultiWatch | None) -> None:
-        self.agent, self._watches = agent, watches
-        self.outbox = Outbox(agent)
+    def __init__(self, agent: Agent, source: Source, watches: MultiWatch | None, clock: Clock) -> None:
+        self.agent, self.source = agent, source
+        self._watches, self._clock = watches, clock
         self.queue: deque[str] = deque()
         self._queued: set[str] = set()
-        self.parked: dict[str, Deferred] = {}
-        self._soonest: float | None = float("inf")  # when the first of them is due, as far as that is known
-        self._waiting: Counter[str] = Counter()  # how much is parked, by recipient
-        self.wanted = True  # to be looked at
-        self.look_at = 0.0  # not before
-        self.throttled = 0.0  # until then it has used up its rate
-        self.trouble: str | None = None
+        self.deferred: dict[str, Deferred] = {}
+        self._next_due: float | None = float("inf")  # of `deferred`; None if it has to be computed
+        self._deferred_for: Counter[str] = Counter()  # messages, by recipient
+        self.scan_wanted = True
+        self._scan_not_before = 0.0
+        self.throttled_until = 0.0  # its rate is used up until then
+        self.problem: str | None = None
+        """Why its outbox cannot be read."""
         self.watch = -1
+        """The number of the watch on its outbox."""
         self.bucket = TokenBucket(agent.limits.rate, agent.limits.burst)
         self.quota, self.quota_bytes = Quota(agent.limits.quota), Quota(agent.limits.quota_bytes)
 
-    def look(self, now: float) -> None:
-        """List the outbox. What is wrong with it is told once, until it is right again."""
-        self.wanted = False
+    def scan(self) -> None:
+        """List the outbox and queue what is due. Log a problem once, until it is solved."""
+        began = self._clock.monotonic()
+        self.scan_wanted = False
         try:
-            if self.outbox.open():
-                self._begin_watch()
-            listed = self.outbox.list(self.agent.limits.outbox)
+            if self.source.open():
+                self._start_watch()
+            listed = self.source.waiting(self.agent.limits.outbox)
         except OSError as error:
-            self.outbox.close()
-            self.forget()
-            self.wanted = False  # until something happens, or all are looked at
-            self._tell(f"its outbox cannot be looked into: {errno_text(error)}")
+            self.source.close()
+            self.clear_queue()
+            self.scan_wanted = False  # until something happens in it, or all outboxes are scanned
+            self._report(f"its outbox cannot be read: {errno_text(error)}")
             return
-        self._tell(None)
-        for gone in self.parked.keys() - set(listed):
-            self.unpark(gone)
-        self.queue = deque(name for name in listed if name not in self.parked or self.parked[name].due <= now)
+        self._report(None)
+        for gone in self.deferred.keys() - set(listed):
+            self.settle(gone)
+        self.queue = deque(name for name in listed if name not in self.deferred or self.deferred[name].due <= began)
         self._queued = set(self.queue)
-        took = time.monotonic() - now
-        self.look_at = now + _SHARE * took if took > 0.001 else 0.0
+        took = self._clock.monotonic() - began
+        self._scan_not_before = began + _SCAN_SHARE * took if took > _FREE_SCAN else 0.0
 
     def announce(self, names: list[str]) -> None:
-        """Something has come, so that nobody need list the outbox, in which much may be parked."""
-        if self.outbox.folder < 0 or len(self.queue) + len(names) > self.agent.limits.outbox:
-            self.wanted = True
+        """Queue new mail by name, so that an outbox with much deferred mail need not be listed."""
+        if self.source.watch_fd < 0 or len(self.queue) + len(names) > self.agent.limits.outbox:
+            self.scan_wanted = True
             return
         for name in names:
-            waits = name in self.parked and (self.parked[name].to or self.parked[name].stuck)
+            waits = name in self.deferred and (self.deferred[name].to or self.deferred[name].stuck)
             if is_mail(name) and name not in self._queued and not waits:
                 self.queue.append(name)
                 self._queued.add(name)
 
     def next(self) -> str:
-        """Take the first of the queue."""
+        """Remove and return the first name of the queue."""
         name = self.queue.popleft()
         self._queued.discard(name)
         return name
 
-    def put_back(self, name: str) -> None:
-        """It is the first again."""
+    def requeue_first(self, name: str) -> None:
+        """Put a name back at the head of the queue."""
         self.queue.appendleft(name)
         self._queued.add(name)
 
-    def forget(self) -> None:
-        """Empty the queue: what is in it is found again by looking."""
+    def clear_queue(self) -> None:
+        """Empty the queue. The next scan fills it again."""
         self.queue.clear()
         self._queued.clear()
-        self.wanted = True
+        self.scan_wanted = True
 
-    def next_look(self) -> float:
-        """When it is to be looked at, if nothing happens in it."""
+    def next_scan(self) -> float:
+        """Return when the outbox is due if nothing happens in it (monotonic time)."""
         if self.queue:
-            return self.throttled
-        if self._soonest is None:
-            self._soonest = min((parked.due for parked in self.parked.values()), default=float("inf"))
-        return max(0.0 if self.wanted else self._soonest, self.look_at)
+            return self.throttled_until
+        if self._next_due is None:
+            self._next_due = min((deferred.due for deferred in self.deferred.values()), default=float("inf"))
+        return max(0.0 if self.scan_wanted else self._next_due, self._scan_not_before)
 
-    def park(self, name: str, due: float, to: frozenset[str] = frozenset(), stuck: bool = False) -> None:
-        """Leave it until *due*."""
-        self.unpark(name)
-        self.parked[name] = Deferred(due, to, stuck)
-        self._waiting.update(to)
-        if self._soonest is not None:
-            self._soonest = min(self._soonest, due)
+    def defer(self, name: str, due: float, to: frozenset[str] = frozenset(), stuck: bool = False) -> None:
+        """Leave a message in the outbox until *due*."""
+        self.settle(name)
+        self.deferred[name] = Deferred(due, to, stuck)
+        self._deferred_for.update(to)
+        if self._next_due is not None:
+            self._next_due = min(self._next_due, due)
 
-    def unpark(self, name: str) -> None:
-        """It is settled, or gone."""
-        parked = self.parked.pop(name, None)
-        if parked is not None:
-            self._waiting.subtract(parked.to)
-            if parked.due == self._soonest:
-                self._soonest = None  # found out when it is asked for
+    def settle(self, name: str) -> None:
+        """Forget a deferred message: it was removed, or is gone."""
+        deferred = self.deferred.pop(name, None)
+        if deferred is not None:
+            self._deferred_for.subtract(deferred.to)
+            if deferred.due == self._next_due:
+                self._next_due = None
 
     def is_stuck(self, name: str) -> bool:
-        """Whether it was decided already, and could not be removed."""
-        return name in self.parked and self.parked[name].stuck
+        """Return whether a message was decided already and could not be removed."""
+        return name in self.deferred and self.deferred[name].stuck
 
-    def waiting_for(self, to: str) -> int:
-        """How many messages wait here for a recipient."""
-        return self._waiting[to]
+    def deferred_for(self, to: str) -> int:
+        """Return how many deferred messages wait for a recipient."""
+        return self._deferred_for[to]
+
+    def use_quota(self, at: float, messages: int, size: int) -> None:
+        """Count messages and bytes, carried or refused, at a time in seconds since 1970."""
+        self.quota.use(at, messages)
+        self.quota_bytes.use(at, size)
 
     def close(self) -> None:
-        """Let go of the outbox."""
-        if self.watch >= 0 and self._watches is not None:
+        """Close the outbox and its watch."""
+        self._end_watch()
+        self.source.close()
+
+    def _start_watch(self) -> None:
+        self._end_watch()
+        if self._watches is not None and self.source.watch_fd >= 0:
+            with contextlib.suppress(OSError):  # too many watches: polling finds its mail
+                self.watch = self._watches.add(self.source.watch_fd)
+
+    def _end_watch(self) -> None:
+        if self._watches is not None and self.watch >= 0:
             self._watches.drop(self.watch)
             self.watch = -1
-        self.outbox.close()
 
-    def _begin_watch(self) -> None:
-        if self._watches is not None:
-            if self.watch >= 0:
-                self._watches.drop(self.watch)
-                self.watch = -1
-            with contextlib.suppress(OSError):  # no more watches: found by looking
-                self.watch = self._watches.add(self.outbox.folder)
-
-    def _tell(self, trouble: str | None) -> None:
-        if trouble != self.trouble:
-            if trouble is not None:
-                log.warning("%s: %s", self.agent.name, trouble)
-            elif self.trouble is not None:
-                log.warning("%s: its outbox can be looked into again", self.agent.name)
-            self.trouble = trouble
-
-
-def errno_text(error: OSError) -> str:
-    """What the kernel said, in lower case."""
-    return (error.strerror or str(error)).lower()
+    def _report(self, problem: str | None) -> None:
+        if problem != self.problem:
+            if problem is not None:
+                log.warning("%s: %s", self.agent.name, problem)
+            else:
+                log.warning("%s: its outbox can be read again", self.agent.name)
+            self.problem = problem
