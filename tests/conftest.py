@@ -5,7 +5,14 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["support.waiting", "support.programs", "support.boxes", "support.commands", "support.machine"]
+pytest_plugins = [
+    "support.waiting",
+    "support.programs",
+    "support.boxes",
+    "support.commands",
+    "support.machine",
+    "support.relayed",
+]
 
 # No keys, names or volumes of the user who runs the tests take part.
 for variable in ("ROOT", "AGENT", "KEY_DIR", "REGISTRY", "MIN_TRUST", "SEAL", "SIGN", "RELAY"):

@@ -35,7 +35,7 @@ from filemailbox import Mailbox
 from filemailbox.format.address import Address
 from filemailbox.relay import audit_format
 from filemailbox.relay.audit_format import Signer
-from filemailbox.relay.audit_log import Audit
+from filemailbox.relay.audit_log import AuditLog
 from filemailbox.relay.policy_file import parse_policy
 from filemailbox.relay.relay import Relay
 from filemailbox.store.box import create_box
@@ -71,7 +71,7 @@ class Plan:
 QUICK: Final = Plan(backlog=300, samples=60, repetitions=2, idle=3.0, messages=200, kills=8, lines=8)
 
 
-class Post:
+class RelayWorld:
     """Agents with volumes of their own, and a policy that lets everybody write to everybody."""
 
     def __init__(self, place: str, agents: tuple[str, ...], poll_interval: str = "1s") -> None:
@@ -93,7 +93,7 @@ class Post:
 
     def relay(self) -> Relay:
         """One in this process."""
-        return Relay(parse_policy(Path(self.config).read_text()), Audit(self.audit, self.signer), seal.verify)
+        return Relay(parse_policy(Path(self.config).read_text()), AuditLog(self.audit, self.signer), seal.verify)
 
     @property
     def audit(self) -> str:
@@ -145,12 +145,12 @@ def measure(*, quick: bool = False, plan: Plan | None = None) -> Report:
 
 def _backlog(place: str, plan: Plan) -> Table:
     """Carried from one volume into another, beside plain durable sends within one."""
-    post = Post(place, ("alice", "bob"))
+    world = RelayWorld(place, ("alice", "bob"))
     local = Mailbox.init("local", f"{place}/plain")
-    relay = post.relay()
-    relay.begin()
+    relay = world.relay()
+    relay.start()
     rates: list[tuple[float, float]] = []
-    with local, post.box("alice", durable=False) as alice:
+    with local, world.box("alice", durable=False) as alice:
         for number in range(plan.repetitions * 2):
             if number % 2:
                 ours, plain = _carry(relay, alice, plan.backlog), _send(local, plan.backlog)
@@ -160,7 +160,7 @@ def _backlog(place: str, plan: Plan) -> Table:
             for box in ("bob/bob", "plain/local"):
                 shutil.rmtree(f"{place}/{box}/new")
                 os.mkdir(f"{place}/{box}/new")
-    relay.end()
+    relay.close()
     ratios = [ours / plain for ours, plain in rates]
     figure = Figure(
         "backlog, carried",
@@ -177,10 +177,9 @@ def _backlog(place: str, plan: Plan) -> Table:
 def _carry(relay: Relay, alice: Mailbox, n: int) -> float:
     alice.send_many("bob", [BODY] * n)
     os.sync()  # what the sender has left to be written is not the relay's
-    before, began = relay.carried, time.perf_counter()
-    while relay.carried < before + n:
-        for station in relay.stations.values():
-            station.wanted = True
+    before, began = relay.delivered, time.perf_counter()
+    while relay.delivered < before + n:
+        relay.scan_all()
         relay.turn()
     return time.perf_counter() - began
 
@@ -195,15 +194,15 @@ def _send(box: Mailbox, n: int) -> float:
 
 def _latency(place: str, plan: Plan) -> Table:
     """Of single messages; and of those between two, while a third one is full."""
-    post = Post(place, ("alice", "bob", "full"))
+    world = RelayWorld(place, ("alice", "bob", "full"))
     added: list[tuple[float, float, float]] = []
     beside: list[tuple[float, float, float]] = []
     with contextlib.ExitStack() as stack:
         _fill(f"{place}/full", stack)
-        alice, bob = stack.enter_context(post.box("alice")), stack.enter_context(post.box("bob"))
+        alice, bob = stack.enter_context(world.box("alice")), stack.enter_context(world.box("bob"))
         file = os.open(f"{place}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         stack.callback(os.close, file)
-        stack.enter_context(post.running())
+        stack.enter_context(world.running())
         for number in range(plan.repetitions):
             ours, flushes = [], []
             for sample in range(plan.samples):
@@ -273,8 +272,8 @@ def _fill(volume: str, stack: contextlib.ExitStack) -> None:
 
 
 def _idle(place: str, plan: Plan) -> Table:
-    post = Post(place, tuple(f"a{number}" for number in range(plan.outboxes)))
-    with post.running() as relay:
+    world = RelayWorld(place, tuple(f"a{number}" for number in range(plan.outboxes)))
+    with world.running() as relay:
         time.sleep(1)
         before = _ticks(relay.pid)
         time.sleep(plan.idle)
@@ -298,10 +297,10 @@ def _resident(pid: int) -> float:
 
 def _kills(place: str, plan: Plan) -> Table:
     """Messages flow in all directions while relays live for a moment each."""
-    post = Post(place, ("alice", "bob", "carol"))
-    boxes = {name: post.box(name, durable=False) for name in post.agents}
-    sent: dict[str, Counter[str]] = {name: Counter() for name in post.agents}
-    got: dict[str, Counter[str]] = {name: Counter() for name in post.agents}
+    world = RelayWorld(place, ("alice", "bob", "carol"))
+    boxes = {name: world.box(name, durable=False) for name in world.agents}
+    sent: dict[str, Counter[str]] = {name: Counter() for name in world.agents}
+    got: dict[str, Counter[str]] = {name: Counter() for name in world.agents}
     chance, wrong, killed, total = random.Random(), 0, 0, 0
 
     def receive() -> None:
@@ -313,32 +312,32 @@ def _kills(place: str, plan: Plan) -> Table:
                 message.ack()
 
     while killed < plan.kills or total < plan.messages:
-        for _ in range(post.left(), _STANDING):
-            sender, to = chance.sample(post.agents, 2)
+        for _ in range(world.left(), _STANDING):
+            sender, to = chance.sample(world.agents, 2)
             sent[to][boxes[sender].send(to, BODY)] += 1
             total += 1
-        process = post.start(wait=False)
-        _grown(post.audit)  # it has begun
+        process = world.start(wait=False)
+        _grown(world.audit)  # it has begun
         if chance.random() < 0.7:
-            _grown(post.audit)  # and has written its first records: the next milliseconds are those that matter
+            _grown(world.audit)  # and has written its first records: the next milliseconds are those that matter
         time.sleep(chance.random() * 0.02)
         process.kill()
         process.wait()
-        killed += post.left() > 0  # else it was done already
+        killed += world.left() > 0  # else it was done already
         receive()
-    with post.running():
-        _until(lambda: post.left() == 0)
+    with world.running():
+        _until(lambda: world.left() == 0)
     receive()
     for box in boxes.values():
         box.close()
-    lost = sum((sent[name] - got[name]).total() for name in post.agents)
-    twice = sum((got[name] - sent[name]).total() for name in post.agents)
+    lost = sum((sent[name] - got[name]).total() for name in world.agents)
+    twice = sum((got[name] - sent[name]).total() for name in world.agents)
     accepted = Counter(
-        (each["to"], each["id"]) for each in audit_format.records(post.audit) if each["event"] == "accept"
+        (each["to"], each["id"]) for each in audit_format.read_records(world.audit) if each["event"] == "accept"
     )
-    delivered = Counter({(name, id): count for name in post.agents for id, count in got[name].items()})
+    delivered = Counter({(name, id): count for name in world.agents for id, count in got[name].items()})
     astray = ((accepted - delivered) + (delivered - accepted)).total()
-    audit_format.verify(post.audit, post.signer.public, seal.verify)
+    audit_format.verify_log(world.audit, world.signer.public_key, seal.verify)
     none: Bound = "at most"
     figures = [
         Figure(f"lost, {killed} kills at work", total, lost, wanted=0, bound=none),
@@ -357,7 +356,9 @@ def _grown(audit: str) -> None:
 
 def _written(audit: str) -> int:
     with contextlib.suppress(FileNotFoundError):
-        return sum(os.path.getsize(audit_format.segment_path(audit, number)) for number in audit_format.segments(audit))
+        return sum(
+            os.path.getsize(audit_format.segment_path(audit, number)) for number in audit_format.segment_numbers(audit)
+        )
     return 0
 
 
@@ -389,11 +390,11 @@ _TAMPERINGS: Final = (_change, _delete, _double, _swap, _truncate)
 def _tampering(place: str, plan: Plan) -> Table:
     del place  # thousands of copies: no disk is needed for them
     with disks.tmpfs() as folder:
-        log = Audit(f"{folder}/log", signer := Signer(*seal.signer(seal.SecretBytes(os.urandom(seal.KEY)))), "relay")
-        log.begin(seal.verify, lambda _: None)
+        log = AuditLog(f"{folder}/log", signer := Signer(*seal.signer(seal.SecretBytes(os.urandom(seal.KEY)))), "relay")
+        log.open(seal.verify, lambda _: None)
         log.append([{"event": "accept", "from": "alice", "to": "bob", "id": str(n)} for n in range(plan.lines - 1)])
         log.close()
-        lines = list(audit_format.lines_of(f"{folder}/log", 1))
+        lines = list(audit_format.read_lines(f"{folder}/log", 1))
         cases = [(tamper, at) for tamper in _TAMPERINGS for at in range(len(lines))]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = list(pool.map(lambda case: _found(folder, lines, signer, *case), cases))
@@ -413,11 +414,11 @@ def _found(
     tamper(changed, at)
     Path(audit_format.segment_path(copy, 1)).write_bytes(b"".join(changed))
     try:
-        audit_format.verify(copy, signer.public, seal.verify)
+        audit_format.verify_log(copy, signer.public_key, seal.verify)
         ours = False
-    except audit_format.Tampered:
+    except audit_format.TamperedLogError:
         ours = True
-    command = ["sh", str(_VERIFIER), copy, audit_format.public_key(signer.public)]
+    command = ["sh", str(_VERIFIER), copy, audit_format.format_public_key(signer.public_key)]
     script = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "TMPDIR": folder})
     shutil.rmtree(copy)
     return ours, script.returncode == 1

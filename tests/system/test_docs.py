@@ -77,7 +77,7 @@ def test_the_python_runs(block: str, prints: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", list(blocks("toml")), ids=["relay"])
 def test_the_policy_is_one(block: str) -> None:
     """Every `toml` block is a policy that a relay takes."""
-    assert list(parse_policy(block).reach())
+    assert list(parse_policy(block).routes())
 
 
 def _plain(text: str) -> str:

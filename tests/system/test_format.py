@@ -75,7 +75,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (doorbell._PASSRIGHTS, "SO_PASSRIGHTS ({}, from"),
         (doorbell._LONGEST, "at most {} bytes. A longer one"),
         (filename.MAX_STEM, "keep the first {}."),
-        (audit_format.ROOM, "up to {} bytes. A checkpoint"),
+        (audit_format.CHECKPOINT_SIZE, "up to {} bytes. A checkpoint"),
         (seal._BUCKET, "fill up a *bucket*: {} bytes"),
         (8 * seal._BUCKET // 1024, "from {} KiB on, that costs"),
         (seal._HEAD, "8 buckets are less than {} + the length of inner"),

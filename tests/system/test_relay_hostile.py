@@ -8,53 +8,48 @@ import shutil
 import signal
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from filemailbox.format.address import parse_address
-from filemailbox.relay import outbox
-from filemailbox.relay import relay as relays
+from filemailbox.relay.batch import DeliveryBatch
+from filemailbox.relay.carrier import Incomplete
 from filemailbox.relay.inbox import Inbox
-from filemailbox.relay.outbox import Incomplete, Outbox
+from filemailbox.relay.limits import RelayLimits
+from filemailbox.relay.outbox import INCOMPLETE_GRACE, Outbox
 from filemailbox.relay.policy import Agent
 from filemailbox.store.box import create_box
 from filemailbox.store.ids import new_id
 from filemailbox.store.root import init_root
-from support.relayed import OPEN, Post
+from support.relayed import OPEN, OpenWorld, RelayWorld
 
-Open = Callable[..., Post]
 SECRET = "the secret of the host"  # noqa: S105  # a text to look for
 
 
 @pytest.fixture
-def post(tmp_path: Path) -> Iterator[Open]:
-    """post(*agents): agents with volumes of their own, and a relay. mallory's is the hostile one."""
-    opened: list[Post] = []
+def open_hostile(open_world: OpenWorld) -> OpenWorld:
+    """open_hostile(*agents): agents with volumes of their own, and a relay. mallory's volume is hostile."""
 
-    def open_(*agents: str, **options: Any) -> Post:
-        place = tmp_path / f"post{len(opened)}"
-        place.mkdir()
-        (place / "secret.json").write_text(json.dumps({"to": "mallory", "body": SECRET}))
-        opened.append(Post(place, *(agents or ("alice", "bob", "mallory")), **options))
-        return opened[-1]
+    def open_(*agents: str, **options: Any) -> RelayWorld:
+        world = open_world(*(agents or ("alice", "bob", "mallory")), **options)
+        (world.place / "secret.json").write_text(json.dumps({"to": "mallory", "body": SECRET}))
+        return world
 
-    yield open_
-    for each in opened:
-        each.close()
+    return open_
 
 
-def goes_on(office: Post) -> None:
+def goes_on(world: RelayWorld) -> None:
     """Mail between two others is carried as ever."""
-    office.box("alice").send("bob", "as ever")
-    office.turn()
+    world.box("alice").send("bob", "as ever")
+    world.turn()
 
-    assert office.got("bob") == ["as ever"]
-    assert office.left("alice") == []
-    assert office.relay.trouble is None
-    assert office.is_sound()
+    assert world.got("bob") == ["as ever"]
+    assert world.left("alice") == []
+    assert world.relay.outage is None
+    assert world.is_sound()
 
 
 def everything(place: Path) -> str:
@@ -69,19 +64,19 @@ def everything(place: Path) -> str:
     return text
 
 
-def link(path: Path, office: Post) -> None:
-    path.symlink_to(office.place / "secret.json")
+def link(path: Path, world: RelayWorld) -> None:
+    path.symlink_to(world.place / "secret.json")
 
 
-def link_to_a_folder(path: Path, office: Post) -> None:
-    path.symlink_to(office.place)
+def link_to_a_folder(path: Path, world: RelayWorld) -> None:
+    path.symlink_to(world.place)
 
 
-def fifo(path: Path, office: Post) -> None:
+def fifo(path: Path, world: RelayWorld) -> None:
     os.mkfifo(path)
 
 
-def bell(path: Path, office: Post) -> None:
+def bell(path: Path, world: RelayWorld) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         folder = os.open(path.parent, os.O_PATH)
         bound.bind(f"/proc/self/fd/{folder}/bell")
@@ -89,41 +84,41 @@ def bell(path: Path, office: Post) -> None:
     path.with_name("bell").rename(path)
 
 
-def device(path: Path, office: Post) -> None:
+def device(path: Path, world: RelayWorld) -> None:
     try:
         os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     except PermissionError:
         pytest.skip("making a device needs root")
 
 
-def folder(path: Path, office: Post) -> None:
+def folder(path: Path, world: RelayWorld) -> None:
     path.mkdir()
 
 
-def full_folder(path: Path, office: Post) -> None:
+def full_folder(path: Path, world: RelayWorld) -> None:
     path.mkdir()
     (path / "x").write_text("x")
 
 
-def hard_link(path: Path, office: Post) -> None:
-    other = office.folder("mallory", "ledger") / "other"
+def hard_link(path: Path, world: RelayWorld) -> None:
+    other = world.folder("mallory", "ledger") / "other"
     other.write_text('{"to":"bob","body":1}')
     os.link(other, path)
 
 
-def huge(path: Path, office: Post) -> None:
+def huge(path: Path, world: RelayWorld) -> None:
     path.touch()
     os.truncate(path, 8 << 40)
 
 
-def text(data: bytes) -> Callable[[Path, Post], None]:
-    def write(path: Path, office: Post) -> None:
+def text(data: bytes) -> Callable[[Path, RelayWorld], None]:
+    def write(path: Path, world: RelayWorld) -> None:
         path.write_bytes(data)
 
     return write
 
 
-def locked(path: Path, office: Post) -> None:
+def locked(path: Path, world: RelayWorld) -> None:
     path.write_text('{"to":"bob","body":1}')
     path.chmod(0)
 
@@ -162,158 +157,157 @@ NAMES = [
 ]
 
 
-@pytest.fixture
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not whole is given up at once."""
-    monkeypatch.setattr(outbox, "INCOMPLETE_GRACE", 0.0)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("plant", "why"), PLANTED)
 def test_whatever_lies_in_an_outbox(
-    post: Open, no_patience: None, plant: Callable[[Path, Post], None], why: str | None, name: str
+    open_hostile: OpenWorld, plant: Callable[[Path, RelayWorld], None], why: str | None, name: str
 ) -> None:
     """It is carried if it is mail, comes back if it is not, is taken away if it holds nothing; and stops nobody."""
-    office = post()
-    plant(office.folder("mallory", "outbox") / name, office)
-    office.turn()
-    office.turn()
+    world = open_hostile()
+    world.clock.advance_day(INCOMPLETE_GRACE)  # an incomplete file is not mail at once
+    plant(world.folder("mallory", "outbox") / name, world)
+    world.turn()
+    world.turn()
 
-    assert SECRET not in everything(office.place)
-    assert office.left("alice", "new") == []
+    assert SECRET not in everything(world.place)
+    assert world.left("alice", "new") == []
     if why is None:
-        assert office.left("mallory") == [name]
-        assert office.events() == ["refuse"]
+        assert world.left("mallory") == [name]
+        assert world.events() == ["refuse"]
     elif why:
-        assert office.left("mallory") == []
-        assert office.left("bob", "new") == []
-        assert why in "".join(office.back("mallory"))
-    assert "\x1b" not in (office.audit / "00000001.jsonl").read_text()
-    office.got("bob")
-    goes_on(office)
+        assert world.left("mallory") == []
+        assert world.left("bob", "new") == []
+        assert why in "".join(world.back("mallory"))
+    assert "\x1b" not in (world.audit / "00000001.jsonl").read_text()
+    world.got("bob")
+    goes_on(world)
 
 
 FOLDERS = ["outbox", "dead", "tmp", "new", "replies", "run", "."]
 
 
-def elsewhere(path: Path, office: Post) -> None:
+def elsewhere(path: Path, world: RelayWorld) -> None:
     """A link to the same folder of another agent."""
-    box, folder = office.folder("alice", "."), path.name
+    box, folder = world.folder("alice", "."), path.name
     path.symlink_to(box / folder if folder != "mallory" else box)
 
 
-def nothing(path: Path, office: Post) -> None:
+def nothing(path: Path, world: RelayWorld) -> None:
     pass
 
 
-def a_file(path: Path, office: Post) -> None:
+def a_file(path: Path, world: RelayWorld) -> None:
     path.write_text("not a folder")
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("plant", [elsewhere, link, fifo, nothing, a_file], ids=lambda plant: plant.__name__)
-def test_whatever_lies_in_the_place_of_a_folder(post: Open, name: str, plant: Callable[[Path, Post], None]) -> None:
+def test_whatever_lies_in_the_place_of_a_folder(
+    open_hostile: OpenWorld, name: str, plant: Callable[[Path, RelayWorld], None]
+) -> None:
     """Nothing is read from, written to, or rung where a link leads. Mallory's mail waits until she mends it."""
-    office = post()
-    office.box("alice")
-    path = office.folder("mallory", name) if name != "." else office.place / "mallory" / "mallory"
-    kept = office.place / "kept"
-    alices = office.drop("alice", "hers.json", '{"to":"nobody","body":1}')
+    world = open_hostile()
+    world.box("alice")
+    path = world.folder("mallory", name) if name != "." else world.place / "mallory" / "mallory"
+    kept = world.place / "kept"
+    alices = world.drop("alice", "hers.json", '{"to":"nobody","body":1}')
     os.rename(path, kept)
-    plant(path, office)
-    office.box("bob").send("mallory", "for her")
-    before = sorted(os.listdir(office.folder("alice", "new")))
-    office.turn()
-    office.turn()
+    plant(path, world)
+    world.box("bob").send("mallory", "for her")
+    before = sorted(os.listdir(world.folder("alice", "new")))
+    world.turn()
+    world.turn()
 
-    assert sorted(os.listdir(office.folder("alice", "new"))) == before
-    assert office.left("alice", "tmp") == []
+    assert sorted(os.listdir(world.folder("alice", "new"))) == before
+    assert world.left("alice", "tmp") == []
     assert not alices.exists()
-    assert [each["from"] for each in office.records("refuse")] == ["alice"]
-    goes_on(office)
+    assert [each["from"] for each in world.records("refuse")] == ["alice"]
+    goes_on(world)
     path.unlink(missing_ok=True)
     os.rename(kept, path)
-    office.turn()
-    assert office.got("mallory") == ["for her"]
+    world.turn()
+    assert world.got("mallory") == ["for her"]
 
 
-def test_a_folder_is_exchanged_while_mail_is_carried(post: Open) -> None:
+def test_a_folder_is_exchanged_while_mail_is_carried(open_hostile: OpenWorld) -> None:
     """Again and again, between a folder and a link to another agent's: nothing of hers ever lands there."""
-    office = post()
-    outbox, new = office.folder("mallory", "outbox"), office.folder("mallory", "new")
+    world = open_hostile()
+    outbox, new = world.folder("mallory", "outbox"), world.folder("mallory", "new")
     for number in range(60):
         for path, real in ((outbox, "outbox"), (new, "new")):
             if number % 2:
                 os.rename(path, f"{path}.kept")
-                path.symlink_to(office.folder("alice", real))
+                path.symlink_to(world.folder("alice", real))
             elif path.is_symlink():
                 path.unlink()
                 os.rename(f"{path}.kept", path)
-        office.box("bob").send("mallory", number)
-        office.turn()
+        world.box("bob").send("mallory", number)
+        world.turn()
 
-    assert office.left("alice", "new") == []
+    assert world.left("alice", "new") == []
     for path in (outbox, new):
         if path.is_symlink():
             path.unlink()
             os.rename(f"{path}.kept", path)
-    office.turn()
-    assert office.got("mallory") == list(range(60))
+    world.turn()
+    assert world.got("mallory") == list(range(60))
 
 
-def test_a_name_that_is_staged_is_taken(post: Open) -> None:
+def test_a_name_that_is_staged_is_taken(open_hostile: OpenWorld) -> None:
     """A recipient who plants something under the name of what is about to come harms herself alone."""
-    office = post()
+    world = open_hostile()
     for number, plant in enumerate([link, fifo, full_folder, text(b"junk")]):
         id = new_id()
         data = json.dumps({"id": id, "to": "mallory", "body": number})
         name = f"{id},S={len(data)},F=alice.json"
-        plant(office.folder("mallory", "tmp") / name, office)
-        office.drop("alice", f"{id},S={len(data)}.json", data)
-    office.turn()
+        plant(world.folder("mallory", "tmp") / name, world)
+        world.drop("alice", f"{id},S={len(data)}.json", data)
+    world.turn()
 
-    assert SECRET not in everything(office.place)
-    assert (office.place / "secret.json").read_text() == json.dumps({"to": "mallory", "body": SECRET})
-    assert office.got("mallory") == [0, 1]
-    office.box("bob").send("alice", "as ever")
-    office.turn()
-    assert office.got("alice") == ["as ever"]
-    for planted in office.folder("mallory", "tmp").iterdir():
+    assert SECRET not in everything(world.place)
+    assert (world.place / "secret.json").read_text() == json.dumps({"to": "mallory", "body": SECRET})
+    assert world.got("mallory") == [0, 1]
+    world.box("bob").send("alice", "as ever")
+    world.turn()
+    assert world.got("alice") == ["as ever"]
+    for planted in world.folder("mallory", "tmp").iterdir():
         if planted.is_dir():
             shutil.rmtree(planted)
-    office.turn()
-    assert office.got("mallory") == [2, 3]
+    world.turn()
+    assert world.got("mallory") == [2, 3]
 
 
-def test_what_a_recipient_does_to_staged_mail_harms_only_her(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_recipient_does_to_staged_mail_harms_only_her(
+    open_hostile: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Deleted or replaced between the record and the rename: it counts as delivered, to her and nobody else."""
-    office = post()
-    office.box("alice").send("mallory", 1)
-    real = Inbox.deliver
+    world = open_hostile()
+    world.box("alice").send("mallory", 1)
+    real = Inbox.commit
 
-    def meddle(self: Inbox, name: str, answers: str | None) -> None:
-        (office.folder("mallory", "tmp") / name).unlink()
-        real(self, name, answers)
+    def meddle(self: Inbox, name: str, in_reply_to: str | None) -> None:
+        (world.folder("mallory", "tmp") / name).unlink()
+        real(self, name, in_reply_to)
 
-    monkeypatch.setattr(Inbox, "deliver", meddle)
-    office.turn()
+    monkeypatch.setattr(Inbox, "commit", meddle)
+    world.turn()
     monkeypatch.undo()
 
-    assert office.events() == ["accept"]
-    assert office.left("alice") == []
-    goes_on(office)
+    assert world.events() == ["accept"]
+    assert world.left("alice") == []
+    goes_on(world)
 
 
-def test_an_answer_goes_through_no_link(post: Open) -> None:
+def test_an_answer_goes_through_no_link(open_hostile: OpenWorld) -> None:
     """The folder of a request is the recipient's to make: through one that leads elsewhere nothing goes."""
-    office = post()
+    world = open_hostile()
     request = new_id()
-    (office.folder("mallory", "replies") / request).symlink_to(office.folder("alice", "new"))
-    office.drop("bob", "x.json", json.dumps({"to": "mallory", "in_reply_to": request, "body": 1}))
-    office.turn()
+    (world.folder("mallory", "replies") / request).symlink_to(world.folder("alice", "new"))
+    world.drop("bob", "x.json", json.dumps({"to": "mallory", "in_reply_to": request, "body": 1}))
+    world.turn()
 
-    assert office.left("alice", "new") == []
-    assert office.got("mallory") == [1]
+    assert world.left("alice", "new") == []
+    assert world.got("mallory") == [1]
 
 
 def test_a_link_that_is_taken_away_before_it_is_counted_is_not_carried(
@@ -347,162 +341,163 @@ def test_a_link_that_is_taken_away_before_it_is_counted_is_not_carried(
     outbox.close()
 
 
-def test_an_answer_goes_into_no_folder_of_a_stranger(as_root: None, post: Open) -> None:
+def test_an_answer_goes_into_no_folder_of_a_stranger(as_root: None, open_hostile: OpenWorld) -> None:
     """Who shares the recipient's volume can make the folder of a request, too: the answer goes to new/ then."""
-    office = post()
+    world = open_hostile()
     request = new_id()
-    trap = office.folder("mallory", "replies") / request
+    trap = world.folder("mallory", "replies") / request
     trap.mkdir()
     os.chown(trap, 2999, 2999)
     trap.chmod(0o777)
-    office.drop("bob", "x.json", json.dumps({"to": "mallory", "in_reply_to": request, "body": 1}))
-    office.turn()
+    world.drop("bob", "x.json", json.dumps({"to": "mallory", "in_reply_to": request, "body": 1}))
+    world.turn()
 
     assert os.listdir(trap) == []
-    assert office.got("mallory") == [1]
+    assert world.got("mallory") == [1]
 
 
-def test_the_bells_of_no_other_place_are_rung(post: Open, tmp_path: Path) -> None:
+def test_the_bells_of_no_other_place_are_rung(open_hostile: OpenWorld, tmp_path: Path) -> None:
     """`run/` is hers: a link there, or a link as a bell, makes the relay ring nobody."""
-    office = post()
+    world = open_hostile()
     place = tmp_path / "elsewhere"
     place.mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(os.path.relpath(place / "bell"))
         other.setblocking(False)
-        run = office.folder("mallory", "run")
+        run = world.folder("mallory", "run")
         (run / "bell").symlink_to(place / "bell")
-        office.box("alice").send("mallory", 1)
-        office.turn()
+        world.box("alice").send("mallory", 1)
+        world.turn()
         shutil.rmtree(run)
         run.symlink_to(place)
-        office.box("alice").send("mallory", 2)
-        office.turn()
+        world.box("alice").send("mallory", 2)
+        world.turn()
 
         with pytest.raises(BlockingIOError):
             other.recv(1)
-    assert len(office.left("mallory", "new")) == 2
+    assert len(world.left("mallory", "new")) == 2
 
 
-def test_a_file_that_its_owner_holds_back_waits(post: Open) -> None:
+def test_a_file_that_its_owner_holds_back_waits(open_hostile: OpenWorld) -> None:
     """A lease would make open(2) wait for 45 seconds: it is asked not to."""
-    office = post()
+    world = open_hostile()
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # what its owner is told by
-    path = office.drop("mallory", "x.json", '{"to":"bob","body":1}')
+    path = world.drop("mallory", "x.json", '{"to":"bob","body":1}')
     file = os.open(path, os.O_RDWR)
     try:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError:
         os.close(file)
         pytest.skip("no leases on this file system")
-    office.turn()
-    assert office.left("mallory") == ["x.json"]
-    goes_on(office)
+    world.turn()
+    assert world.left("mallory") == ["x.json"]
+    goes_on(world)
     os.close(file)
     signal.signal(signal.SIGIO, before)
-    office.turn()
+    world.turn()
 
-    assert office.got("bob") == [1]
+    assert world.got("bob") == [1]
 
 
-def test_what_is_still_being_written_waits(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_still_being_written_waits(open_hostile: OpenWorld) -> None:
     """Half a message is left alone until it is whole, or has been still for a while."""
-    office = post()
-    path = office.drop("alice", "slow.json", '{"to":"bob","bo')
-    office.turn()
-    assert office.left("alice") == ["slow.json"]
+    world = open_hostile()
+    path = world.drop("alice", "slow.json", '{"to":"bob","bo')
+    world.turn()
+    assert world.left("alice") == ["slow.json"]
     path.write_text('{"to":"bob","body":1}')
-    office.turn()
-    assert office.got("bob") == [1]
-    office.drop("alice", "never.json", '{"to":"bob","bo')
-    office.turn()
-    monkeypatch.setattr(outbox, "INCOMPLETE_GRACE", 0.0)
-    office.turn()
+    world.turn()
+    assert world.got("bob") == [1]
+    world.drop("alice", "never.json", '{"to":"bob","bo')
+    world.turn()
+    world.clock.advance_day(INCOMPLETE_GRACE)
+    world.turn()
 
-    assert office.left("alice") == []
-    assert "not JSON" in office.back("alice")[0]
+    assert world.left("alice") == []
+    assert "not JSON" in world.back("alice")[0]
 
 
-def test_a_flood_is_not_the_others_wait(post: Open) -> None:
+def test_a_flood_is_not_the_others_wait(open_hostile: OpenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of messages in one outbox: another agent's mail is carried with the first batch."""
-    office = post(limits='rate = "none"\n')
-    outbox = office.folder("mallory", "outbox")
+    world = open_hostile(limits='rate = "none"\n')
+    outbox = world.folder("mallory", "outbox")
     for number in range(3000):
         (outbox / f"{number}.json").write_text('{"to":"mallory","body":0}')
-    office.box("alice").send("bob", "quick")
+    world.box("alice").send("bob", "quick")
     seen: list[int] = []
-    real = office.relay._carry
+    real = DeliveryBatch.ring
 
-    def carry(cases: list[relays.Transfer]) -> None:
-        real(cases)
-        seen.append(len(office.left("bob", "new")))
+    def ring(self: DeliveryBatch) -> None:
+        real(self)
+        seen.append(len(world.left("bob", "new")))
 
-    office.relay._carry = carry  # type: ignore[method-assign]
-    office.turn()
+    monkeypatch.setattr(DeliveryBatch, "ring", ring)
+    world.turn()
 
     assert seen[0] == 1
-    assert len(seen) >= 3000 // relays.BATCH
+    assert len(seen) >= 3000 // RelayLimits().batch
 
 
-def test_of_a_flooded_outbox_only_so_much_is_looked_at(post: Open) -> None:
+def test_of_a_flooded_outbox_only_so_much_is_looked_at(open_hostile: OpenWorld) -> None:
     """A quota of files: what is more waits until the others have gone."""
-    office = post(limits="outbox = 50\n")
-    outbox = office.folder("mallory", "outbox")
+    world = open_hostile(limits="outbox = 50\n")
+    outbox = world.folder("mallory", "outbox")
     for number in range(200):
         (outbox / f".{number}").write_text("dotfiles are nobody's")
         (outbox / f"{number}").write_text("neither is this")
-    station = office.relay.stations[next(name for name in office.relay.stations if name == "mallory")]
-    goes_on(office)
+    mallory = world.relay.senders[parse_address("mallory")]
+    goes_on(world)
 
-    assert len(station.queue) == 0
-    assert station.outbox.list(50) == []
+    assert len(mallory.queue) == 0
+    assert mallory.source.waiting(50) == []
 
 
-def test_a_thing_that_can_not_go_is_told_of_once(post: Open, no_patience: None) -> None:
+def test_a_thing_that_can_not_go_is_told_of_once(open_hostile: OpenWorld) -> None:
     """Nor does it fill the audit log: it is looked at again now and then, in silence."""
-    office = post()
-    full_folder(office.folder("mallory", "outbox") / "x.json", office)
-    shutil.rmtree(office.folder("mallory", "dead"))
-    office.drop("mallory", "y.json", '{"to":"nobody","body":1}')
+    world = open_hostile()
+    world.clock.advance_day(INCOMPLETE_GRACE)
+    full_folder(world.folder("mallory", "outbox") / "x.json", world)
+    shutil.rmtree(world.folder("mallory", "dead"))
+    world.drop("mallory", "y.json", '{"to":"nobody","body":1}')
     for _ in range(5):
-        office.turn()
+        world.turn()
 
-    assert sorted(office.events()) == ["refuse", "refuse"]
-    assert len(office.left("mallory")) == 2
-    goes_on(office)
+    assert sorted(world.events()) == ["refuse", "refuse"]
+    assert len(world.left("mallory")) == 2
+    goes_on(world)
 
 
 def test_a_full_volume_puts_off_mail_for_that_agent_only(
-    post: Open, mount: Callable[..., Path], tmp_path: Path
+    open_hostile: OpenWorld, mount: Callable[..., Path], tmp_path: Path
 ) -> None:
     """ENOSPC in a recipient's volume: nothing half written is left, and the mail arrives when there is room."""
     volume = mount(tmp_path / "small", "size=400k")
-    office = post("alice", "bob")
-    office.agents = ("alice", "bob", "mallory")
-    office.place.joinpath("mallory").symlink_to(volume)  # the operator may name a volume by a link
-    office.make("mallory")
-    office.relay.reload()
-    office.box("alice").send("mallory", "x" * 300_000)
-    office.box("alice").send("mallory", "y" * 300_000)
-    office.turn()
-    office.turn()
-    assert len(office.left("mallory", "new")) == 1
-    assert office.left("mallory", "tmp") == []
-    assert "no space left" in office.records("defer")[0]["why"]
-    goes_on_for = office.box("bob").send("alice", 1)
-    office.turn()
-    assert office.records("accept")[-1]["id"] == goes_on_for
-    assert office.got("mallory") == ["x" * 300_000]
-    office.turn()
+    world = open_hostile("alice", "bob")
+    world.agents = ("alice", "bob", "mallory")
+    world.place.joinpath("mallory").symlink_to(volume)  # the operator may name a volume by a link
+    world.make("mallory")
+    world.relay.reload()
+    world.box("alice").send("mallory", "x" * 300_000)
+    world.box("alice").send("mallory", "y" * 300_000)
+    world.turn()
+    world.turn()
+    assert len(world.left("mallory", "new")) == 1
+    assert world.left("mallory", "tmp") == []
+    assert "no space left" in world.records("defer")[0]["why"]
+    goes_on_for = world.box("bob").send("alice", 1)
+    world.turn()
+    assert world.records("accept")[-1]["id"] == goes_on_for
+    assert world.got("mallory") == ["x" * 300_000]
+    world.turn()
 
-    assert office.got("mallory") == ["y" * 300_000]
-    assert office.left("alice") == []
+    assert world.got("mallory") == ["y" * 300_000]
+    assert world.left("alice") == []
 
 
-def test_our_own_trouble_condemns_no_mail(post: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_trouble_condemns_no_mail(open_hostile: OpenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many open files: everything waits, nothing comes back."""
-    office = post()
-    office.box("alice").send("bob", 1)
+    world = open_hostile()
+    world.box("alice").send("bob", 1)
     real = os.open
 
     def none_left(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
@@ -512,53 +507,52 @@ def test_our_own_trouble_condemns_no_mail(post: Open, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", none_left)
-        office.turn()
-    assert office.back("alice") == []
-    assert office.relay.trouble is not None
-    office.relay.trouble.until = 0
-    office.turn()
+        world.turn()
+    assert world.back("alice") == []
+    assert world.relay.outage is not None
+    world.turn()
 
-    assert office.got("bob") == [1]
+    assert world.got("bob") == [1]
 
 
-def test_a_reason_is_written_through_no_link(post: Open) -> None:
+def test_a_reason_is_written_through_no_link(open_hostile: OpenWorld) -> None:
     """A `.why` is a new file, or none: what she has put in its place is hers alone."""
-    office = post()
+    world = open_hostile()
     id = new_id()
     data = json.dumps({"id": id, "to": "nobody", "body": 1})
-    target = office.place / "target"
+    target = world.place / "target"
     target.write_text("untouched")
-    (office.folder("mallory", "dead") / f"{id},S={len(data)},B=1.why").symlink_to(target)
-    office.drop("mallory", f"{id},S={len(data)}.json", data)
-    office.turn()
+    (world.folder("mallory", "dead") / f"{id},S={len(data)},B=1.why").symlink_to(target)
+    world.drop("mallory", f"{id},S={len(data)}.json", data)
+    world.turn()
 
     assert target.read_text() == "untouched"
-    assert office.back("mallory") == ['the relay did not carry it to nobody: there is no agent "nobody"']
+    assert world.back("mallory") == ['the relay did not carry it to nobody: there is no agent "nobody"']
 
 
-def test_the_owner_of_a_box_must_be_the_agent(post: Open, as_root: None) -> None:
+def test_the_owner_of_a_box_must_be_the_agent(open_hostile: OpenWorld, as_root: None) -> None:
     """A volume that has come to belong to somebody else is not served."""
-    office = post()
-    os.chown(office.place / "mallory" / "mallory", 4711, 4711)
-    office.extra = f"uid = {os.geteuid()}\n"
-    office.relay.reload()
-    office.drop("mallory", "x.json", '{"to":"bob","body":1}')
-    office.box("bob").send("mallory", 1)
-    office.turn()
+    world = open_hostile()
+    os.chown(world.place / "mallory" / "mallory", 4711, 4711)
+    world.extra = f"uid = {os.geteuid()}\n"
+    world.relay.reload()
+    world.drop("mallory", "x.json", '{"to":"bob","body":1}')
+    world.box("bob").send("mallory", 1)
+    world.turn()
 
-    assert office.left("bob", "new") == []
-    assert "it belongs to the uid 4711" in office.records("defer")[0]["why"]
-    goes_on(office)
+    assert world.left("bob", "new") == []
+    assert "it belongs to the uid 4711" in world.records("defer")[0]["why"]
+    goes_on(world)
 
 
-def test_rules_hold_for_whoever_shares_nothing(post: Open) -> None:
+def test_rules_hold_for_whoever_shares_nothing(open_hostile: OpenWorld) -> None:
     """Mallory may write to nobody: whatever she does, nothing of hers arrives anywhere."""
-    office = post(rules=f'{OPEN}[[deny]]\nfrom = "mallory"\nto = "*"\n')
+    world = open_hostile(rules=f'{OPEN}[[deny]]\nfrom = "mallory"\nto = "*"\n')
     for number, to in enumerate(("alice", "bob", "mallory", "all", "team:x", "")):
-        office.drop("mallory", f"{number}.json", json.dumps({"to": to, "from": "mallory", "body": number}))
-        office.drop("mallory", f"{number}b.json", json.dumps({"to": to, "from": "alice", "body": number}))
-    office.turn()
+        world.drop("mallory", f"{number}.json", json.dumps({"to": to, "from": "mallory", "body": number}))
+        world.drop("mallory", f"{number}b.json", json.dumps({"to": to, "from": "alice", "body": number}))
+    world.turn()
 
-    assert office.left("alice", "new") == office.left("bob", "new") == office.left("mallory", "new") == []
-    assert office.records("accept") == []
-    assert len(office.records("refuse")) == 12
+    assert world.left("alice", "new") == world.left("bob", "new") == world.left("mallory", "new") == []
+    assert world.records("accept") == []
+    assert len(world.records("refuse")) == 12

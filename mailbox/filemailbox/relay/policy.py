@@ -121,7 +121,7 @@ class Rule:
         if self.reply_within is None:
             return None
         if query.reply_age is None:
-            return f"{self.label} allows only replies, and it is not a reply to a message that was carried"
+            return f"{self.label} allows only replies, and it is not a reply to carried mail"
         if query.reply_age > self.reply_within:
             return f"{self.label} allows replies within {self.reply_within:g} s, and it is too late"
         if query.earlier_replies >= self.max_replies:

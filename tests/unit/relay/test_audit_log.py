@@ -13,8 +13,8 @@ import pytest
 
 from filemailbox import StorageError
 from filemailbox.relay import audit_format, audit_log
-from filemailbox.relay.audit_format import Checkpoint, Signer, Tampered
-from filemailbox.relay.audit_log import Audit
+from filemailbox.relay.audit_format import Checkpoint, Signer, TamperedLogError
+from filemailbox.relay.audit_log import AuditLog
 from filemailbox.trust import seal
 from support.paths import SCRIPTS
 
@@ -31,8 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 def write(folder: Path, *groups: int, segment: int = 1 << 20, signer: Signer = SIGNER) -> Checkpoint:
     """A log with groups of so many records, each flushed together; how far it goes."""
-    log = Audit(str(folder), signer, "hub", segment)
-    log.begin(seal.verify, lambda record: None)
+    log = AuditLog(str(folder), signer, "hub", segment)
+    log.open(seal.verify, lambda record: None)
     for number, size in enumerate(groups):
         log.append([{"event": "accept", "from": "alice", "to": "bob", "id": f"{number}-{n}"} for n in range(size)])
     log.close()
@@ -42,17 +42,19 @@ def write(folder: Path, *groups: int, segment: int = 1 << 20, signer: Signer = S
 def told(folder: Path) -> list[dict[str, Any]]:
     """What a relay that begins is told."""
     records: list[dict[str, Any]] = []
-    log = Audit(str(folder), SIGNER, "hub")
-    log.begin(seal.verify, records.append)
+    log = AuditLog(str(folder), SIGNER, "hub")
+    log.open(seal.verify, records.append)
     log.close()
     return records
 
 
 def ours(folder: Path, partial: bool = False) -> Checkpoint:
-    return audit_format.verify(str(folder), PUBLIC, seal.verify, partial)
+    return audit_format.verify_log(str(folder), PUBLIC, seal.verify, partial)
 
 
-def theirs(folder: Path, *options: str, key: str = audit_format.public_key(PUBLIC)) -> subprocess.CompletedProcess[str]:
+def theirs(
+    folder: Path, *options: str, key: str = audit_format.format_public_key(PUBLIC)
+) -> subprocess.CompletedProcess[str]:
     command = ["sh", str(SCRIPT), *options, str(folder), key]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -62,7 +64,7 @@ def both_find(folder: Path, *options: str) -> bool:
     try:
         ours(folder, bool(options))
         found = False
-    except Tampered:
+    except TamperedLogError:
         found = True
     script = theirs(folder, *options)
 
@@ -73,15 +75,15 @@ def both_find(folder: Path, *options: str) -> bool:
 def test_what_was_appended_is_there_and_in_order(folder: Path) -> None:
     """Records are numbered and chained over all segments; both verifiers give the same head."""
     at = write(folder, 3, 1, 15, 25, segment=2000)
-    ids = [record["id"] for record in audit_format.records(str(folder)) if record["event"] == "accept"]
+    ids = [record["id"] for record in audit_format.read_records(str(folder)) if record["event"] == "accept"]
 
     assert ids == ["0-0", "0-1", "0-2", "1-0", *(f"2-{n}" for n in range(15)), *(f"3-{n}" for n in range(25))]
     assert ours(folder) == at
-    assert len(audit_format.segments(str(folder))) > 1
+    assert len(audit_format.segment_numbers(str(folder))) > 1
     script = theirs(folder)
     assert (script.returncode, script.stderr) == (0, "")
     assert script.stdout == (
-        f"hub: {at.n} records in {len(audit_format.segments(str(folder)))} files, the last one is {at.head}\n"
+        f"hub: {at.n} records in {len(audit_format.segment_numbers(str(folder)))} files, the last one is {at.head}\n"
     )
 
 
@@ -100,8 +102,8 @@ def test_who_begins_again_goes_on_and_is_told_what_there_was(folder: Path) -> No
 def test_of_a_long_log_the_last_two_segments_are_told(folder: Path) -> None:
     """Begin takes the same time however old the log is."""
     write(folder, *[5] * 30, segment=1500)
-    numbers = sorted(audit_format.segments(str(folder)))[-2:]
-    lines = sum(len(list(audit_format.lines_of(str(folder), number))) for number in numbers)
+    numbers = sorted(audit_format.segment_numbers(str(folder)))[-2:]
+    lines = sum(len(list(audit_format.read_lines(str(folder), number))) for number in numbers)
 
     assert len(told(folder)) == lines
 
@@ -174,8 +176,8 @@ def test_any_tampering_is_found_by_both_verifiers(
     pristine: Path, folder: Path, tamper: Callable[[list[bytes], int], None]
 ) -> None:
     """At every line of every segment by ours, at some of them by the script, which takes a process for each look."""
-    for number in sorted(audit_format.segments(str(pristine))):
-        before = list(audit_format.lines_of(str(pristine), number))
+    for number in sorted(audit_format.segment_numbers(str(pristine))):
+        before = list(audit_format.read_lines(str(pristine), number))
         for at in range(len(before)):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(pristine, folder)
@@ -185,7 +187,7 @@ def test_any_tampering_is_found_by_both_verifiers(
             if at % 12 == 0:
                 assert both_find(folder), (number, at)
             else:
-                with pytest.raises(Tampered):
+                with pytest.raises(TamperedLogError):
                     ours(folder)
 
 
@@ -206,9 +208,9 @@ def put(name: str, data: Callable[[Path], bytes]) -> Callable[[Path], None]:
 
 def resigned(folder: Path) -> bytes:
     """The right checkpoint, signed with another key."""
-    signed = audit_format.checkpoint(str(folder), 3, PUBLIC, seal.verify)
+    signed = audit_format.read_checkpoint(str(folder), 3, PUBLIC, seal.verify)
     assert isinstance(signed, Checkpoint)
-    return signed.note(OTHER, 3)
+    return signed.serialize(OTHER, 3)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def resigned(folder: Path) -> bytes:
 )
 def test_what_is_missing_or_signed_by_another_is_found(copy: Path, tamper: Callable[[Path], None]) -> None:
     """A missing checkpoint is a failure, not a pass; so is a whole file that is gone."""
-    assert sorted(audit_format.segments(str(copy))) == [1, 2, 3]
+    assert sorted(audit_format.segment_numbers(str(copy))) == [1, 2, 3]
     assert not both_find(copy)
 
     tamper(copy)
@@ -277,12 +279,12 @@ def test_there_must_be_a_log_and_the_right_key(folder: Path) -> None:
     assert both_find(folder)
     write(folder, 1)
 
-    with pytest.raises(Tampered, match="the signature of 00000001"):
-        audit_format.verify(str(folder), OTHER.public, seal.verify)
-    assert theirs(folder, key=audit_format.public_key(OTHER.public)).returncode == 1
+    with pytest.raises(TamperedLogError, match="the signature of 00000001"):
+        audit_format.verify_log(str(folder), OTHER.public_key, seal.verify)
+    assert theirs(folder, key=audit_format.format_public_key(OTHER.public_key)).returncode == 1
     assert theirs(folder, key="nonsense").returncode == 1
     assert theirs(folder, key=str(folder / "key.pub")).returncode == 0
-    assert audit_format.read_public_key((folder / "key.pub").read_text()) == PUBLIC
+    assert audit_format.parse_public_key((folder / "key.pub").read_text()) == PUBLIC
     assert subprocess.run(["sh", SCRIPT], check=False, capture_output=True).returncode == 2
 
 
@@ -327,9 +329,9 @@ def test_a_relay_does_not_begin_on_a_log_that_was_tampered_with(folder: Path, ta
     write(folder, 5)
     tamper(folder)
 
-    with pytest.raises(Tampered):
+    with pytest.raises(TamperedLogError):
         told(folder)
-    with pytest.raises(Tampered):
+    with pytest.raises(TamperedLogError):
         ours(folder)
 
 
@@ -337,28 +339,28 @@ def test_another_key_or_another_name_is_another_log(folder: Path) -> None:
     """They need a folder of their own."""
     write(folder, 1)
 
-    with pytest.raises(Tampered, match="signature"):
-        Audit(str(folder), OTHER, "hub").begin(seal.verify, lambda record: None)
-    with pytest.raises(Tampered, match='"hub", not of "spoke"'):
-        Audit(str(folder), SIGNER, "spoke").begin(seal.verify, lambda record: None)
+    with pytest.raises(TamperedLogError, match="signature"):
+        AuditLog(str(folder), OTHER, "hub").open(seal.verify, lambda record: None)
+    with pytest.raises(TamperedLogError, match='"hub", not of "spoke"'):
+        AuditLog(str(folder), SIGNER, "spoke").open(seal.verify, lambda record: None)
 
 
 def test_two_relays_do_not_share_a_log(folder: Path) -> None:
     """The second one is told so."""
-    log = Audit(str(folder), SIGNER)
-    log.begin(seal.verify, lambda record: None)
+    log = AuditLog(str(folder), SIGNER)
+    log.open(seal.verify, lambda record: None)
 
     with pytest.raises(StorageError, match="another relay is at work"):
-        Audit(str(folder), SIGNER).begin(seal.verify, lambda record: None)
+        AuditLog(str(folder), SIGNER).open(seal.verify, lambda record: None)
     log.close()
-    Audit(str(folder), SIGNER).begin(seal.verify, lambda record: None)
+    AuditLog(str(folder), SIGNER).open(seal.verify, lambda record: None)
 
 
 @pytest.mark.parametrize("call", ["write", "fdatasync"])
 def test_what_could_not_be_written_does_not_count(folder: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log is as before, and goes on when the disk has room again."""
-    log = Audit(str(folder), SIGNER, "hub")
-    log.begin(seal.verify, lambda record: None)
+    log = AuditLog(str(folder), SIGNER, "hub")
+    log.open(seal.verify, lambda record: None)
     real = getattr(os, call)
 
     def full(file: int, *data: bytes) -> None:
@@ -373,7 +375,7 @@ def test_what_could_not_be_written_does_not_count(folder: Path, call: str, monke
     log.append([{"event": "kept"}])
     log.close()
 
-    assert [record["event"] for record in audit_format.records(str(folder))] == ["begin", "kept"]
+    assert [record["event"] for record in audit_format.read_records(str(folder))] == ["begin", "kept"]
     assert not both_find(folder)
 
 
@@ -387,25 +389,25 @@ def test_what_could_not_be_written_does_not_count(folder: Path, call: str, monke
     ],
 )
 def test_a_log_that_was_taken_away_takes_no_more_records(folder: Path, harm: Callable[[Path], None]) -> None:
-    """What nobody can read is no record."""
-    log = Audit(str(folder), SIGNER)
-    log.begin(seal.verify, lambda record: None)
+    """What nobody can read is not a record."""
+    log = AuditLog(str(folder), SIGNER)
+    log.open(seal.verify, lambda record: None)
     harm(folder / "00000001.jsonl")
 
     with pytest.raises(StorageError, match="changed or replaced"):
         log.append([{"event": "more"}])
-    assert not log.open
+    assert not log.is_open
 
 
 def test_a_log_that_is_gone_is_not_begun_anew_behind_our_back(folder: Path) -> None:
     """The relay that has seen records wants them back; one that is started afresh has not."""
-    log = Audit(str(folder), SIGNER)
-    log.begin(seal.verify, lambda record: None)
+    log = AuditLog(str(folder), SIGNER)
+    log.open(seal.verify, lambda record: None)
     log.close()
     shutil.rmtree(folder)
 
     with pytest.raises(StorageError, match="is gone"):
-        log.begin(seal.verify, lambda record: None)
+        log.open(seal.verify, lambda record: None)
 
 
 @pytest.mark.parametrize("call", ["write", "fdatasync", "pwrite", "fsync", "open"])
@@ -426,13 +428,13 @@ def test_wherever_it_fails_nothing_that_was_confirmed_is_lost(
                 raise OSError(errno.EIO, "it fails")
             return real(*arguments, **options)
 
-        log = Audit(str(folder), SIGNER, "hub", 700)
+        log = AuditLog(str(folder), SIGNER, "hub", 700)
         confirmed = []
         monkeypatch.setattr(os, call, failing)
         for number in range(12):
             try:
-                if not log.open:
-                    log.begin(seal.verify, lambda record: None)
+                if not log.is_open:
+                    log.open(seal.verify, lambda record: None)
                 log.append([{"event": "accept", "id": str(number)}])
                 confirmed.append(str(number))
             except StorageError:
@@ -443,7 +445,7 @@ def test_wherever_it_fails_nothing_that_was_confirmed_is_lost(
 
         assert len(confirmed) >= 10
         assert [
-            record["id"] for record in audit_format.records(str(folder)) if record.get("id") in confirmed
+            record["id"] for record in audit_format.read_records(str(folder)) if record.get("id") in confirmed
         ] == confirmed
         ours(folder)
         if nth % 20 == 1:
@@ -454,8 +456,8 @@ def test_wherever_it_fails_nothing_that_was_confirmed_is_lost(
 
 def test_what_senders_write_can_not_break_a_line(folder: Path) -> None:
     """Types and threads are the sender's words: escaped, and cut where they are long."""
-    log = Audit(str(folder), SIGNER, "hub")
-    log.begin(seal.verify, lambda record: None)
+    log = AuditLog(str(folder), SIGNER, "hub")
+    log.open(seal.verify, lambda record: None)
     log.append([{"event": "accept", "type": 'a"\n\x1b[2J\u202e', "thread": "x" * 10_000, "why": None}])
     log.close()
     line = (folder / "00000001.jsonl").read_bytes().splitlines()[1]
@@ -471,7 +473,7 @@ def test_what_senders_write_can_not_break_a_line(folder: Path) -> None:
 
 def test_the_digest_of_a_message_can_not_be_guessed(folder: Path) -> None:
     """It is the same for the same bytes, and another under another key."""
-    one, two = Audit(str(folder), SIGNER), Audit(str(folder), OTHER)
+    one, two = AuditLog(str(folder), SIGNER), AuditLog(str(folder), OTHER)
 
     assert one.digest(b"yes") == one.digest(b"yes") != one.digest(b"no")
     assert one.digest(b"yes") != two.digest(b"yes")
@@ -484,13 +486,13 @@ def test_records_are_shown_as_far_as_they_can_be_read(folder: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"junk\n[1]\n" + lines[2])
 
-    assert [record["n"] for record in audit_format.records(str(folder))] == [1, 3]
+    assert [record["n"] for record in audit_format.read_records(str(folder))] == [1, 3]
 
 
 def test_a_line_is_a_megabyte_at_most_in_no_case() -> None:
     """The longest record that senders can cause is short."""
     words = "\U0001f600" * 100_000
-    line = audit_log._line(
+    line = audit_log.serialize_record(
         audit_format.empty_log("hub"), dict.fromkeys(("type", "thread", "why", "in_reply_to"), words)
     )
 

@@ -19,7 +19,8 @@ from filemailbox.format.address import parse_address
 from filemailbox.format.envelope import encode
 from filemailbox.format.times import format_time
 from filemailbox.format.timestamp import to_timestamp
-from filemailbox.relay.outbox import NotMail, Outbox
+from filemailbox.relay.carrier import NotMail
+from filemailbox.relay.outbox import Outbox
 from filemailbox.relay.policy import Agent
 from filemailbox.store import dead_letters, ids
 from filemailbox.store.spool import Spool
