@@ -1,6 +1,7 @@
 """Look at mail, and leave it where it is: list, read, wait."""
 
 from ..client import Mailbox
+from ..store.layout import State
 from .common import As, Id, Json, Root, path_of
 from .options import Annotated, Opt, count, duration, one_of
 
@@ -8,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-STATES = ("new", "later", "cur", "dead", "done")
+STATES = tuple(state.value for state in State)
 
 
 def list_(
@@ -41,7 +42,7 @@ def list_(
     from . import output
 
     box = Mailbox(sender, path_of(root))
-    states = state or (STATES if all else ("new", "later"))
+    states = state or ([each for each in State if all or each.is_waiting])
     wanted = (each for each in box.peek(*states) if (not type or each.type in type) and of in (None, each.sender))
     messages = islice(wanted, n)
     if json:
@@ -101,7 +102,7 @@ def row(message: "Any") -> tuple[str, ...]:
 
     person = output.is_tty()
     state = message.state
-    if state == "later" and message.due:
+    if state == State.DEFERRED and message.due:
         state += f", due {output.when(message.due)}"
     about = message.problem or message.subject or message.body
     id = message.id[16:25] if person and message.id[26:27] == "-" else message.id

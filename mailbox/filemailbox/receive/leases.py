@@ -22,6 +22,7 @@ from ..format.timestamp import sent_time, to_nanoseconds, to_timestamp
 from ..settings import Settings
 from ..store.consumer_folder import ConsumerFolder, Tenancy
 from ..store.ids import timestamp_now
+from ..store.layout import State
 from ..store.root import Root
 from ..store.spool import Spool
 from ..system.files import FOLDER, READ, close, list_dir
@@ -184,14 +185,16 @@ def _all_held(root: Root, address: Address) -> Iterator[tuple[str, str]]:
 
 def _not_held(root: Root, address: Address, part: str, rules: Settings, verifier: Verifier) -> NotClaimedError:
     """Why it cannot be settled: it is somewhere else. Raises MessageNotFoundError where it is nowhere."""
-    there = peek.find(root, address, part, ("new", "later", "dead", "done"), rules.max_size, verifier)
+    there = peek.find(
+        root, address, part, [state for state in State if state is not State.CLAIMED], rules.max_size, verifier
+    )
     where = {
-        "new": "it waits: `mailbox receive --no-ack` takes it",
-        "later": "it was put off, or its lease ran out: `mailbox receive --no-ack` takes it when it comes back",
-        "dead": "it is a dead letter: `mailbox dead requeue` delivers it once more",
-        "done": "it was handled",
+        State.NEW: "it waits: `mailbox receive --no-ack` takes it",
+        State.DEFERRED: "it was put off, or its lease ran out: `mailbox receive --no-ack` takes it when it comes back",
+        State.DEAD: "it is a dead letter: `mailbox dead requeue` delivers it once more",
+        State.DONE: "it was handled",
     }
-    return NotClaimedError(f"the message {there.id} is not held: {where[there.state]}")
+    return NotClaimedError(f"the message {there.id} is not held: {where[State(there.state)]}")
 
 
 def _over(folder: str) -> NotClaimedError:

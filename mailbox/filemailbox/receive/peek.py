@@ -20,6 +20,7 @@ from ..format.filename import parse_filename, split_timed
 from ..format.order import is_mail
 from ..format.times import format_time, from_nanoseconds, modified_time, parse_time
 from ..format.timestamp import to_nanoseconds
+from ..store.layout import State
 from ..system.files import FOLDER, READ, close, describe_type, list_dir, read, sole
 from ..trust.levels import NONE
 from .message import Message
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ..store.root import Root
     from ..trust.verifier import Verifier
 
-STATES: Final = ("new", "later", "cur", "dead", "done")
+STATES: Final = tuple(State)
 
 
 class PeekedMessage(Message["Any"]):
@@ -62,7 +63,9 @@ def peek(
         try:
             with translated_errors(f"looking into the box {quoted(address)}"):
                 yield from (
-                    _held(folder, max_size, verifier) if state == "cur" else _waiting(folder, state, max_size, verifier)
+                    _held(folder, max_size, verifier)
+                    if state == State.CLAIMED
+                    else _waiting(folder, state, max_size, verifier)
                 )
         finally:
             close(folder)
@@ -92,7 +95,7 @@ def _held(cur: int, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]
         except OSError:
             continue  # swept away while we looked
         try:
-            yield from _waiting(folder, "cur", max_size, verifier)
+            yield from _waiting(folder, State.CLAIMED, max_size, verifier)
         finally:
             close(folder)
 
@@ -106,7 +109,7 @@ def _waiting(folder: int, state: str, max_size: int, verifier: Verifier) -> Iter
 
 def seen(folder: int, state: str, text: str, max_size: int, verifier: Verifier) -> Message[Any] | None:
     """The message in one file, judged as a consumer would; None where it has moved on."""
-    due, name = (split_timed(text) or (None, text)) if state in ("later", "done") else (None, text)
+    due, name = (split_timed(text) or (None, text)) if State(state).has_timed_names else (None, text)
     parts = parse_filename(name)
     members: dict[str, Any] = {"body": None}
     data, problem, facts, trust = b"", None, None, NONE
@@ -156,7 +159,7 @@ def seen(folder: int, state: str, text: str, max_size: int, verifier: Verifier) 
     attempt = parts.attempt if parts and state != "new" else 1
     message = PeekedMessage(parts.id if parts else text, members, data, name, attempt, trust)
     message.state = state
-    message.problem = _reason(folder, text) or problem if state == "dead" else problem
+    message.problem = _reason(folder, text) or problem if state == State.DEAD else problem
     message.due = None
     if due is not None:
         message.due = from_nanoseconds(to_nanoseconds(due))

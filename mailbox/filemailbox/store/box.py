@@ -17,7 +17,7 @@ from ..errors import (
 from ..format.address import Address
 from ..system import as_owner
 from ..system.as_owner import at, opened
-from .layout import FOLDERS, OUTBOX
+from .layout import FOLDERS, OUTBOX, OUTBOX_MODE
 from .permissions import owner_of, refuse_foreign_owner, set_mode_and_owner
 from .root import Root
 
@@ -74,7 +74,7 @@ def repair_box(root: Root, name: Address) -> None:
 
 def _make_folders(box: str, owner: tuple[int, int], *, mend: bool, outbox: bool = False) -> None:
     """Make the folders that *box* lacks. With *mend* those that are there may have been left half made."""
-    wanted = {**FOLDERS, OUTBOX: 0o700} if outbox else FOLDERS
+    wanted = {**FOLDERS, OUTBOX: OUTBOX_MODE} if outbox else FOLDERS
     with opened(box) as folder:
         if not as_owner.is_foreign(folder):
             _fill(folder, box, owner, wanted, mend=mend)

@@ -3,7 +3,7 @@
 A listing is put in order (format/order.py) and becomes the batch. A file with a plain name of ours is claimed first and
 read then, in our own folder, where no sender reaches it: one rename, one open, one read. If it is not what its name
 promises, it goes back unread. Everything else is read before it is claimed: see Intake. That costs a drain 36 to 40 %
-when it is done for every message, so the fast path exists; it is all in _claim_fast().
+when it is done for every message, so the fast path exists; it is all in claim_next().
 
 Where `new/` is full of files that are not mail, NewMail leaves them behind: see junk.py.
 """
@@ -163,17 +163,14 @@ class NewMail:
         plain = _PLAIN(filename)
         if plain is None or self._suspects or self._filter.accept is not None:
             return self._claim_irregular(filename, is_plain=plain is not None)
-        return self._claim_fast(filename, int(plain[1]))
-
-    def _claim_fast(self, filename: str, size: int) -> Claim | None:
-        """Claim a plain name first, and read the file in our own folder."""
+        # The fast path: claim a plain name first, and read the file in our own folder.
         folder, name = self._folder, filename.encode()
         if self._bare_rename(folder.new_fd, name, folder.fd, name, NOREPLACE) != 0:
             return self._claim_checked(filename)  # another consumer was faster, or we hold one of that name
         try:
             fd = os.open(filename, self._flags, dir_fd=folder.fd)
             try:
-                data, st, refusal = strict_read(fd, self._intake.max_size, size)
+                data, st, refusal = strict_read(fd, self._intake.max_size, int(plain[1]))
             finally:
                 os.close(fd)
             if refusal is None:

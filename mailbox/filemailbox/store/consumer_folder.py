@@ -30,7 +30,7 @@ from ..system.locks import Lock
 from .box import make_consumer
 from .ids import timestamp_now, with_fresh_id
 from .junk import keep_old, mail_in
-from .layout import NEW_SWAP_PREFIX
+from .layout import NEW_SWAP_PREFIX, State
 from .root import Root
 
 UNMOVABLE_ERRNOS: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
@@ -60,7 +60,7 @@ class DirFds(dict[str, int]):
 
     def open(self) -> None:
         """Open them. Raises OSError, StorageError."""
-        for name in ("new", "replies", "later", "dead", "done", "cur"):
+        for name in (*State, "replies"):
             self[name] = open_folder(f"{self.box}/{name}")
 
     def close(self) -> None:

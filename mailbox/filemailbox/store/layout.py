@@ -1,48 +1,84 @@
-"""The volume and the boxes on it: made, found, removed.
+"""The volume and the folders of a box: the one table of them.
 
-    $MAILBOX_ROOT/              the volume; its mode decides who gets in at all
+    $MAILBOX_ROOT/              the volume; its mode decides who can use it at all
       .mailbox                  {"format": 1}
       bob/                      a box; its name is the agent's address
         tmp/     3733           being written, never read
         new/     3733           waiting: *.json
         replies/ 3733           one folder for each request that blocks
         cur/     0700           claimed: one folder for each consumer, locked while its process lives
-        later/   0700           what comes back: retries, scheduled mail, recovered claims
+        later/   0700           deferred: retries, scheduled mail, recovered claims
         dead/    0700           dead letters, the reason beside each
-        done/    0700           handled mail, only where retention is on
-        ledger/  0700           keys already handled
+        done/    0700           handled mail, only with a retention
+        ledger/  0700           the keys that were handled
         run/     0755           doorbells
-        outbox/  0700           only where a relay carries mail: what is for addresses that have no box here
+        outbox/  0700           only if a relay carries mail: for addresses that have no box here
 
 3733 is a drop box: others may create a file, but not list, read, replace or delete one. It needs messages of mode
 0640 and a group that is the recipient's own, for setgid gives that group to the file; a group that senders share would
-let them read each other's mail. So not the customary 3730 or 0660. Where all agents share a uid it protects nothing.
+let them read each other's mail. So not the customary 3730 or 0660. If all agents share a uid it protects nothing.
 
-Root builds a new box where nobody else gets in, and gives it away as its last step. In a box that belongs to another it
-acts as that one (acting.py), and gives back nothing but what root itself has left there.
+Root builds a new box where only root can enter, and gives it away as its last step. In a box that belongs to another
+uid it acts as that uid (system/as_owner.py), and gives back only what root itself has left there.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 FORMAT: Final = 1
 MARKER: Final = ".mailbox"
-FOLDERS: Final = {
-    "tmp": 0o3733,
-    "new": 0o3733,
-    "replies": 0o3733,
-    "cur": 0o700,
-    "later": 0o700,
-    "dead": 0o700,
-    "done": 0o700,
-    "ledger": 0o700,
-    "run": 0o755,
-}
 OUTBOX: Final = "outbox"
-NEW_SWAP_PREFIX: Final = ".new-"
-"""How the name of a folder in a box begins that is about to be `new/`, or was."""
 
-MAIL_FOLDERS: Final = ("new", "replies", "cur", "later", "dead", OUTBOX)
+NEW_SWAP_PREFIX: Final = ".new-"
+"""The prefix of a folder in a box that is about to be `new/`, or was."""
+
+
+class Folder(NamedTuple):
+    """One folder of a box."""
+
+    mode: int
+    holds_mail: bool = False
+    """True if mail in it must not be lost when the box is removed."""
+
+
+_FOLDERS: Final = {
+    "tmp": Folder(0o3733),
+    "new": Folder(0o3733, holds_mail=True),
+    "replies": Folder(0o3733, holds_mail=True),
+    "cur": Folder(0o700, holds_mail=True),
+    "later": Folder(0o700, holds_mail=True),
+    "dead": Folder(0o700, holds_mail=True),
+    "done": Folder(0o700),
+    "ledger": Folder(0o700),
+    "run": Folder(0o755),
+    OUTBOX: Folder(0o700, holds_mail=True),
+}
+
+FOLDERS: Final = {name: folder.mode for name, folder in _FOLDERS.items() if name != OUTBOX}
+"""The folders that every box has, with their modes."""
+
+OUTBOX_MODE: Final = _FOLDERS[OUTBOX].mode
+
+MAIL_FOLDERS: Final = tuple(name for name, folder in _FOLDERS.items() if folder.holds_mail)
+
+
+class State(StrEnum):
+    """The state of a message: the name of its folder. In the order in which they are listed."""
+
+    NEW = "new"
+    DEFERRED = "later"
+    CLAIMED = "cur"
+    DEAD = "dead"
+    DONE = "done"
+
+    @property
+    def has_timed_names(self) -> bool:
+        """True if a file name begins with a time: when the message is due, or was handled."""
+        return self in (State.DEFERRED, State.DONE)
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if a consumer will claim it: `mailbox list` shows these states by default."""
+        return self in (State.NEW, State.DEFERRED)

@@ -132,10 +132,17 @@ class Spool:
         try:
             if self._before_claim is not None:
                 self._prepare_claim()
-            if not self._deferred.heap and self._new.batch and time.monotonic() < self.maintain_at + _OVERDUE:
-                claim = self._new.claim_next()  # most calls
-                if claim is not None:
-                    return claim
+            now = time.monotonic()
+            if not self._deferred.heap and now < self.maintain_at + _OVERDUE and self._folder.fd >= 0:  # most calls
+                new = self._new
+                if not new.batch:
+                    with self._folder.guard:
+                        if not new.batch and not new.scan(0) and now < self.maintain_at:
+                            return None
+                if new.batch:
+                    claim = new.claim_next()
+                    if claim is not None:
+                        return claim
             with self._folder.guard:
                 return self._claim_any()
         except IndexError:  # another thread took the last one of the batch
