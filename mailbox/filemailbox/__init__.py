@@ -16,8 +16,8 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     trust/       proof of the sender
                  levels owners seal key_files keyring verifier
     receive/     from a claim to your code and back
-                 message peek ready status typed_bodies handlers receiver leases listener aio command_handler
-    (face)       options client pytest_plugin
+                 message peek status typed_bodies handlers receiver leases listener aio command_handler
+    (face)       options annotations client pytest_plugin
     relay/       mail between volumes
                  clock audit_format accepted audit_log policy policy_file limits carrier volume inbox outbox local
                  outages records sender batch transfer status relay
@@ -35,7 +35,6 @@ verifier → typed_bodies → your code → spool.ack. `FORMAT.md` beside this p
 Public: `filemailbox.__all__`, `filemailbox.errors`, the pytest plugin, the command, the format. All else is internal.
 """
 
-from .client import Mailbox
 from .errors import (
     BodyTypeError,
     BoxInUseError,
@@ -65,7 +64,24 @@ from .errors import (
     TrustError,
     UnverifiedSenderError,
 )
-from .receive.message import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .client import Mailbox
+    from .receive.message import Message
+else:
+
+    def __getattr__(name):
+        """Import the public classes, with the names in their annotations: see annotations.py."""
+        if name not in ("Mailbox", "Message"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import annotations, client
+        from .receive import message
+
+        annotations.resolve(client, message)
+        globals().update(Mailbox=client.Mailbox, Message=message.Message)
+        return globals()[name]
+
 
 __version__ = "0.1.0"
 

@@ -1,15 +1,13 @@
-"""MAILBOX_* variables and their defaults."""
+"""The MAILBOX_* variables and their defaults."""
 
 from __future__ import annotations
 
 import os
 
-from .errors import (
-    InvalidRequestError,
-    quoted,
-)
+from .errors import InvalidRequestError, quoted
 
 DEFAULT_ROOT = "/mail"
+DEFAULT_KEY_DIR = "~/.config/mailbox"
 
 _SWITCH = {
     "": None,
@@ -24,10 +22,10 @@ _SWITCH = {
 }
 
 
-def switch(variable: str, said: bool | None) -> bool | None:
-    """A switch: as *said*, else as the environment has it; None where neither does. Raises InvalidRequestError."""
-    if said is not None:
-        return said
+def switch(variable: str, value: bool | None) -> bool | None:
+    """Return *value*, or the variable's if that is None; None if neither is set. Raises InvalidRequestError."""
+    if value is not None:
+        return value
     text = os.environ.get(variable, "").lower()
     if text in _SWITCH:
         return _SWITCH[text]
@@ -35,22 +33,29 @@ def switch(variable: str, said: bool | None) -> bool | None:
 
 
 def own_name() -> str:
+    """Return $MAILBOX_AGENT. Raises InvalidRequestError if it is not set."""
     name = os.environ.get("MAILBOX_AGENT")
     if not name:
-        raise InvalidRequestError("whose mail? Give a name (on the command line: --as NAME), or set MAILBOX_AGENT")
+        raise InvalidRequestError(
+            "no agent is named", hint="give a name (on the command line: --as NAME), or set MAILBOX_AGENT"
+        )
     return name
 
 
 def key_folders(
-    keys: str | os.PathLike[str] | None, registry: str | os.PathLike[str] | None
+    key_dir: str | os.PathLike[str] | None, registry: str | os.PathLike[str] | None
 ) -> tuple[str | None, str | None]:
-    """Where our own keys and the operator's lie, as far as anybody said, or is usual."""
-    folder = os.fspath(keys) if keys is not None else os.environ.get("MAILBOX_KEY_DIR") or None
+    """Return the folder of our private keys and the operator's registry of public keys; None for one that is not set.
+
+    *key_dir* defaults to $MAILBOX_KEY_DIR, then to ~/.config/mailbox if that exists; *registry* to $MAILBOX_REGISTRY.
+    """
+    folder = os.fspath(key_dir) if key_dir is not None else os.environ.get("MAILBOX_KEY_DIR") or None
     if folder is None:
-        usual = os.path.expanduser("~/.config/mailbox")
-        folder = usual if os.path.isdir(usual) else None
+        default = os.path.expanduser(DEFAULT_KEY_DIR)
+        folder = default if os.path.isdir(default) else None
     return folder, os.fspath(registry) if registry is not None else os.environ.get("MAILBOX_REGISTRY") or None
 
 
 def root_path(path: str | os.PathLike[str] | None) -> str:
+    """Return *path*, or $MAILBOX_ROOT, or /mail."""
     return os.fspath(path) if path is not None else os.environ.get("MAILBOX_ROOT") or DEFAULT_ROOT

@@ -1,7 +1,7 @@
-"""The log, imported when there is something to say.
+"""The log: the logger `filemailbox`, which is silent until the program gives it a handler.
 
-`logging` costs a sender more to import than its message costs to send; and most processes have nothing to tell. What is
-said here goes to the logger `filemailbox`, which is silent until the program gives it a handler.
+`logging` takes longer to import than a message to send, and most processes log nothing. It is imported at the first
+record.
 """
 
 from typing import Any
@@ -17,22 +17,22 @@ def _logger() -> Any:
 
 
 def info(text: str, *arguments: object) -> None:
-    """For those who follow closely: retries, keys already handled."""
+    """Log a detail: a retry, a duplicate."""
     _logger().info(text, *arguments)
 
 
 def warning(text: str, *arguments: object) -> None:
-    """Something that a person may want to look at: a dead letter, a consumer that died."""
+    """Log an event that an operator may want to see: a dead letter, a consumer that died."""
     _logger().warning(text, *arguments)
 
 
 def error(text: str, *arguments: object) -> None:
-    """Something that is wrong here."""
+    """Log a failure of this program or its surroundings."""
     _logger().error(text, *arguments)
 
 
 def quieten(name: str) -> None:
-    """Let the logger of a library say only what is wrong."""
+    """Let the logger of a library pass only warnings and errors."""
     import logging
 
     logging.getLogger(name).setLevel(logging.WARNING)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import (
-    InvalidRequestError,
-    quoted,
-)
+from .errors import InvalidRequestError, quoted
 from .format.filename import is_id
 from .format.times import resolve_time
 from .store.ids import new_id
@@ -13,29 +10,7 @@ from .trust.levels import SEALED, SIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime, timedelta
-    from typing import Any, TypedDict
-
-
-if TYPE_CHECKING:
-
-    class Options(TypedDict, total=False):
-        """What a message can carry beside its body. See Mailbox.send()."""
-
-        type: str | None
-        subject: str | None
-        thread: str | None
-        in_reply_to: str | None
-        ttl: float | timedelta | datetime | None
-        delay: float | timedelta | datetime | None
-        idempotency_key: str | None
-        headers: Mapping[str, str] | None
-        hops: int
-        id: str | None
-        seal: bool | None
-        sign: bool | None
-
+    from typing import Any
 
 OPTIONS = (
     "type",
@@ -51,28 +26,33 @@ OPTIONS = (
     "seal",
     "sign",
 )
-SPECIAL = frozenset(("id", "ttl", "delay", "expires", "deliver_after", "from", "sent", "body", "v", "seal", "sign"))
+_TO_RESOLVE = frozenset(("id", "ttl", "delay", "seal", "sign"))
+_NOT_AN_OPTION = frozenset(("expires", "deliver_after", "from", "sent", "body", "v"))
+_SPECIAL = _TO_RESOLVE | _NOT_AN_OPTION
 
 
-def resolve_options(options: Any, how: str | None) -> tuple[str, str | None]:
-    """Make *options* members of an envelope: spans of time become times. Returns the id, and how it is proven.
+def resolve_options(options: Any, protection: str | None) -> tuple[str, str | None]:
+    """Turn *options* into fields of the envelope, in place. Returns the id, and the protection: sealed, signed or None.
 
-    *how* is what counts where *options* do not say.
+    *protection* holds if the options name none. Raises TypeError for an option that does not exist, and
+    InvalidRequestError for a value that cannot be.
     """
+    if _SPECIAL.isdisjoint(options):  # most messages; the envelope refuses other unknown fields
+        return new_id(), protection
     if unknown := ", ".join(sorted(options.keys() - set(OPTIONS))):
         raise TypeError(f"there is no option {unknown}: expected {', '.join(OPTIONS)}")
-    for option, member in (("ttl", "expires"), ("delay", "deliver_after")):
+    for option, field in (("ttl", "expires"), ("delay", "deliver_after")):
         span = options.pop(option, None)
         if span is not None:
             from datetime import UTC, datetime
 
-            options[member] = resolve_time(span, datetime.now(UTC))
+            options[field] = resolve_time(span, datetime.now(UTC))
     id = options.pop("id", None)
     if id is not None and not is_id(id):
         raise InvalidRequestError(
-            f"id= is {quoted(id)}, expected one that send() or an DurabilityUnknownError error gave"
+            f"id= is {quoted(id)}, expected an id that send() returned or a DurabilityUnknownError holds"
         )
     seal, sign = options.pop("seal", None), options.pop("sign", None)
     if seal is not None or sign is not None:
-        how = SEALED if seal else SIGNED if sign else None
-    return new_id() if id is None else str(id), how
+        protection = SEALED if seal else SIGNED if sign else None
+    return new_id() if id is None else str(id), protection

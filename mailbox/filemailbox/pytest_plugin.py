@@ -1,11 +1,11 @@
-"""A fixture for the tests of programs that use mailbox: a real one, on `tmp_path`, no fake.
+"""A fixture for tests of programs that use mailbox: a real mailbox on `tmp_path`, not a fake.
 
     def test_the_builder_answers(mailboxes):
         alice, bob = mailboxes("alice"), mailboxes("bob")
         alice.send("bob", {"path": "x.c"})
         assert bob.receive().body == {"path": "x.c"}
 
-It is loaded in every pytest run of whoever has the package installed, so nothing else is imported before it is used.
+Every pytest run in an environment with this package loads it, so it imports the package at the first use only.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def mailboxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., "Mailbox"]]:
-    """Makes boxes: `mailboxes("bob")` is bob's, on a root of the test's own; settings are those of Mailbox.
+    """A function that creates and opens boxes: `mailboxes("bob")`, on a root of this test alone.
 
-    MAILBOX_ROOT names that root for what the test starts. Boxes are closed at its end. They are not flushed to the
-    disk unless `durable=True`.
+    Keyword arguments are those of Mailbox; `durable` defaults to False here. MAILBOX_ROOT names the root for processes
+    that the test starts. All mailboxes are closed at the end of the test.
     """
     from . import Mailbox
 

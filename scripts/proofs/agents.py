@@ -52,7 +52,7 @@ class _Unnoted(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "could not be noted" in record.getMessage():
+        if "could not be recorded as handled" in record.getMessage():
             self._log("unnoted", id=record.getMessage().split()[0])
 
 

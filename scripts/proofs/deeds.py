@@ -135,7 +135,7 @@ class SendToWaiting(Send):
     """Somebody listens: the bell is found and rung."""
 
     def prepare(self) -> None:
-        self.bob._wake.arm()
+        self.bob._waker.arm()
         assert self.bob.receive() is None
 
 
@@ -175,7 +175,7 @@ class Answer(Deed):
     done: ClassVar = {"a": "came"}
 
     def prepare(self) -> None:
-        self.asking = self.alice._asking(new_id(), "bob")
+        self.asking = self.alice._pending_request(new_id(), "bob")
         self.asking.__enter__()
 
     def act(self) -> None:
@@ -192,10 +192,10 @@ class Ask(Deed):
 
     def act(self) -> None:
         id = new_id()
-        with self.alice._asking(id, "bob") as asking:
+        with self.alice._pending_request(id, "bob") as asking:
             self.send(self.fresh("q"), id=id)
             self.bob.send("alice", {"token": self.fresh("a")}, in_reply_to=id)
-            answer = self.alice._answer(asking, None)
+            answer = self.alice._take_reply(asking, None)
             if answer is None:
                 raise Nothing("the answer was not to be had now")
             assert answer.body == {"token": self.fresh("a")}
@@ -488,11 +488,11 @@ class Listen(Claim):
     def prepare(self) -> None:
         super().prepare()
         self.bob.on()(print_nothing)
-        listener._TROUBLE = 0.01  # type: ignore[misc]  # how long it pauses is not what is tried
+        listener.STORAGE_RETRY_DELAY = 0.01  # type: ignore[misc]  # how long it pauses is not what is tried
 
     def act(self) -> None:
         with self.bob.listening() as listener:
-            self.bob._wake.watch()
+            self.bob._waker.watch()
             listener.run(self.bob._handlers, 1, drain=True)
 
     def fates(self, outcome: stepper.Outcome) -> dict[str, str]:

@@ -371,8 +371,8 @@ def test_a_fifo_in_the_place_of_a_file_makes_nobody_wait(
         status = root / f"bob/run/status-{bob._receiver.folder}.json"
         os.mkfifo(status)
         with bob.listening() as listener:
-            listener.begin()
-            listener.look()
+            listener.open()
+            listener.before_wait()
             said = [mailbox("agents"), mailbox("status"), mailbox("doctor")]
         status.unlink(missing_ok=True)
     (root / ".mailbox").unlink()

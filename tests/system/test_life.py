@@ -142,8 +142,8 @@ class Life(RuleBasedStateMachine):
 
     def look_anew(self, consumer: Consumer) -> None:
         """As if a rescan had passed."""
-        if consumer.box._lazy_receiver is not None:
-            consumer.box._lazy_receiver._spool.maintain_at = 0.0
+        if "_receiver" in vars(consumer.box):
+            consumer.box._receiver._spool.maintain_at = 0.0
 
     def deliverable(self, mail: Mail) -> bool:
         """Whether a consumer that looks now can be given it."""
@@ -219,9 +219,9 @@ class Life(RuleBasedStateMachine):
     def die(self, which: int) -> None:
         """As after kill -9: the kernel frees the lock, and what was held lies there."""
         consumer = self.consumers[which]
-        if consumer is None or consumer.box._lazy_receiver is None:
+        if consumer is None or "_receiver" not in vars(consumer.box):
             return
-        consumer.box._lazy_receiver._spool.abandon()
+        consumer.box._receiver._spool.abandon()
         for n in consumer.holds:
             self.mail[n].state = "orphan"
         consumer.holds.clear()

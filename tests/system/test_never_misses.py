@@ -226,19 +226,19 @@ def test_with_dead_notifications_the_rescan_finds_all(fast: Path, until: Until, 
     got: list[Any] = []
     alice, bob = Mailbox("alice", root, durable=False), Mailbox("bob", root, durable=False, poll_interval=0.05)
     bob.on()(lambda message: got.append(message.body))
-    original = bob._wake._sleep
+    original = bob._waker._sleep
 
-    def deaf(seconds: float, heard: int, *, deaf: bool) -> Any:
+    def deaf(seconds: float, generation: int, *, deaf: bool) -> Any:
         if dead == "both":
-            return original(seconds, heard, deaf=True)
-        saved = bob._wake._bell if dead == "bell" else bob._wake._watch
-        setattr(bob._wake, f"_{dead}", None)
+            return original(seconds, generation, deaf=True)
+        saved = bob._waker._bell if dead == "bell" else bob._waker._watch
+        setattr(bob._waker, f"_{dead}", None)
         try:
-            return original(seconds, heard, deaf=deaf)
+            return original(seconds, generation, deaf=deaf)
         finally:
-            setattr(bob._wake, f"_{dead}", saved)
+            setattr(bob._waker, f"_{dead}", saved)
 
-    bob._wake._sleep = deaf  # type: ignore[method-assign]
+    bob._waker._sleep = deaf  # type: ignore[method-assign]
     thread = threading.Thread(target=bob.run, daemon=True)
     thread.start()
     until(lambda: listening(str(root / "bob")))
@@ -314,7 +314,7 @@ warm.on()(print)
 warm.send("warm", "warm", type="warm")
 with warm.listening() as listener:
     message = next(listener.messages())
-    listener.on_tick()
+    listener.tick()
     message.ack()
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
 """

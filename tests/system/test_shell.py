@@ -996,7 +996,7 @@ def test_what_killed_its_consumers_is_a_dead_letter(shell: Shell, alice: Mailbox
     file.rename(shell.root / "bob/later" / f"20261124T014530.000000000Z~{file.stem},A=6.json")
 
     assert shell.receive("--body").out == b""
-    assert why(shell.root) == "it was taken 5 times and never settled: whoever took it died\n"
+    assert why(shell.root) == "it was claimed 5 times and never settled: each consumer died\n"
 
 
 def test_what_the_envelope_asks_for_is_done(shell: Shell, alice: Mailbox) -> None:
@@ -1012,7 +1012,7 @@ def test_what_the_envelope_asks_for_is_done(shell: Shell, alice: Mailbox) -> Non
         assert ran.out == b"the last answer\n"
         assert [note.split(" at ")[0] for note in notes(shell.root)] == [
             "it expired",
-            "it is answer number 17 in a row, and 16 is the limit\n",
+            "it is reply number 17 in a row, and the limit is 16\n",
         ]
         assert later.due == later.deliver_after
 
@@ -1079,7 +1079,7 @@ def test_a_forgotten_key_is_a_dead_letter(dash: Shell, alice: Mailbox) -> None:
     (dash.root / "bob/ledger/none-alice.jsonl").write_text(f'{{"floor":"{timestamp_now()}"}}\n{{"torn')
 
     assert dash.receive().out == b""
-    assert "whether its key was handled is not known" in why(dash.root)
+    assert "it may have been handled already" in why(dash.root)
 
 
 def test_a_torn_line_in_the_ledger_hides_none(dash: Shell, alice: Mailbox) -> None:

@@ -18,7 +18,7 @@ DOORS = {
     "nacl": {"trust.seal"},
     "typer": {"cli.typer_app"},
     "watchfiles": {"wake.watcher"},
-    "asyncio": {"receive.aio", "receive.receiver"},
+    "asyncio": {"receive.aio", "receive.message"},
     "logging": {"log", "cli.watch"},
     "pytest": {"pytest_plugin"},
 }

@@ -19,7 +19,7 @@ def dead_list_(*, json: Json = False, sender: As = None, root: Root = None) -> N
 
     Examples:
       mailbox dead list --as bob
-      mailbox dead list --json | jq -r '[.id, .problem] | @tsv'
+      mailbox dead list --json | jq -r '[.id, .reason] | @tsv'
     """
     from . import output
 

@@ -34,7 +34,7 @@ def list_(
 
     Examples:
       mailbox list --as bob
-      mailbox list --all --json | jq -r 'select(.state == "dead") | .problem'
+      mailbox list --all --json | jq -r 'select(.state == "dead") | .reason'
       mailbox list --state dead | cut -f 1 | xargs -n 1 mailbox read
     """
     from itertools import islice

@@ -88,14 +88,10 @@ def when(moment: datetime) -> str:
 
 
 def record(message: Message[Any], **more: Any) -> bytes:
-    """A message as one line of JSON: its envelope, and what this box knows of it."""
-    members = {member: value for member, value in message.fields.items() if member != "body"}
-    members.setdefault("sent", message.sent)
-    id = message.id.encode("utf-8", "backslashreplace").decode()  # the name of a foreign file: any bytes
-    members |= {"id": id, "trust": message.trust, "state": message.state, "attempt": message.attempt}
-    members |= {"due": message.due} if message.due is not None else {}
-    members |= {"problem": message.problem} if message.problem is not None else {}
-    return json({**members, **more, "body": message.body})
+    """Return a message as one line of JSON, *more* before its body."""
+    values = message.as_dict()
+    body = values.pop("body")
+    return json({**values, **more, "body": body})
 
 
 def json(value: Any) -> bytes:

@@ -98,10 +98,10 @@ def watch_(
         patient = not (drain or once)
         runner = CommandHandler(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)
         printer = _Printer(listener, json or not sys.stdout.isatty())
-        listener.on_tick = _looking(listener, manager, runner.reap, *([printer.look] if printing else []))
+        listener.on_tick += [_heartbeat(listener, manager), printer.look if printing else runner.reap]
         handlers = HandlerRegistry()
         handlers.add(tuple(type), printer if printing else runner, None)
-        listener.begin(drain)
+        listener.open(drain)
         manager.say("READY=1", f"STATUS=watching the box {box.name}")
         listener.run(handlers, 1 if printing else jobs, drain, limit=1 if once else n)
         manager.stopping()
@@ -188,18 +188,15 @@ class _Printer:
         return any(what & select.POLLERR for _, what in ear.poll(0))
 
 
-def _looking(listener: "Listener", manager: "SdNotify", *more: Callable[[], None]) -> Callable[[], None]:
-    """What is done whenever the listener looks up."""
+def _heartbeat(listener: "Listener", manager: "SdNotify") -> Callable[[], None]:
+    """Return the function that reports the listener to the service manager."""
 
-    def look_up() -> None:
-        listener.tell()
+    def beat() -> None:
         manager.beat()
         if listener.stopping:
             manager.stopping()
-        for look in more:
-            look()
 
-    return look_up
+    return beat
 
 
 def shown(seconds: float) -> str:

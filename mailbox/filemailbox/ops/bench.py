@@ -164,7 +164,7 @@ def listen(root: str, name: str, watch: bool) -> None:
     box = Mailbox(name, root)
     with box.listening() as listener:
         if watch:
-            listener.begin()
+            listener.open()
         else:
             box.receive(timeout=0.001)  # it has hung its bell
         _say("ready")

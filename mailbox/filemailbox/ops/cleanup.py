@@ -24,6 +24,7 @@ from ..format.address import Address
 from ..format.filename import is_id, lease_deadline, split_timed
 from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
+from ..receive.status import consumer_of
 from ..store.consumer_folder import move_all, recover
 from ..store.ids import timestamp_now
 from ..store.junk import KEPT, mail_in, remove
@@ -261,8 +262,8 @@ def _bells(run: int, cur: int) -> Iterator[Step]:
     for name, facts in _entries(run):
         if stat.S_ISSOCK(facts.st_mode) and time.time() - facts.st_mtime > 60 and not has_listener(at(run, name)):
             yield "a bell that nobody hears", "run", name, "unlink"
-        consumer = name.removeprefix("status-").removesuffix(".json")
-        if name == f"status-{consumer}.json" and not is_held(f"{consumer}/.lock", cur):
+        consumer = consumer_of(name)
+        if consumer is not None and not is_held(f"{consumer}/.lock", cur):
             how = "rmdir" if stat.S_ISDIR(facts.st_mode) else "unlink"
             yield "what a listener that is gone said of itself", "run", name, how
 

@@ -1,6 +1,6 @@
-"""The forms for asyncio: what may wait for the disk runs in a thread, what waits for mail waits in the loop.
+"""The asyncio forms: calls that may wait for the disk run in a thread, waiting for mail happens in the loop.
 
-The only user of asyncio, imported by the first call that needs it.
+Imported by the first call that needs it, because asyncio takes longer to import than a message to send.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from ..store.replies import PendingRequest
 from ..wake.waker import Waiters, Waker
@@ -23,207 +23,171 @@ from .receiver import Receiver
 
 T = TypeVar("T")
 
-
 run = asyncio.run
 
 
 async def off_loop(call: Callable[..., T], *arguments: Any) -> T:
-    """*call*, in a thread: a durable send waits for the disk."""
+    """Run *call* in a thread, and return its result."""
     return await asyncio.to_thread(call, *arguments)
 
 
-async def receive(wake: Waker, receiver: Receiver, timeout: float | None, into: Any) -> Message[Any] | None:
+async def receive(waker: Waker, receiver: Receiver, timeout: float | None, into: Any) -> Message[Any] | None:
     """See Mailbox.areceive()."""
     deadline, empty = _deadline(timeout), 0
     while True:
-        heard = wake.arm()
+        generation = waker.arm()
         message = await _take(lambda: receiver.take(into))
         left = deadline - time.monotonic()
         if message is not None or left <= 0:
             return message
         empty += 1
-        await _sleep(wake, min(left, receiver.next_due() or left), heard, empty)
+        await _sleep(waker, min(left, receiver.next_due() or left), generation, empty)
 
 
 async def messages(listener: Listener) -> AsyncGenerator[Message[Any], None]:
     """Listener.messages(), in the loop."""
-    await off_loop(listener.begin)
+    await off_loop(listener.open)
     by_timer, empty = False, 0
     while not listener.stopping:
-        heard = listener.wake.arm()
+        generation = listener.waker.arm()
         empty += 1
-        take = functools.partial(listener.take, heard)
+        take = functools.partial(listener.take, generation)
         while not listener.stopping and (message := await _take(take)) is not None:
             listener.count(message, by_timer)
-            listener.on_tick()
+            listener.tick()
             empty = 0
             yield message
         if not listener.stopping:
-            by_timer = not await _sleep(listener.wake, listener.look(), heard, empty)
+            by_timer = not await _sleep(listener.waker, listener.before_wait(), generation, empty)
 
 
 async def request(
-    wake: Waker,
-    asking: PendingRequest,
+    waker: Waker,
+    pending: PendingRequest,
     send: Callable[[], str],
-    answer: Callable[[], Message[Any] | None],
+    take_reply: Callable[[], Message[Any] | None],
     timeout: float | None,
-    none_came: str,
+    no_reply: str,
 ) -> Message[Any]:
     """See Mailbox.arequest()."""
     deadline, empty = _deadline(timeout), 0
-    # To enter, to look and to leave are a few calls on a small folder. They stay in the loop, so that a cancellation
-    # falls between them: it never loses an answer that was just taken, nor leaves a folder behind.
-    with asking:
+    # Entering, polling and leaving are a few calls on a small folder. They run in the loop, where a cancellation falls
+    # between them: it never loses a reply that was just taken, and leaves no folder behind.
+    with pending:
         await asyncio.to_thread(send)
         while True:
-            heard = wake.arm()
-            message = answer()
+            generation = waker.arm()
+            message = take_reply()
             if message is not None:
                 return message
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"{none_came} within {timeout:g} s")
+                raise TimeoutError(f"{no_reply} within {timeout:g} s")
             empty += 1
-            await _sleep(wake, left, heard, empty)
+            await _sleep(waker, left, generation, empty)
 
 
 async def listen(listener: Listener, handlers: HandlerRegistry, workers: int, drain: bool) -> None:
-    """See Mailbox.arun(). A thread claims, so that the loop never waits for the disk, and handlers run in the loop."""
+    """See Mailbox.arun(). A thread claims, so that the loop never waits for the disk. Handlers run in the loop."""
     loop = asyncio.get_running_loop()
     slots = WorkerSlots(workers)
     running: set[asyncio.Task[None]] = set()
     cancelled: asyncio.CancelledError | None = None
-    listener.receiver.only(handlers.types())
-
-    def stand_by() -> tuple[_Coming, asyncio.Task[None]]:
-        coming = _Coming(loop=loop)
-        return coming, loop.create_task(_handle(listener, coming))
-
-    ready = stand_by()
+    listener.receiver.set_type_filter(handlers.types())
 
     def start(message: Message[Any], handler: Handler) -> None:
-        nonlocal ready
         if cancelled is not None:
             return finish(message)
-        coming, task = ready if not ready[0].done() else stand_by()  # somebody has cancelled whatever tasks there were
-        try:
-            return coming.bring((message, handler))
-        finally:  # not sooner, for the message waits
-            running.add(task)
-            task.add_done_callback(functools.partial(finish, message))
-            ready = stand_by()
+        task = loop.create_task(_handle(listener, message, handler))
+        running.add(task)
+        task.add_done_callback(functools.partial(finish, message))
+        return None
 
     def finish(message: Message[Any], task: asyncio.Task[None] | None = None) -> None:
         slots.release()
-        listener.give_back(message)  # where it was cancelled before it began
+        listener.release_quietly(message)  # if it was cancelled before it began
         if task is not None:
             running.discard(task)
             task.cancelled() or task.exception()  # sys.exit() has left the loop by itself
 
-    def feed() -> None:
+    def claim_all() -> None:
         with contextlib.closing(listener.claims(slots, workers, drain)) as claims:
             for message in claims:
-                handler = listener.prepare(handlers, message)
+                handler = listener.select_handler(handlers, message)
                 if handler is None:
                     finish(message)
                     continue
                 bridge.carry(message, handler)
-                if loop.is_closed():  # under us
-                    listener.give_back(message)
+                if loop.is_closed():  # while this thread was claiming
+                    listener.release_quietly(message)
                     return
 
-    bridge = _Bridge(loop, start)
-    feeding = _in_thread(feed, "mailbox")
-    while running or not feeding.done():  # whatever happens: what is held is settled before the box is closed
+    bridge = _LoopBridge(loop, start)
+    claiming = _in_thread(claim_all, "mailbox")
+    while running or not claiming.done():  # every claim is settled before the box is closed
         try:
-            await (asyncio.wait(running) if feeding.done() else asyncio.shield(feeding))
+            await (asyncio.wait(running) if claiming.done() else asyncio.shield(claiming))
         except asyncio.CancelledError as error:
             cancelled = error
             listener.stop()
             slots.release()
             for task in running:
                 task.cancel()
-    ready[1].cancel()
     for message, _ in bridge.close():
         finish(message)
     if cancelled is not None:
         raise cancelled
-    _, trouble = feeding.result()
-    if trouble is not None:
-        raise trouble
+    _, claim_error = claiming.result()
+    if claim_error is not None:
+        raise claim_error
 
 
-class _Bridge:
-    """From a thread into a loop: a call for each message. It wakes the loop sooner than call_soon_threadsafe() does."""
+class _LoopBridge:
+    """Carries messages from a thread into a loop, and calls a function there for each.
+
+    An eventfd wakes the loop: 0.07 ms of a callback of 0.75 ms sooner than call_soon_threadsafe(), which sends on a
+    socket pair.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[Message[Any], Handler], None]) -> None:
         self._loop, self._call = loop, call
         self._carried: collections.deque[tuple[Message[Any], Handler]] = collections.deque()
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)  # how many were carried
-        loop.add_reader(self._bell, self._arrive)
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)  # counts carried messages
+        loop.add_reader(self._eventfd, self._arrive)
 
     def carry(self, message: Message[Any], handler: Handler) -> None:
-        """Have them called with, in the loop. From the thread."""
+        """Have the loop call the function with them. Call it from the thread."""
         self._carried.append((message, handler))
-        os.eventfd_write(self._bell, 1)
+        os.eventfd_write(self._eventfd, 1)
 
     def close(self) -> list[tuple[Message[Any], Handler]]:
-        """Take it down. Returns what has not arrived."""
-        self._loop.remove_reader(self._bell)
-        os.close(self._bell)
+        """Close it. Returns the messages that have not arrived."""
+        self._loop.remove_reader(self._eventfd)
+        os.close(self._eventfd)
         return list(self._carried)
 
     def _arrive(self) -> None:
         try:
             self._call(*self._carried.popleft())
         finally:
-            os.eventfd_read(self._bell)  # not before: it gives the interpreter to the thread
+            os.eventfd_read(self._eventfd)  # afterwards: it hands the interpreter lock to the thread
 
 
-class _Coming(asyncio.Future[tuple[Message[Any], Handler]]):
-    """A message, and its handler, that a task stands by for.
-
-    Any other future wakes its task in the next turn of the loop. Between two turns, the thread that claimed the message
-    takes the interpreter from the loop, which must wait to have it back.
-    """
-
-    _waiting: tuple[Callable[..., object], contextvars.Context] | None = None
-
-    def add_done_callback(
-        self, callback: Callable[[Self], object], /, *, context: contextvars.Context | None = None
-    ) -> None:
-        super().add_done_callback(callback, context=context)
-        if context is not None:
-            self._waiting = callback, context
-
-    def bring(self, what: tuple[Message[Any], Handler]) -> None:
-        """Let the task have it, and run, now, to where it waits next. Not from within another task."""
-        if self._waiting is None:  # it has not even begun
-            self.set_result(what)
-        else:
-            wake, context = self._waiting
-            self.remove_done_callback(wake)
-            self.set_result(what)
-            context.run(wake, self)
-
-
-async def _handle(listener: Listener, coming: _Coming) -> None:
-    message, handler = await coming
+async def _handle(listener: Listener, message: Message[Any], handler: Handler) -> None:
     value, error = await _call(handler, message)
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
-        error = RuntimeError("the handler waited for something that was cancelled")  # nobody has cancelled us
+        error = RuntimeError("the handler waited for something that was cancelled")  # not this task
     if error is None:
-        await _to_its_end(off_loop(listener.succeed, message, value))
+        await _shielded(off_loop(listener.on_success, message, value))
     else:
-        await _to_its_end(off_loop(listener.settle_after, message, error))
+        await _shielded(off_loop(listener.settle_after, message, error))
     if error is not None and not isinstance(error, Exception):
         raise error
 
 
 async def _call(handler: Handler, message: Message[Any]) -> tuple[Any, BaseException | None]:
-    """What the handler returned, or what it raised."""
+    """Call the handler. Returns its value and the exception that it raised, one of them None."""
     limit = None if handler.timeout is None else asyncio.timeout(handler.timeout)
     try:
         if handler.asynchronous and limit is None:
@@ -235,15 +199,14 @@ async def _call(handler: Handler, message: Message[Any]) -> tuple[Any, BaseExcep
     except TimeoutError as error:
         late = limit is not None and limit.expired()
         return None, TimeoutError(f"the handler took longer than {handler.timeout:g} s") if late else error
-    except BaseException as error:  # noqa: BLE001  # it is raised again when the message is settled
+    except BaseException as error:  # noqa: BLE001  # raised again once the message is settled
         return None, error
 
 
 def _in_thread(call: Callable[[], T], name: str) -> asyncio.Future[tuple[T | None, BaseException | None]]:
-    """What *call* returns or raises, in a thread of its own.
+    """Run *call* in a new thread. The future has its result and the exception that it raised, one of them None.
 
-    Not of the loop's pool: that is small, so that a few listeners would fill it; and it waits at the end for what
-    cannot be ended.
+    The thread is not one of the loop's pool: a few listeners would fill that, and the loop waits for it at the end.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
@@ -253,17 +216,17 @@ def _in_thread(call: Callable[[], T], name: str) -> asyncio.Future[tuple[T | Non
         outcome: tuple[T | None, BaseException | None]
         try:
             outcome = context.run(call), None
-        except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
+        except BaseException as error:  # noqa: BLE001  # raised where the future is awaited
             outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the future
             loop.call_soon_threadsafe(_resolve, future, outcome)
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return future
 
 
-async def _to_its_end(work: Awaitable[object]) -> None:
-    """Wait for *work*, whoever cancels us meanwhile; then be cancelled."""
+async def _shielded(work: Awaitable[object]) -> None:
+    """Wait for *work* to end, and only then raise a cancellation that came meanwhile."""
     doing = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not doing.done():
@@ -275,54 +238,54 @@ async def _to_its_end(work: Awaitable[object]) -> None:
         raise cancelled
 
 
-async def _take(taking_one: Callable[[], Message[Any] | None]) -> Message[Any] | None:
-    """Take a message in a thread. Cancelled, what the thread has taken or will take is handed back."""
-    nobody, deciding = threading.Event(), threading.Lock()
-    taken: list[Message[Any]] = []  # not the task's result: that is there only some turns of the loop later
+async def _take(claim: Callable[[], Message[Any] | None]) -> Message[Any] | None:
+    """Claim a message in a thread. If this is cancelled, a message that the thread claims is released."""
+    cancelled, deciding = threading.Event(), threading.Lock()
+    taken: list[Message[Any]] = []  # the result of the task comes some turns of the loop later
 
     def take() -> Message[Any] | None:
-        message = taking_one()
+        message = claim()
         with deciding:
-            if message is not None and nobody.is_set():
+            if message is not None and cancelled.is_set():
                 message.release()
             elif message is not None:
                 taken.append(message)
         return message
 
     taking = asyncio.ensure_future(asyncio.to_thread(take))
-    taking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to hear of it
+    taking.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may not be awaited any more
     try:
         return await asyncio.shield(taking)
     except asyncio.CancelledError:
         with deciding:
-            nobody.set()
+            cancelled.set()
             for message in taken:
                 message.release()
         raise
 
 
-async def _sleep(wake: Waker, longest: float, heard: int, empty: int = 0) -> bool:
-    """wake.wait(), in the loop: whether something woke us."""
-    if wake.is_flooded(empty):
-        await asyncio.sleep(wake.quiet)
+async def _sleep(waker: Waker, longest: float, generation: int, empty: int = 0) -> bool:
+    """Wait as Waker.wait() does, in the loop. Returns True if a wake-up came, False after the time."""
+    if waker.is_flooded(empty):
+        await asyncio.sleep(waker.quiet)
     loop = asyncio.get_running_loop()
-    rung: asyncio.Future[bool] = loop.create_future()
+    woken: asyncio.Future[bool] = loop.create_future()
     # Not asyncio.wait_for: on Python 3.11 it swallows a cancellation that comes with the wake-up.
-    alarm = loop.call_later(wake.span(longest), _resolve, rung, False)
-    ring = functools.partial(_resolve, rung, True)
+    timer = loop.call_later(waker.span(longest), _resolve, woken, False)
+    wake = functools.partial(_resolve, woken, True)
     began = time.monotonic()
-    sleepers = wake.sleepers
-    sleepers[ring] = loop.call_soon_threadsafe
-    sources = wake.descriptors()
+    waiters = waker.waiters
+    waiters[wake] = loop.call_soon_threadsafe
+    sources = waker.descriptors()
     for source in sources:
-        loop.add_reader(source, _rouse, sleepers, loop.call_soon_threadsafe)
+        loop.add_reader(source, _wake_here, waiters, loop.call_soon_threadsafe)
     try:
-        return wake.heard != heard or await rung  # else somebody has heard it since we armed
+        return waker.generation != generation or await woken  # unless another waiter has woken since arm()
     finally:
-        wake.note_sleep(time.monotonic() - began)
-        alarm.cancel()
-        del sleepers[ring]
-        for source in sources if not sleepers else ():
+        waker.note_sleep(time.monotonic() - began)
+        timer.cancel()
+        del waiters[wake]
+        for source in sources if not waiters else ():
             loop.remove_reader(source)
 
 
@@ -331,13 +294,13 @@ def _resolve(future: asyncio.Future[T], value: T) -> None:
         future.set_result(value)
 
 
-def _rouse(sleepers: Waiters, ours: Callable[..., object]) -> None:
-    """Wake all who sleep in this loop; those in others are called from outside."""
-    for ring, from_outside in list(sleepers.items()):
-        if from_outside == ours:
-            ring()
+def _wake_here(waiters: Waiters, this_loop: Callable[..., object]) -> None:
+    """Wake all that wait in this loop directly, and those in other loops through their call_soon_threadsafe()."""
+    for wake, schedule in list(waiters.items()):
+        if schedule == this_loop:
+            wake()
         else:
-            from_outside(ring)
+            schedule(wake)
 
 
 def _deadline(timeout: float | None) -> float:

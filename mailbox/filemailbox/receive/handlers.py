@@ -1,7 +1,7 @@
-"""Handlers: which function gets which message, and how it is called.
+"""Handlers: functions by type of message, and the type of body that each takes.
 
-A handler takes one Message. Its annotation says what body it wants: `Message[Job]` decodes and validates, a body that
-is no Job makes a dead letter. What it returns, unless None, is the reply.
+A handler takes one Message. Annotated `Message[Job]`, it gets a body that is decoded and validated; a body that is not
+a Job makes a dead letter. Its return value, unless None, is the reply.
 """
 
 import contextlib
@@ -19,60 +19,62 @@ from .typed_bodies import convert
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """One function, and how to call it."""
+    """One function and the way to call it."""
 
     function: Callable[[Message[Any]], Any]
-    into: Any  # the type of body that it wants; None: whatever comes
+    body_type: Any
+    """Type of body that it takes; None for any JSON."""
     asynchronous: bool
-    timeout: float | None  # seconds that it may take
+    timeout: float | None
+    """Seconds that a call may take."""
 
-    def prepare(self, message: Message[Any]) -> Message[Any]:
-        """*message* with the body that the handler wants, where it wants a certain one. Raises BodyTypeError."""
-        message.body = convert(message.body, self.into)
-        return message
+    def convert_body(self, message: Message[Any]) -> None:
+        """Convert the body to the type that the handler takes. Raises BodyTypeError."""
+        message.body = convert(message.body, self.body_type)
 
 
 class HandlerRegistry:
-    """The handlers of one mailbox, by type."""
+    """The handlers of one mailbox, by type of message."""
 
     def __init__(self) -> None:
         self._by_type: dict[str, Handler] = {}
-        self._rest: Handler | None = None
+        self._default: Handler | None = None
 
     def add(self, types: tuple[str, ...], function: Callable[..., Any], timeout: float | None) -> None:
-        """Let *function* handle messages of these types; with none, all that no other handles."""
-        plain = _plain(function)
-        handler = Handler(function, _wanted(function, plain), inspect.iscoroutinefunction(plain), timeout)
-        for each in types:
-            if not isinstance(each, str):
-                raise TypeError(f"the type of a message is a string, not {quoted(each)}: @box.on() takes the rest")
-            if each in self._by_type:
-                raise ValueError(f"there are two handlers for the type {quoted(each)}: a message goes to one")
+        """Register *function* for messages of these *types*; without one, for all types that have no other handler."""
+        called = _called_function(function)
+        handler = Handler(function, _body_type(function, called), inspect.iscoroutinefunction(called), timeout)
+        for kind in types:
+            if not isinstance(kind, str):
+                raise TypeError(f"the type of a message is a string, not {quoted(kind)}: @box.on() takes the rest")
+            if kind in self._by_type:
+                raise ValueError(f"there are two handlers for the type {quoted(kind)}: a message goes to one")
         self._by_type.update(dict.fromkeys(types, handler))
         if not types:
-            if self._rest is not None:
+            if self._default is not None:
                 raise ValueError("there are two handlers for the rest: @box.on() can be used once")
-            self._rest = handler
+            self._default = handler
 
     def find(self, type: str | None) -> Handler | None:
-        """The handler for messages of a type."""
-        return self._by_type.get(type, self._rest) if type is not None else self._rest
+        """Return the handler for messages of that type; None if there is none."""
+        return self._by_type.get(type, self._default) if type is not None else self._default
 
     def types(self) -> frozenset[str | None] | None:
-        """The types that are handled; None for all."""
-        return None if self._rest is not None else frozenset(self._by_type)
+        """Return the types that have a handler; None if every type has one."""
+        return None if self._default is not None else frozenset(self._by_type)
 
     @property
     def asynchronous(self) -> bool:
-        """Whether one of them is a coroutine function."""
-        return any(each.asynchronous for each in (*self._by_type.values(), self._rest) if each is not None)
+        """True if at least one handler is a coroutine function."""
+        handlers = (*self._by_type.values(), self._default)
+        return any(handler.asynchronous for handler in handlers if handler is not None)
 
     def __bool__(self) -> bool:
-        return bool(self._by_type) or self._rest is not None
+        return bool(self._by_type) or self._default is not None
 
 
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that is called in the end: behind functools.partial and objects that can be called."""
+def _called_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function behind functools.partial and callable objects."""
     while isinstance(function, functools.partial):
         function = function.func
     if inspect.isroutine(function) or inspect.isclass(function):
@@ -81,15 +83,15 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _wanted(function: Callable[..., Any], plain: Callable[..., Any]) -> Any:
-    """The type of body in the annotation of the first parameter: Job in `Message[Job]`. Raises TypeError."""
-    name = f"the handler {getattr(plain, '__qualname__', plain)}()"
+def _body_type(function: Callable[..., Any], called: Callable[..., Any]) -> Any:
+    """Return Job if the first parameter is annotated `Message[Job]`; None for any body. Raises TypeError."""
+    name = f"the handler {getattr(called, '__qualname__', called)}()"
     signature = inspect.signature(function)
     try:
         signature.bind(None)
     except TypeError:
         raise TypeError(f"{name} takes {signature}, expected one parameter: the message") from None
-    annotation = _annotation(plain, next(iter(signature.parameters.values())), name)
+    annotation = _annotation(called, next(iter(signature.parameters.values())), name)
     if annotation in (Message, Any, inspect.Parameter.empty):
         return None
     if typing.get_origin(annotation) is not Message:
@@ -97,21 +99,22 @@ def _wanted(function: Callable[..., Any], plain: Callable[..., Any]) -> Any:
             f"{name} takes {quoted(annotation)}: annotate its parameter as Message[…], the type of the body in the "
             "brackets"
         )
-    (into,) = typing.get_args(annotation)
-    if into is Any or isinstance(into, typing.TypeVar):
+    (body_type,) = typing.get_args(annotation)
+    if body_type is Any or isinstance(body_type, typing.TypeVar):
         return None
-    if not hasattr(into, "__pydantic_validator__"):
+    if not hasattr(body_type, "__pydantic_validator__"):
         with contextlib.suppress(BodyTypeError):
-            convert(None, into)  # a type that cannot be checked is refused here, not at the first message
-    return into
+            convert(None, body_type)  # refuse a type that cannot be checked here, not at the first message
+    return body_type
 
 
-def _annotation(plain: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
+def _annotation(called: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
     try:
-        return typing.get_type_hints(plain).get(parameter.name, parameter.empty)
+        return typing.get_type_hints(called).get(parameter.name, parameter.empty)
     except (NameError, TypeError) as error:
         if not isinstance(parameter.annotation, str):
-            return parameter.annotation  # it is another one that cannot be read, and we do not need it
+            return parameter.annotation  # the unreadable annotation is another one
         raise TypeError(
-            f"the annotation of {name} cannot be read ({error}): what it names must be defined before it, in its module"
+            f"the annotation of {name} cannot be read ({error}): the names in it must be defined before it, in its "
+            "module"
         ) from error

@@ -221,4 +221,4 @@ def _message(spool: Spool, name: str, receiver: Receiver, verifier: Verifier, ma
         raise NotMailError(f"{refusal.reason}. It is settled when its lease has ended")
     members, trust = verifier.verify(data, st, name)
     members.setdefault("sent", modified_time(st))
-    return Message(parts.id, members, data, name, parts.attempt, trust, receiver)
+    return Message(parts.id, members, data, name, parts.attempt, trust, receiver, receiver)

@@ -1,4 +1,8 @@
-"""Message: what a receiver gets, and the handle that settles it."""
+"""Message: what a receiver gets, and the handle that settles it.
+
+Two protocols stand for the receiver, which is defined further down the map: a `Settler` ends a message, a `Replier`
+answers it. A message that was only peeked at has neither.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from _collections_abc import Mapping
 
 from ..errors import NotClaimedError, Reject, Retry, quoted
 from ..format.filename import TIMESTAMP_LENGTH
-from ..format.times import from_nanoseconds, in_seconds, optional_time, parse_time
+from ..format.times import format_time, from_nanoseconds, in_seconds, optional_time, parse_time
 from ..format.timestamp import to_nanoseconds
 from ..trust.levels import PROVEN
 
@@ -19,66 +23,89 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     T = TypeVar("T")
-    _Kind: TypeAlias = type[BaseException]  # Message has a `type` of its own
-else:  # typing takes longer to import than a message to send; Message[Job] still says what it is of
+    _ErrorType: TypeAlias = type[BaseException]  # Message has a `type` of its own
+else:  # typing takes half as long to import as Python takes to start; `annotations` fills the names in on demand
     Protocol, T, Generic = object, "T", {"T": object}
 
+MAX_ERROR_LENGTH = 500
+"""Longest line, in characters, that an exception becomes in a log or beside a dead letter."""
 
-class Hold(Protocol):
-    """What a message asks of the box that holds it for us. Each settles it once and for all."""
+
+class Settler(Protocol):
+    """Ends messages. The first call for a message counts."""
 
     def ack(self, message: Message[Any]) -> None: ...
     def retry(self, message: Message[Any], delay: float | None, reason: str, detail: str) -> None: ...
     def reject(self, message: Message[Any], reason: str, detail: str) -> None: ...
-    def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str: ...
     def release(self, message: Message[Any], delay: float) -> None: ...
-    async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any: ...
+
+
+class Replier(Protocol):
+    """Answers messages. A reply does not settle the message."""
+
+    def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str: ...
 
 
 class Message(Generic[T]):
-    """One message: its data, and, where it was received and not only looked at, a handle that settles it.
+    """One message: its data and, if it was received and not only peeked at, the handle that settles it.
 
     Settle it with ack(), retry() or reject(), or use it in a `with` block: a clean exit acks, Retry and Reject are
-    honoured, any other exception puts it back with a backoff and goes on. The first call counts; a second does nothing.
+    honoured, and any other exception retries with backoff and propagates. The first call counts. A second does nothing.
     """
 
-    __slots__ = ("_hold", "_members", "attempt", "body", "id", "name", "raw", "settled", "trust")
+    __slots__ = (
+        "_fields",
+        "_replier",
+        "_settler",
+        "attempt",
+        "body",
+        "from_new",
+        "id",
+        "name",
+        "raw",
+        "settled",
+        "trust",
+    )
 
     state: str = "cur"
-    """The folder it was found in: `cur` where it is held, or `new`, `later`, `dead`, `done`."""
+    """Folder that holds it: `cur` if it is claimed, or `new`, `later`, `dead`, `done`."""
 
     due: datetime | None = None
-    """For mail in `later/`: when it comes back. For mail in `done/`: when it was handled."""
+    """For mail in `later/`, the time it becomes due. For mail in `done/`, the time it was handled."""
 
     problem: str | None = None
-    """For mail that was looked at: why it is a dead letter, or would become one."""
+    """For mail that was peeked at, the reason it is a dead letter or would become one."""
 
     def __init__(
         self,
         id: str,
-        members: dict[str, Any],
+        fields: dict[str, Any],
         raw: bytes,
         name: str,
         attempt: int = 1,
         trust: str = "none",
-        hold: Hold | None = None,
+        settler: Settler | None = None,
+        replier: Replier | None = None,
     ) -> None:
         self.id = id
-        """What the message is known by: everywhere, and for ever."""
-        self.body: T = members["body"]
-        """The body: any JSON, or an instance of the type that `into=` named."""
+        """Identifier of the message, the same everywhere and at every attempt."""
+        self.body: T = fields["body"]
+        """The body: any JSON, or an instance of the type given as `into=`."""
         self.raw = raw
         """The bytes of the file."""
         self.name = name
-        """The name of its file in the folder `state`."""
+        """Name of its file in the folder `state`."""
         self.attempt = attempt
-        """1, and one more for each time that it was taken and not settled."""
+        """1, plus one for each time it was claimed and not settled."""
         self.trust = trust
-        """What proves the sender: `none` (the message says so itself), `uid`, `relay`, `signed` or `sealed`."""
+        """Proof of the sender: `none` (the message names it, unverified), `uid`, `relay`, `signed` or `sealed`."""
         self.settled = False
-        """Whether it was acked, put back, rejected or handed back."""
-        self._members = members
-        self._hold = hold
+        """True once it is acked, retried, rejected or released."""
+        self.from_new = False
+        """True if this claim came from `new/`, so that a wake-up should have announced it."""
+        self._fields = fields
+        self._settler = settler
+        self._replier = replier
 
     if not TYPE_CHECKING:
         __class_getitem__ = classmethod(type(list[int]))
@@ -89,156 +116,175 @@ class Message(Generic[T]):
 
     @property
     def sender(self) -> str | None:
-        """Who sent it: by its own word, unless `trust` says more."""
-        return self._members.get("from")
+        """The sender, as the message names it. `trust` tells how far that is proven."""
+        return self._fields.get("from")
 
     @property
     def to(self) -> str | None:
-        """Whom it was addressed to. It may have been dropped into another box than that."""
-        return self._members.get("to")
+        """The address on the envelope. The file may have been put into another box."""
+        return self._fields.get("to")
 
     @property
     def type(self) -> str | None:
-        """What kind of message it is: handlers are chosen by it."""
-        return self._members.get("type")
+        """Kind of message. Handlers are chosen by it."""
+        return self._fields.get("type")
 
     @property
     def subject(self) -> str | None:
-        """A line for people."""
-        return self._members.get("subject")
+        """One line for people."""
+        return self._fields.get("subject")
 
     @property
     def thread(self) -> str | None:
-        """The conversation it belongs to."""
-        return self._members.get("thread")
+        """Identifier of the conversation it belongs to."""
+        return self._fields.get("thread")
 
     @property
     def in_reply_to(self) -> str | None:
-        """The id of the message that it answers."""
-        return self._members.get("in_reply_to")
+        """Identifier of the message that it answers."""
+        return self._fields.get("in_reply_to")
 
     @property
     def idempotency_key(self) -> str | None:
-        """What makes sending it again harmless: of two messages from one sender with one key, one is handled."""
-        return self._members.get("idempotency_key")
+        """Key that makes sending it twice harmless: of all messages from one sender with one key, one is handled."""
+        return self._fields.get("idempotency_key")
 
     @property
     def hops(self) -> int:
-        """How many answers in a row it is the last of."""
-        hops: int = self._members.get("hops") or 0
+        """Length of the chain of replies that ends with it. 0 if it answers nothing."""
+        hops: int = self._fields.get("hops") or 0
         return hops
 
     @property
     def headers(self) -> dict[str, str]:
         """Strings for programs, such as a `traceparent`."""
-        headers: dict[str, str] = self._members.get("headers") or {}
+        headers: dict[str, str] = self._fields.get("headers") or {}
         return headers
 
     @property
     def sent(self) -> datetime:
-        """When it was sent: its envelope's word, or, where that is missing or no time, the time in its id."""
+        """Time of sending: from the envelope or, if that has no valid time, from the id."""
         try:
-            return parse_time(self._members["sent"])
+            return parse_time(self._fields["sent"])
         except (KeyError, TypeError, ValueError, OverflowError):
             return from_nanoseconds(to_nanoseconds(self.id[:TIMESTAMP_LENGTH]))
 
     @property
     def expires(self) -> datetime | None:
-        """When it becomes worthless: from then on it is a dead letter."""
-        return optional_time(self._members.get("expires"))
+        """Time after which it becomes a dead letter instead of being handled."""
+        return optional_time(self._fields.get("expires"))
 
     @property
     def deliver_after(self) -> datetime | None:
-        """Until when it is kept back."""
-        return optional_time(self._members.get("deliver_after"))
+        """Time until which delivery is deferred."""
+        return optional_time(self._fields.get("deliver_after"))
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """The envelope as it was written, unknown members included."""
-        return self._members
+        """The envelope as it was written, unknown fields included."""
+        return self._fields
 
     @property
     def reply_id(self) -> str:
-        """What an answer names in its `in_reply_to`: the id that the sender knows this message by."""
-        given = self._members.get("id")
+        """Id for the `in_reply_to` of a reply: the one that the sender knows this message by."""
+        given = self._fields.get("id")
         return given if type(given) is str else self.id
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the message as one JSON object: the envelope, and what this box knows of it. The body comes last.
+
+        Added to the envelope are `id`, `trust`, `state` and `attempt`; `due` for deferred and handled mail; `reason`
+        for a dead letter, and `problem` for mail that would become one. Times are RFC 3339 in UTC.
+        """
+        values = {field: value for field, value in self._fields.items() if field != "body"}
+        if "sent" not in values:
+            values["sent"] = format_time(self.sent)
+        values["id"] = self.id.encode("utf-8", "backslashreplace").decode()  # an external file name may hold any bytes
+        values |= {"trust": self.trust, "state": str(self.state), "attempt": self.attempt}
+        if self.due is not None:
+            values["due"] = format_time(self.due)
+        if self.problem is not None:
+            values["reason" if self.state == "dead" else "problem"] = self.problem
+        return {**values, "body": self.body}
+
     def ack(self) -> None:
-        """It is handled: it goes, or into `done/` where retention is on.
+        """Mark it handled: its file is deleted, or moved to `done/` if the mailbox has a retention.
 
         Not flushed: after a power cut an acked message may come back, under the same id.
         """
         if not self.settled:
-            (self._hold or self._not_held()).ack(self)
+            (self._settler or self._not_claimed()).ack(self)
 
     def retry(
         self, delay: float | timedelta | None = None, reason: str = "put back to be retried", detail: str = ""
     ) -> None:
-        """Take it back and deliver it again in *delay* seconds, by default with exponential backoff.
+        """Deliver it again in *delay* seconds, by default with exponential backoff. The attempt is counted.
 
-        The attempt is counted; at the box's limit it becomes a dead letter with *reason* and *detail*.
+        At the mailbox's limit of attempts it becomes a dead letter with *reason* and *detail*.
         """
         if not self.settled:
-            self._held().retry(self, in_seconds(delay), reason, detail)
+            (self._settler or self._not_claimed()).retry(self, in_seconds(delay), reason, detail)
 
     def reject(self, reason: str, detail: str = "") -> None:
-        """It can never be handled: it becomes a dead letter, with *reason* and *detail* in a `.why` file beside it."""
+        """Make it a dead letter at once, with *reason* and *detail* in a `.why` file beside it."""
         if not self.settled:
-            self._held().reject(self, reason, detail)
+            (self._settler or self._not_claimed()).reject(self, reason, detail)
 
     def reply(self, body: Any = None, **options: Any) -> str:
-        """Send *body* back to the sender, in the same thread. Returns the id of the answer.
+        """Send *body* back to the sender, in the same thread. Returns the id of the reply.
 
         *options* are those of Mailbox.send(). This does not settle the message.
 
-        Raises InvalidRequestError where nobody can be answered, TooManyHopsError where two agents answer each other
-        for ever.
+        Raises InvalidRequestError if the message names no sender, and TooManyHopsError if the chain of replies is too
+        long: two agents that thank each other must end.
         """
-        return self._held().reply(self, body, options)
+        return (self._replier or self._not_claimed()).reply(self, body, options)
 
     def release(self, delay: float | timedelta = 0) -> None:
-        """Give it back unhandled, the attempt not counted: it is delivered again in *delay* seconds."""
+        """Put it back unhandled. The attempt is not counted. It is delivered again in *delay* seconds."""
         if not self.settled:
-            self._held().release(self, in_seconds(delay) or 0)
+            (self._settler or self._not_claimed()).release(self, in_seconds(delay) or 0)
 
     async def aack(self) -> None:
         """ack(), off the event loop."""
-        if not self.settled:
-            await self._held().off_loop(self.ack)
+        await self._off_loop(self.ack)
 
     async def aretry(self, delay: float | timedelta | None = None, reason: str = "put back to be retried") -> None:
         """retry(), off the event loop."""
-        if not self.settled:
-            await self._held().off_loop(self.retry, delay, reason)
+        await self._off_loop(self.retry, delay, reason)
 
     async def areject(self, reason: str, detail: str = "") -> None:
         """reject(), off the event loop."""
-        if not self.settled:
-            await self._held().off_loop(self.reject, reason, detail)
+        await self._off_loop(self.reject, reason, detail)
 
     async def areply(self, body: Any = None, **options: Any) -> str:
         """reply(), off the event loop."""
-        hold = self._held()
-        answer: str = await hold.off_loop(lambda: hold.reply(self, body, options))
-        return answer
+        from asyncio import to_thread
+
+        return await to_thread(lambda: self.reply(body, **options))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: _Kind | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, error_type: _ErrorType | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
         return self.settle_after(error)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: _Kind | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    async def __aexit__(
+        self, error_type: _ErrorType | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
         if self.settled:
             return isinstance(error, Retry | Reject)
-        swallowed: bool = await self._held().off_loop(self.settle_after, error)
-        return swallowed
+        from asyncio import to_thread
+
+        return await to_thread(self.settle_after, error)
 
     def settle_after(self, error: BaseException | None) -> bool:
-        """Settle it as a handler that ended so. Returns whether *error* was only a word to us (Retry, Reject)."""
+        """Settle it as the end of a handler asks: *error* is what it raised. Returns True for Retry and Reject."""
         if error is None:
             self.ack()
         elif isinstance(error, Reject):
@@ -253,24 +299,29 @@ class Message(Generic[T]):
             self.release()
         return isinstance(error, Retry | Reject)
 
-    def _held(self) -> Hold:
-        return self._hold if self._hold is not None else self._not_held()
+    async def _off_loop(self, settle: Callable[..., None], *arguments: Any) -> None:
+        if not self.settled:
+            from asyncio import to_thread
 
-    def _not_held(self) -> NoReturn:
-        raise NotClaimedError(f"the message {self.id} was looked at, not taken: receive() it to settle or answer it")
+            await to_thread(settle, *arguments)
+
+    def _not_claimed(self) -> NoReturn:
+        raise NotClaimedError(
+            f"the message {self.id} was peeked at, not received", hint="receive() it to settle or answer it"
+        )
 
 
 def one_line_error(error: BaseException) -> str:
-    """What an exception said, on one line."""
+    """Return the type and text of an exception, on one line."""
     try:
         words = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
     except Exception:  # noqa: BLE001  # its own __str__ fails
         words = "it cannot be printed"
-    return f"{type(error).__name__}: {words}"[:500] if words else type(error).__name__
+    return f"{type(error).__name__}: {words}"[:MAX_ERROR_LENGTH] if words else type(error).__name__
 
 
 def dedup_key(message: Message[Any]) -> str | None:
-    """What it is known by where it may be handled only once: its key; its id where others could send it once more."""
+    """Return the deduplication key: the idempotency key, or the id of signed or sealed mail."""
     if message.idempotency_key is not None or message.trust not in PROVEN:
         return message.idempotency_key
     return message.reply_id

@@ -1,10 +1,13 @@
-"""Looking at a box without touching it: what waits, what is held, what was given up, what was handled."""
+"""Peek at a box without touching it: what waits, what is claimed, the dead letters, what was handled.
+
+`has_mail()` asks the narrower question of whether receive() would return a message now. Mail that is incomplete,
+expired, deferred, or handled already is left to the next consumer and does not count.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
 
 from ..errors import (
     MessageNotFoundError,
@@ -15,15 +18,18 @@ from ..errors import (
     storage_error,
     translated_errors,
 )
-from ..format.envelope import decode
-from ..format.filename import parse_filename, split_timed
+from ..format.envelope import MAX_HOPS, decode
+from ..format.filename import lease_deadline, parse_filename, split_timed
 from ..format.order import is_mail
 from ..format.times import format_time, from_nanoseconds, modified_time, parse_time
 from ..format.timestamp import to_nanoseconds
+from ..store.ids import timestamp_now
 from ..store.layout import State
-from ..system.files import FOLDER, READ, close, describe_type, list_dir, read, sole
-from ..trust.levels import NONE
-from .message import Message
+from ..system.files import FOLDER, READ, close, list_dir
+from ..system.locks import is_held
+from ..system.strict_read import is_only_link, strict_read
+from ..trust.levels import NONE, PROVEN
+from .message import Message, dedup_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,14 +37,19 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from ..format.address import Address
+    from ..settings import Settings
     from ..store.root import Root
     from ..trust.verifier import Verifier
 
 STATES: Final = tuple(State)
 
+_MAX_REASON: Final = 4096  # bytes of a .why that are read for its first line
+_MAX_NOTE: Final = 1 << 20  # bytes of a .why that are shown
+_SHOWN_IDS: Final = 4  # ids that an error names when an id part fits several messages
+
 
 class PeekedMessage(Message["Any"]):
-    """A message that was looked at, not taken."""
+    """A message that was peeked at. It cannot be settled."""
 
     __slots__ = ("due", "problem", "state")
 
@@ -46,159 +57,225 @@ class PeekedMessage(Message["Any"]):
 def peek(
     root: Root, address: Address, states: Iterable[str], max_size: int, verifier: Verifier
 ) -> Iterator[Message[Any]]:
-    """The messages in these *states*, each state in order. What is not mail has a `problem`.
+    """Yield the messages in these *states*, each state in its order. A file that is not mail has a `problem`.
 
-    What moves while this looks may be seen twice or not at all. Raises BoxNotFoundError, PermissionDeniedError.
+    A message that moves meanwhile may appear twice or not at all. Raises BoxNotFoundError, PermissionDeniedError.
     """
     box = root.box(address)
     for state in states:
         if state not in STATES:
             raise ValueError(f"{quoted(state)} is not a state of mail: expected one of {', '.join(STATES)}")
         try:
-            folder = os.open(f"{box}/{state}", FOLDER)
+            dir_fd = os.open(f"{box}/{state}", FOLDER)
         except FileNotFoundError as error:
             raise root.missing(address) from error
         except OSError as error:
             raise storage_error(error, f"looking into the box {quoted(address)}") from error
         try:
             with translated_errors(f"looking into the box {quoted(address)}"):
-                yield from (
-                    _held(folder, max_size, verifier)
-                    if state == State.CLAIMED
-                    else _waiting(folder, state, max_size, verifier)
-                )
+                if state == State.CLAIMED:
+                    yield from _claimed(dir_fd, max_size, verifier)
+                else:
+                    yield from _messages(dir_fd, state, max_size, verifier)
         finally:
-            close(folder)
+            close(dir_fd)
 
 
 def find(
-    root: Root, address: Address, part: str, states: Iterable[str], max_size: int, verifier: Verifier
+    root: Root, address: Address, id_part: str, states: Iterable[str], max_size: int, verifier: Verifier
 ) -> Message[Any]:
-    """The one message whose id, or foreign name, holds *part*. Raises MessageNotFoundError for none and for several."""
-    all_of_them = peek(root, address, states, max_size, verifier)
-    found = [message for message in all_of_them if part in (message.name or message.id)]
-    exact = [message for message in found if part in (message.id, message.name)]
+    """Return the one message whose id, or external file name, contains *id_part*.
+
+    Raises MessageNotFoundError for none and for several.
+    """
+    found = [
+        message
+        for message in peek(root, address, states, max_size, verifier)
+        if id_part in (message.name or message.id)
+    ]
+    exact = [message for message in found if id_part in (message.id, message.name)]
     if len(exact or found) == 1:
         return (exact or found)[0]
     if not found:
-        raise MessageNotFoundError(f"there is no message {quoted(part)} in the box {quoted(address)}")
-    ids = ", ".join(message.id for message in found[:4]) + (" …" if len(found) > 4 else "")
-    raise MessageNotFoundError(f"{quoted(part)} fits {len(found)} messages in the box {quoted(address)}: {ids}")
+        raise MessageNotFoundError(f"there is no message {quoted(id_part)} in the box {quoted(address)}")
+    ids = ", ".join(message.id for message in found[:_SHOWN_IDS]) + (" …" if len(found) > _SHOWN_IDS else "")
+    raise MessageNotFoundError(
+        f"{quoted(id_part)} fits {len(found)} messages in the box {quoted(address)}: {ids}",
+        hint="give more of the id",
+    )
 
 
-def _held(cur: int, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
+def has_mail(root: Root, address: Address, settings: Settings, verifier: Verifier) -> bool:
+    """Return True if receive() would return a message now.
+
+    Raises BoxNotFoundError, RootNotFoundError, PermissionDeniedError.
+    """
+    box = root.box(address)
+    try:
+        candidates = _candidates(box, settings.max_size, verifier)
+        return any(_is_deliverable(message, root, box, settings) for message in candidates)
+    except FileNotFoundError as error:
+        raise root.missing(address) from error
+    except OSError as error:
+        raise storage_error(error, f"looking into the box {address}") from error
+
+
+def _candidates(box: str, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
+    """Yield the mail that waits, that has come due, and that a dead consumer had claimed, its attempt counted."""
+    yield from _messages_at(f"{box}/new", State.NEW, max_size, verifier)
+    yield from _messages_at(f"{box}/later", State.DEFERRED, max_size, verifier, until=timestamp_now())
+    with contextlib.suppress(FileNotFoundError), os.scandir(f"{box}/cur") as consumers:
+        for consumer in consumers:
+            if not consumer.is_dir(follow_symlinks=False) or not any(map(is_mail, os.listdir(consumer.path))):
+                continue
+            deadline = lease_deadline(consumer.name)
+            if deadline is None or deadline > timestamp_now() or is_held(f"{consumer.path}/.lock"):
+                continue
+            for message in _messages_at(consumer.path, State.CLAIMED, max_size, verifier):
+                message.attempt += 1
+                yield message
+
+
+def _is_deliverable(message: Message[Any], root: Root, box: str, settings: Settings) -> bool:
+    if message.problem is not None or message.attempt > settings.max_attempts or message.hops > MAX_HOPS:
+        return False
+    parts = parse_filename(message.name) if message.state != State.NEW else None
+    expires, due = message.expires, message.deliver_after
+    if (expires or due) and (parts is None or not parts.requeued):  # an operator who requeues it wants it now
+        from datetime import UTC, datetime
+
+        now = datetime.now(UTC)
+        if (expires is not None and expires <= now) or (due is not None and due > now):
+            return False
+    key = dedup_key(message)
+    if key is None:
+        return True
+    from ..store.ledger import Ledger, ledger_owner
+
+    ledger = Ledger(settings.ledger_dir or f"{box}/ledger", box)
+    return not ledger.handled(message.trust, ledger_owner(root, message.sender, message.trust in PROVEN), key)
+
+
+def _claimed(cur: int, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
     for consumer in sorted(list_dir(cur)):
         if consumer.startswith("."):
             continue
         try:
-            folder = os.open(consumer, FOLDER, dir_fd=cur)
+            dir_fd = os.open(consumer, FOLDER, dir_fd=cur)
         except OSError:
-            continue  # swept away while we looked
+            continue  # removed meanwhile
         try:
-            yield from _waiting(folder, State.CLAIMED, max_size, verifier)
+            yield from _messages(dir_fd, State.CLAIMED, max_size, verifier)
         finally:
-            close(folder)
+            close(dir_fd)
 
 
-def _waiting(folder: int, state: str, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
-    for text in sorted(filter(is_mail, list_dir(folder))):
-        message = seen(folder, state, text, max_size, verifier)
+def _messages_at(
+    path: str, state: str, max_size: int, verifier: Verifier, until: str | None = None
+) -> Iterator[Message[Any]]:
+    dir_fd = os.open(path, FOLDER)
+    try:
+        yield from _messages(dir_fd, state, max_size, verifier, until)
+    finally:
+        os.close(dir_fd)
+
+
+def _messages(
+    dir_fd: int, state: str, max_size: int, verifier: Verifier, until: str | None = None
+) -> Iterator[Message[Any]]:
+    """Yield the messages in an open folder; of `later/`, those due *until* that time, which comes first in a name."""
+    for filename in sorted(filter(is_mail, list_dir(dir_fd))):
+        if until is not None and filename > until:
+            return
+        message = read_message(dir_fd, state, filename, max_size, verifier)
         if message is not None:
             yield message
 
 
-def seen(folder: int, state: str, text: str, max_size: int, verifier: Verifier) -> Message[Any] | None:
-    """The message in one file, judged as a consumer would; None where it has moved on."""
-    due, name = (split_timed(text) or (None, text)) if State(state).has_timed_names else (None, text)
+def read_message(dir_fd: int, state: str, filename: str, max_size: int, verifier: Verifier) -> Message[Any] | None:
+    """Return the message in one file, verified as a consumer would; None if the file has moved on."""
+    due, name = (split_timed(filename) or (None, filename)) if State(state).has_timed_names else (None, filename)
     parts = parse_filename(name)
-    members: dict[str, Any] = {"body": None}
-    data, problem, facts, trust = b"", None, None, NONE
+    fields: dict[str, Any] = {"body": None}
+    data, problem, st, trust = b"", None, None, NONE
     try:
-        file = os.open(text, READ, dir_fd=folder)
+        fd = os.open(filename, READ, dir_fd=dir_fd)
     except FileNotFoundError:
         return None  # it has moved on
     except OSError as error:
         problem = f"it cannot be opened: {(error.strerror or str(error)).lower()}"
         with contextlib.suppress(OSError):
-            facts = os.stat(text, dir_fd=folder, follow_symlinks=False)
+            st = os.stat(filename, dir_fd=dir_fd, follow_symlinks=False)
     else:
         try:
-            facts = os.fstat(file)
-            if not stat.S_ISREG(facts.st_mode):
-                problem = f"it is {describe_type(facts.st_mode)}, not a file"
-            elif facts.st_nlink != 1:
-                problem = f"it has {facts.st_nlink} links: somebody else can still change it"
-            elif facts.st_size > max_size:
-                problem = f"it has {facts.st_size} bytes, and {max_size} is the limit"
-            elif parts is not None and parts.size not in (None, facts.st_size):
-                problem = f"it has {facts.st_size} bytes and its name says S={parts.size}: it is not complete"
+            content, st, refusal = strict_read(fd, max_size, parts.size if parts is not None else None)
+            if refusal is not None:
+                problem = refusal.reason
+            elif is_only_link(filename, dir_fd, fd):
+                data = content
+                fields, trust = verifier.verify(data, st, name)
             else:
-                content = read(file, facts.st_size)
-                if sole(text, folder, file):
-                    data = content
-                    members, trust = verifier.verify(data, facts, name)
-                else:
-                    os.stat(text, dir_fd=folder, follow_symlinks=False)
-                    problem = "it was replaced while it was read, or /proc is not there to tell: it is not shown"
+                os.stat(filename, dir_fd=dir_fd, follow_symlinks=False)
+                problem = "it was replaced while it was read, or /proc is not there to tell: it is not shown"
         except FileNotFoundError:
             return None  # it has moved on
         except (UnverifiedSenderError, TrustError) as error:
-            problem, members = str(error), decode(data)
+            problem, fields = str(error), decode(data)
         except NotMailError as error:
             problem = error.reason
         except OSError as error:
             problem = f"it cannot be read: {(error.strerror or str(error)).lower()}"
         finally:
-            close(file)
+            close(fd)
     if parts is None or parts.stem is not None:
-        when = modified_time(facts) if facts else _now()
+        when = modified_time(st) if st else _now()
         if parts is not None:
-            members.setdefault("sent", when)
-        elif not _is_time(members.get("sent")):  # an id would stand for it, and a foreign name is none
-            members["sent"] = when
-    attempt = parts.attempt if parts and state != "new" else 1
-    message = PeekedMessage(parts.id if parts else text, members, data, name, attempt, trust)
+            fields.setdefault("sent", when)
+        elif not _is_time(fields.get("sent")):  # an id would stand for it, and a foreign name is none
+            fields["sent"] = when
+    attempt = parts.attempt if parts and state != State.NEW else 1
+    message = PeekedMessage(parts.id if parts else filename, fields, data, name, attempt, trust)
     message.state = state
-    message.problem = _reason(folder, text) or problem if state == State.DEAD else problem
+    message.problem = _reason(dir_fd, filename) or problem if state == State.DEAD else problem
     message.due = None
     if due is not None:
         message.due = from_nanoseconds(to_nanoseconds(due))
     return message
 
 
-def why(root: Root, address: Address, dead: str) -> str | None:
-    """All that stands in the `.why` beside a dead letter, as far as it is there."""
+def dead_reason(root: Root, address: Address, filename: str) -> str | None:
+    """Return the whole `.why` beside a dead letter; None if there is none."""
     try:
-        folder = os.open(f"{root.box(address)}/dead", FOLDER)
+        dead = os.open(f"{root.box(address)}/dead", FOLDER)
     except OSError as error:
         raise storage_error(error, f"looking into the box {quoted(address)}") from error
     try:
-        return _note(folder, dead, 1 << 20)
+        return _note(dead, filename, _MAX_NOTE)
     finally:
-        close(folder)
+        close(dead)
 
 
-def _reason(dead: int, text: str) -> str | None:
-    """The first line of the `.why` beside a dead letter."""
-    return (_note(dead, text, 4096) or "").split("\n", 1)[0] or None
+def _reason(dead: int, filename: str) -> str | None:
+    """Return the first line of the `.why` beside a dead letter."""
+    return (_note(dead, filename, _MAX_REASON) or "").split("\n", 1)[0] or None
 
 
-def _note(dead: int, text: str, size: int) -> str | None:
+def _note(dead: int, filename: str, size: int) -> str | None:
     try:
-        file = os.open(text.removesuffix(".json") + ".why", READ, dir_fd=dead)
+        fd = os.open(filename.removesuffix(".json") + ".why", READ, dir_fd=dead)
     except OSError:
         return None
     try:
-        return os.read(file, size).decode("utf-8", "replace")
+        return os.read(fd, size).decode("utf-8", "replace")
     except OSError:
         return None
     finally:
-        close(file)
+        close(fd)
 
 
-def _is_time(text: object) -> bool:
+def _is_time(value: object) -> bool:
     try:
-        parse_time(text)  # type: ignore[arg-type]
+        parse_time(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return False
     return True

@@ -1,8 +1,7 @@
-"""What a claim becomes: a message to handle, a dead letter, or mail for later; and how a message ends.
+"""From a claim to a message, a dead letter or deferred mail; and from a settled message back to the spool.
 
-The spool moves files and knows nothing of what is in them. Here the envelope is read, and what it asks for is done:
-expiry, deferral, idempotence, the limit of hops and of attempts, the type of the body. What proves its sender is the
-judge's to say.
+The spool moves files and does not read them. The receiver reads the envelope and does what it asks for: expiry,
+deferral, idempotence, the limits of hops and attempts, the type of the body. The verifier proves the sender.
 """
 
 import os
@@ -17,7 +16,6 @@ from ..format.address import Address
 from ..format.envelope import MAX_HOPS
 from ..format.filename import ID_LENGTH, TIMESTAMP_LENGTH, parse_filename
 from ..format.times import datetime_ns, modified_time
-from ..receive.message import dedup_key
 from ..settings import Settings
 from ..store.claim import Claim
 from ..store.ids import new_id
@@ -27,103 +25,102 @@ from ..store.root import Root
 from ..store.spool import Spool
 from ..trust.levels import NONE, PROVEN, SEALED, SIGNED, protection_for, rank
 from ..trust.verifier import Verifier
-from .message import Message
+from .message import Message, dedup_key
 from .typed_bodies import convert
 
-_ASKING: Final = frozenset(("expires", "deliver_after", "hops", "idempotency_key"))
+_FIELDS_TO_APPLY: Final = frozenset(("expires", "deliver_after", "hops", "idempotency_key"))
 
 
 class Receiver:
-    """Takes messages out of a box and settles them. Safe to share between threads."""
+    """Receives the messages of a box, settles them (`Settler`) and answers them (`Replier`). Thread-safe."""
 
     def __init__(
         self,
         root: Root,
         address: Address,
-        rules: Settings,
+        settings: Settings,
         send: Callable[..., str],
         verifier: Verifier,
-        taker: Spool | None = None,
+        spool: Spool | None = None,
     ) -> None:
+        self._root, self._address, self._settings, self._send = root, address, settings, send
         self._verifier = verifier
-        self._root, self._address, self._rules, self._send = root, address, rules, send
-        self._spool = taker or Spool(root, address, rules)
-        self._ledger = Ledger(rules.ledger_dir or f"{root.box(address)}/ledger", root.box(address))
-        self.from_new = False
-        """Whether the last one taken was not judged before: it came from `new/`, and should have been announced."""
+        self._spool = spool or Spool(root, address, settings)
+        self._ledger = Ledger(settings.ledger_dir or f"{root.box(address)}/ledger", root.box(address))
         self.close = self._spool.close
         self.next_due = self._spool.next_due
         self.cost = self._spool.cost
         self.requeue = self._spool.requeue
         self.purge = self._spool.purge
 
-    def only(self, types: frozenset[str | None] | None) -> None:
-        """Take only messages of these types, and leave the rest where it lies; None takes all.
+    def set_type_filter(self, types: frozenset[str | None] | None) -> None:
+        """Receive only messages of these *types* and leave the others where they are. None receives all.
 
-        What is no mail at all is taken nevertheless: it becomes a dead letter.
+        A file that is not mail is claimed nevertheless, and becomes a dead letter.
         """
 
         def accept(data: bytes) -> bool:
             try:
-                return self._verifier.type_of(data) in kinds
+                return self._verifier.type_of(data) in accepted
             except NotMailError:
                 return True
 
-        kinds = types or frozenset()
+        accepted = types or frozenset()
         self._spool.accept = accept if types is not None else None
 
-    def begin(self) -> None:
-        """Find our place in the box. Raises BoxNotFoundError or RootNotFoundError where it is not there, "
-        "StorageError where it does not open."""
+    def open(self) -> None:
+        """Open the box. Raises BoxNotFoundError, RootNotFoundError, or StorageError if it cannot be opened."""
         self._spool.begin()
 
     @property
     def folder(self) -> str | None:
-        """The name of the folder in `cur/` that is ours, once there is one."""
+        """Name of this consumer's folder in `cur/`; None until it has one."""
         return self._spool.folder
 
     def take(self, into: Any = None) -> Message[Any] | None:
-        """The next message to handle, or None. Everything that is not one is dealt with on the way."""
+        """Return the next message to handle, or None. Dead letters, duplicates and deferred mail are settled here."""
         while (claim := self._spool.claim()) is not None:
             try:
-                message = self._admit(claim, into)
+                message = self._to_message(claim, into)
             except NotMailError as error:
                 self._spool.dead_letter(claim[0], error.reason)
                 continue
             except BaseException:
-                self._spool.release(claim)  # our own trouble: it is not the message's fault
+                self._spool.release(claim)  # an error of this program must not count against the mail
                 raise
             if message is not None:
-                self.from_new = claim[3]
+                message.from_new = claim[3]
                 return message
         return None
 
-    def _admit(self, claim: Claim, into: Any) -> Message[Any] | None:
-        name, data, facts, first = claim
+    def _to_message(self, claim: Claim, into: Any) -> Message[Any] | None:
+        """Return the claimed message; None if its envelope settled it. Raises NotMailError for a dead letter."""
+        name, data, st, first = claim
         id, attempt, requeued = name[:ID_LENGTH], 1, 0
-        members, trust = self._verifier.verify(data, facts, name)
-        if not first or ",N=" in name or members.get("id", id) != id:
+        fields, trust = self._verifier.verify(data, st, name)
+        if not first or ",N=" in name or fields.get("id", id) != id:
             parts = parse_filename(name)
             assert parts is not None, name  # the spool gives no other names
             attempt, requeued = parts.attempt, parts.requeued
             if parts.stem is not None:
-                members.setdefault("sent", modified_time(facts))
-            elif members.get("id") not in (id, None):
-                raise NotMailError(f'its "id" is {quoted(members["id"])} and its name says {id}')
-            if attempt > self._rules.max_attempts:
-                raise NotMailError(f"it was taken {attempt - 1} times and never settled: whoever took it died")
-        message: Message[Any] = Message(id, members, data, name, attempt, trust, self)
-        if (trust in PROVEN or not _ASKING.isdisjoint(members)) and not self._grant(message, first, requeued):
+                fields.setdefault("sent", modified_time(st))
+            elif fields.get("id") not in (id, None):
+                raise NotMailError(f'its "id" is {quoted(fields["id"])}, but its file name has {id}')
+            if attempt > self._settings.max_attempts:
+                raise NotMailError(f"it was claimed {attempt - 1} times and never settled: each consumer died")
+        message: Message[Any] = Message(id, fields, data, name, attempt, trust, self, self)
+        has_more = trust in PROVEN or not _FIELDS_TO_APPLY.isdisjoint(fields)
+        if has_more and not self._apply_envelope(message, first, requeued):
             return None
         if into is not None:
             message.body = convert(message.body, into)
         return message
 
-    def _grant(self, message: Message[Any], first: bool, requeued: int) -> bool:
-        """Do what the envelope asks for. Returns whether there is still something to handle, and now."""
+    def _apply_envelope(self, message: Message[Any], first: bool, requeued: int) -> bool:
+        """Do what the envelope asks for. Returns True if the message is to be handled now."""
         if message.hops > MAX_HOPS:
-            raise NotMailError(f"it is answer number {message.hops} in a row, and {MAX_HOPS} is the limit")
-        if not requeued:  # a person who requeues it wants it now
+            raise NotMailError(f"it is reply number {message.hops} in a row, and the limit is {MAX_HOPS}")
+        if not requeued:  # an operator who requeues it wants it now
             if message.expires is not None and message.expires <= datetime.now(UTC):
                 raise NotMailError(f"it expired at {message.fields['expires']}")
             due = datetime_ns(message.deliver_after) if message.deliver_after is not None else 0
@@ -131,66 +128,65 @@ class Receiver:
                 self._spool.defer(message.name, due)
                 return False
         key = dedup_key(message)
-        return key is None or not self._known(message, key, first)
+        return key is None or not self._is_duplicate(message, key, first)
 
-    def _known(self, message: Message[Any], key: str, first: bool) -> bool:
-        """Whether the ledger has its key already; then it is acked here and now."""
-        sender = self._page(message)
-        if self._handled(message, sender, key):
+    def _is_duplicate(self, message: Message[Any], key: str, first: bool) -> bool:
+        """Return True if the ledger has its key. The message is acked then."""
+        owner = self._ledger_owner(message)
+        if self._is_recorded(message, owner, key):
             log.info("%s from %s was handled already: %r is in the ledger", message.id, message.sender, key)
             self._spool.ack(message.name)
             return True
-        if first and _stamp(message) <= self._floor(message, sender):
-            raise NotMailError("it is older than what the ledger remembers: whether its key was handled is not known")
+        if first and _sent_timestamp(message) <= self._horizon(message, owner):
+            raise NotMailError("it is older than the ledger reaches back: it may have been handled already")
         return False
 
-    def _page(self, message: Message[Any]) -> str:
+    def _ledger_owner(self, message: Message[Any]) -> str:
         return ledger_owner(self._root, message.sender, message.trust in PROVEN)
 
-    def _floor(self, message: Message[Any], sender: str) -> str:
+    def _horizon(self, message: Message[Any], owner: str) -> str:
         with translated_errors(f"reading the ledger of the box {quoted(self._address)}"):
-            return self._ledger.floor(message.trust, sender)
+            return self._ledger.floor(message.trust, owner)
 
-    def _handled(self, message: Message[Any], sender: str, key: str) -> bool:
+    def _is_recorded(self, message: Message[Any], owner: str, key: str) -> bool:
         with translated_errors(f"reading the ledger of the box {quoted(self._address)}"):
-            return self._ledger.handled(message.trust, sender, key)
+            return self._ledger.handled(message.trust, owner, key)
 
-    def _note(self, message: Message[Any]) -> None:
-        """Note in the ledger that it is handled, where it may not be handled twice."""
+    def _record_handled(self, message: Message[Any]) -> None:
+        """Record in the ledger that a message with a deduplication key is handled."""
         if (key := dedup_key(message)) is not None:
             try:
-                self._ledger.record(message.trust, self._page(message), key, _stamp(message))
-            except OSError as error:  # a full disk never stops the settling
+                self._ledger.record(message.trust, self._ledger_owner(message), key, _sent_timestamp(message))
+            except OSError as error:  # a full disk never stops settling
                 log.error(
-                    "%s could not be noted as handled: sent again, it would be handled again (%s)", message.id, error
+                    "%s could not be recorded as handled: sent again, it would be handled again (%s)", message.id, error
                 )
 
-    def answer(self, file: Answer, request: str, asked: frozenset[str] | None, into: Any) -> Message[Any]:
-        """The answer to *request* in that file, noted as handled.
+    def accept_reply(self, file: Answer, request: str, asked: frozenset[str] | None, into: Any) -> Message[Any]:
+        """Return the reply to *request* in that file, and record it as handled.
 
-        *asked* are those who were asked, and may answer; None is anybody whose word is proven. Raises NotMailError
-        where
-        it is no mail, or none that is believed; BodyTypeError where its body is not *into*.
+        *asked* are the agents that may answer. None stands for any agent that is verified. Raises NotMailError if the
+        file is not an acceptable reply, and BodyTypeError if its body is not of the type *into*.
         """
-        text, data, facts = file
-        members, trust = self._verifier.verify(data, facts, text)
-        parts = parse_filename(text)
-        id = parts.id if parts else new_id()  # a foreign name is none
-        message: Message[Any] = Message(id, members, data, text, 1, trust, self)
-        self._refuse_stranger(message, asked)
+        filename, data, st = file
+        fields, trust = self._verifier.verify(data, st, filename)
+        parts = parse_filename(filename)
+        id = parts.id if parts else new_id()  # an external file name has none
+        message: Message[Any] = Message(id, fields, data, filename, 1, trust, self, self)
+        self._refuse_unasked(message, asked)
         if trust in PROVEN:
             if message.in_reply_to != request:
-                raise NotMailError("it is proven, but answers something else")
-            if self._handled(message, self._page(message), dedup_key(message) or id):
+                raise NotMailError("it is verified, but answers another message")
+            if self._is_recorded(message, self._ledger_owner(message), dedup_key(message) or id):
                 raise NotMailError("it was handled already: it is in the ledger")
         if into is not None:
             message.body = convert(message.body, into)
-        self._note(message)
+        self._record_handled(message)
         message.settled = True
         return message
 
-    def _refuse_stranger(self, message: Message[Any], asked: frozenset[str] | None) -> None:
-        """Raise NotMailError where it is not from whom was asked, as far as that can be known: an id is no secret."""
+    def _refuse_unasked(self, message: Message[Any], asked: frozenset[str] | None) -> None:
+        """Raise NotMailError if it is not from an agent that was asked, as far as that is known: an id is no secret."""
         sender, trust = message.sender, message.trust
         if sender is None:
             raise NotMailError('it has no "from"')
@@ -201,21 +197,23 @@ class Receiver:
             raise NotMailError(f"it is from {quoted(sender)}, who was not asked")
         elif rank(trust) < rank(least := self._verifier.least(sender)):
             raise NotMailError(
-                f"mail of {quoted(sender)} is proven by {quoted(least)} here, and this by {quoted(trust)}"
+                f"mail from {quoted(sender)} needs the trust level {quoted(least)} here, and this has {quoted(trust)}"
             )
 
-    # What a message asks of us: see message.Hold
+    # Settler
 
     def ack(self, message: Message[Any]) -> None:
+        """See Message.ack()."""
         if dedup_key(message) is not None and self._spool.is_claimed(message.name):
-            self._note(message)
+            self._record_handled(message)
         self._spool.ack(message.name)
         message.settled = True
 
     def retry(self, message: Message[Any], delay: float | None, reason: str, detail: str) -> None:
-        if message.attempt >= self._rules.max_attempts:
-            of = f"attempt {message.attempt} of {self._rules.max_attempts}"
-            self.reject(message, f"{reason} ({of})", detail)
+        """See Message.retry()."""
+        if message.attempt >= self._settings.max_attempts:
+            attempts = f"attempt {message.attempt} of {self._settings.max_attempts}"
+            self.reject(message, f"{reason} ({attempts})", detail)
             return
         wait = self._backoff(message.attempt) if delay is None else max(0.0, delay)
         parts = parse_filename(message.name)
@@ -223,39 +221,43 @@ class Receiver:
         again = parts.replace(attempt=message.attempt + 1, wait=0)
         self._spool.defer(message.name, time.time_ns() + int(wait * 1e9), again)
         message.settled = True
-        log.info("%s comes back in %.1f s as attempt %d: %s", message.id, wait, again.attempt, reason)
+        log.info("%s is deferred by %.1f s, as attempt %d: %s", message.id, wait, again.attempt, reason)
 
     def reject(self, message: Message[Any], reason: str, detail: str) -> None:
+        """See Message.reject()."""
         self._spool.dead_letter(message.name, reason, detail)
         message.settled = True
 
     def release(self, message: Message[Any], delay: float) -> None:
+        """See Message.release()."""
         self._spool.defer(message.name, time.time_ns() + int(delay * 1e9), parse_filename(message.name))
         message.settled = True
 
+    # Replier
+
     def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str:
+        """See Message.reply(). The reply is sealed or signed if the message is."""
         if message.sender is None:
             raise InvalidRequestError(f'the message {message.id} cannot be answered: it has no "from"')
         hops = message.hops + 1
         if hops > MAX_HOPS:
             raise TooManyHopsError(hops, MAX_HOPS)
         options.setdefault("thread", message.thread or message.reply_id)
-        if options.get("seal") is None and options.get("sign") is None:  # in kind
+        if options.get("seal") is None and options.get("sign") is None:
             options["seal"] = True if protection_for(message.trust) == SEALED else None
             options["sign"] = True if protection_for(message.trust) == SIGNED and self._verifier.has_key else None
         return self._send(message.sender, body, in_reply_to=message.reply_id, hops=hops, **options)
 
-    async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        from asyncio import to_thread
-
-        return await to_thread(call, *arguments)
-
     def _backoff(self, attempt: int) -> float:
-        """Twice as long each time, and up to half of it taken off by chance: those who failed together part."""
+        """Return the seconds before the next attempt: doubled each time, less up to half of it by chance.
+
+        Chance keeps messages that failed together from coming back together.
+        """
         chance = int.from_bytes(os.urandom(2)) / 65536
-        return min(self._rules.max_retry_delay, self._rules.retry_delay * 2.0 ** (attempt - 1)) * (1 - chance / 2)
+        longest = min(self._settings.max_retry_delay, self._settings.retry_delay * 2.0 ** (attempt - 1))
+        return longest * (1 - chance / 2)
 
 
-def _stamp(message: Message[Any]) -> str:
-    """When it was sent, by its id; by the proven one, where there is such."""
+def _sent_timestamp(message: Message[Any]) -> str:
+    """Return the time of sending, from its id; of verified mail, from the id inside."""
     return (message.reply_id if message.trust in PROVEN else message.id)[:TIMESTAMP_LENGTH]

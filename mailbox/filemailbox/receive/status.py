@@ -1,7 +1,7 @@
-"""What a listener says of itself, and who listens.
+"""The status file of a listener, and the list of live listeners.
 
-A listener writes `run/status-CONSUMER.json`, named after its folder in `cur/`. That it lives is not taken from there
-but asked from the kernel: the lock of that folder is held. What it wrote last tells whether it keeps up.
+A listener writes `run/status-CONSUMER.json`, named after its folder in `cur/`. The file does not prove that it lives:
+the lock of that folder does, so the kernel is asked. The contents show whether it keeps up.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,118 +23,145 @@ from ..system.as_owner import opened
 from ..system.files import READ, close, read
 from ..system.locks import is_held
 
-_OFTEN: Final = 0.25  # seconds between two writes
-_LARGEST: Final = 65536  # bytes that are read
-_BLOCK: Final = 512  # bytes: a write overwrites the last one whole
+_WRITE_INTERVAL: Final = 0.25  # seconds between two writes
+_MAX_SIZE: Final = 65536  # bytes that are read
+_BLOCK: Final = 512  # bytes: each write covers the last one
+
+_PREFIX: Final = "status-"
+_SUFFIX: Final = ".json"
+
+
+def status_filename(consumer: str) -> str:
+    """Return the name, in `run/`, of the status file of a consumer."""
+    return f"{_PREFIX}{consumer}{_SUFFIX}"
+
+
+def consumer_of(filename: str) -> str | None:
+    """Return the consumer that a status file is named after; None if it is not a status file."""
+    consumer = filename.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    return consumer if filename == status_filename(consumer) else None
 
 
 class ListenerStatus:
-    """The file of one listener. Best effort: a full disk is no reason to stop listening."""
+    """The status file of one listener. Best effort: a full disk does not stop the listener."""
 
-    def __init__(self, box: str) -> None:
+    def __init__(self, box: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._box = box
-        self._file = -1
+        self._clock = clock
+        self._fd = -1
         self._path = ""
         self._since = timestamp_now()
-        self._again = 0.0
-        self._size = 0  # bytes of the longest that was written: what is shorter must cover it
+        self._write_at = 0.0
+        self._size = 0  # bytes of the longest write: a shorter one must cover it
 
     @property
-    def fresh(self) -> bool:
-        """Whether something was said a moment ago."""
-        return time.monotonic() < self._again
+    def is_fresh(self) -> bool:
+        """True if it was written less than 250 ms ago."""
+        return self._clock() < self._write_at
 
-    def write(self, consumer: str | None, facts: Mapping[str, Any]) -> None:
-        """Say *facts*. Until the consumer has a folder there is nothing to say."""
+    def write(self, consumer: str | None, values: Mapping[str, Any]) -> None:
+        """Write *values*. Does nothing until the consumer has a folder."""
         if consumer is None:
             return
-        self._again = time.monotonic() + _OFTEN
-        text = orjson.dumps({"since": self._since, "looked": timestamp_now(), **facts})
+        self._write_at = self._clock() + _WRITE_INTERVAL
+        data = orjson.dumps({"since": self._since, "looked": timestamp_now(), **values})
         try:
-            if self._file < 0 or not os.fstat(self._file).st_nlink or not self._path.endswith(f"-{consumer}.json"):
+            if self._fd < 0 or not os.fstat(self._fd).st_nlink or self._path != self._path_for(consumer):
                 self.close()
                 self._open(consumer)
-            # In place, and never shorter than before: a rename would make every sender list the bells anew.
-            self._size = max(self._size, -(-len(text) // _BLOCK) * _BLOCK)
-            os.pwrite(self._file, text.ljust(self._size), 0)
+            # In place and never shorter than before: a rename in run/ would make each sender list the doorbells again.
+            self._size = max(self._size, -(-len(data) // _BLOCK) * _BLOCK)
+            os.pwrite(self._fd, data.ljust(self._size), 0)
         except OSError:
             self.close()
 
     def close(self) -> None:
-        """Take it away: nobody listens here any more."""
-        if self._file >= 0:
-            facts = os.fstat(self._file)
-            close(self._file)
-            self._file = -1
-            run, name = os.path.split(self._path)
-            with contextlib.suppress(OSError), opened(run) as folder:
-                if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == facts.st_ino:  # what we wrote
-                    os.unlink(name, dir_fd=folder)
+        """Remove the file."""
+        if self._fd >= 0:
+            st = os.fstat(self._fd)
+            close(self._fd)
+            self._fd = -1
+            run, filename = os.path.split(self._path)
+            with contextlib.suppress(OSError), opened(run) as dir_fd:
+                if os.stat(filename, dir_fd=dir_fd, follow_symlinks=False).st_ino == st.st_ino:  # the file it wrote
+                    os.unlink(filename, dir_fd=dir_fd)
+
+    def _path_for(self, consumer: str) -> str:
+        return f"{self._box}/run/{status_filename(consumer)}"
 
     def _open(self, consumer: str) -> None:
-        self._path = f"{self._box}/run/status-{consumer}.json"
-        how = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-        file = os.open(self._path, how, 0o644)
-        facts = os.fstat(file)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            os.close(file)
-            raise OSError(errno.EEXIST, "something else lies there")
-        os.ftruncate(file, 0)
-        self._file = file
+        self._path = self._path_for(consumer)
+        flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        fd = os.open(self._path, flags, 0o644)
+        st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode) or st.st_nlink != 1:
+            os.close(fd)
+            raise OSError(errno.EEXIST, "another file has that name")
+        os.ftruncate(fd, 0)
+        self._fd = fd
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerInfo:
-    """A listener that lives."""
+    """A live listener."""
 
-    consumer: str  # the name of its folder in cur/
-    since: str  # stamp: when it began
-    looked: str  # stamp: when it looked for mail last
-    bell: str | None  # the path of its doorbell
-    watch: str | None  # what keeps its watch from working
-    announced: int  # messages that a bell or a notification announced
-    missed: int  # messages that only the rescan found
+    consumer: str
+    """Name of its folder in `cur/`."""
+    since: str
+    """Timestamp of its start."""
+    looked: str
+    """Timestamp of its last report."""
+    bell: str | None
+    """Path of its doorbell."""
+    watch: str | None
+    """Error that keeps its watch from working."""
+    announced: int
+    """Messages that a doorbell or a notification announced."""
+    missed: int
+    """Messages that only a poll found."""
     handled: int
-    busy: str | None  # the oldest message that it holds
+    """Messages whose handler has ended."""
+    busy: str | None
+    """Id of the oldest message that it has claimed."""
 
     @property
     def silent(self) -> float:
-        """Seconds since it last said something. A handler at work is silent, too."""
+        """Seconds since its last report. A listener with a handler at work does not report."""
         return (time.time_ns() - to_nanoseconds(self.looked)) / 1e9
 
 
 def listening(box: str) -> list[ListenerInfo]:
-    """The listeners of a box that live. Raises OSError where the box cannot be looked into."""
+    """Return the live listeners of a box. Raises OSError if the box cannot be read."""
     alive = []
     os.stat(box)
     try:
-        said = sorted(os.listdir(f"{box}/run"))
-    except FileNotFoundError:  # wiped: nobody can say that it listens
+        filenames = sorted(os.listdir(f"{box}/run"))
+    except FileNotFoundError:  # wiped: no listener can report
         return []
-    for name in said:
-        consumer = name.removeprefix("status-").removesuffix(".json")
-        if name == f"status-{consumer}.json" and is_held(f"{box}/cur/{consumer}/.lock"):
-            facts = _read(f"{box}/run/{name}")
-            if facts is not None:
-                alive.append(from_json(consumer, facts, _held(f"{box}/cur/{consumer}")))
+    for filename in filenames:
+        consumer = consumer_of(filename)
+        if consumer is not None and is_held(f"{box}/cur/{consumer}/.lock"):
+            values = _read(f"{box}/run/{filename}")
+            if values is not None:
+                alive.append(from_json(consumer, values, _oldest_claim(f"{box}/cur/{consumer}")))
     return alive
 
 
-def from_json(consumer: str, facts: Mapping[str, Any], busy: str | None = None) -> ListenerInfo:
-    """What a listener wrote, missing parts filled in."""
+def from_json(consumer: str, values: Mapping[str, Any], busy: str | None = None) -> ListenerInfo:
+    """Return the contents of a status file, missing values filled in."""
 
     def count(name: str) -> int:
-        value = facts.get(name)
+        value = values.get(name)
         return value if isinstance(value, int) else 0
 
     def text(name: str) -> str | None:
-        value = facts.get(name)
+        value = values.get(name)
         return value if isinstance(value, str) else None
 
     return ListenerInfo(
         consumer,
-        str(facts["since"]),
-        str(facts["looked"]),
+        str(values["since"]),
+        str(values["looked"]),
         text("bell"),
         text("watch"),
         count("announced"),
@@ -144,8 +171,8 @@ def from_json(consumer: str, facts: Mapping[str, Any], busy: str | None = None) 
     )
 
 
-def _held(folder: str) -> str | None:
-    """The id of the oldest message in a consumer's folder. The directory is the truth: nobody need write it down."""
+def _oldest_claim(folder: str) -> str | None:
+    """Return the id of the oldest message in a consumer's folder."""
     with contextlib.suppress(OSError):
         oldest = min(filter(is_mail, os.listdir(folder)), default=None)
         parts = parse_filename(oldest) if oldest is not None else None
@@ -155,14 +182,14 @@ def _held(folder: str) -> str | None:
 
 def _read(path: str) -> dict[str, Any] | None:
     try:
-        file = os.open(path, READ)
+        fd = os.open(path, READ)
         try:
-            data = read(file, _LARGEST) if stat.S_ISREG(os.fstat(file).st_mode) else b""
+            data = read(fd, _MAX_SIZE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
         finally:
-            os.close(file)
-        facts = orjson.loads(data)
-        to_nanoseconds(facts["since"])
-        to_nanoseconds(facts["looked"])
+            os.close(fd)
+        values = orjson.loads(data)
+        to_nanoseconds(values["since"])
+        to_nanoseconds(values["looked"])
     except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError):
         return None
-    return facts if isinstance(facts, dict) else None
+    return values if isinstance(values, dict) else None

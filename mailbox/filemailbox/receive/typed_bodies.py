@@ -1,8 +1,8 @@
-"""Typed bodies: JSON into the type that a receiver asked for, or a sentence about why not.
+"""Typed bodies: JSON converted into the type that a receiver asks for, or an error that says where it differs.
 
 Dataclasses, TypedDicts, named tuples, enums and plain types such as `list[int]` are checked by msgspec, strictly: a
-string is not taken for a number. Pydantic models and dataclasses check themselves, and pydantic is asked about what
-msgspec does not know; it is never imported otherwise.
+string is not accepted as a number. Pydantic models and dataclasses validate themselves. Pydantic also validates types
+that msgspec does not know; otherwise it is never imported.
 """
 
 from typing import Any
@@ -10,43 +10,44 @@ from typing import Any
 from ..errors import BodyTypeError
 
 
-def convert(body: Any, into: Any) -> Any:
-    """*body*, as decoded from JSON, as an instance of *into*.
+def convert(body: Any, body_type: Any) -> Any:
+    """Convert *body*, as decoded from JSON, into an instance of *body_type*.
 
-    Raises BodyTypeError with the validator's text where it is not one, and TypeError where *into* is a type that
-    neither
-    msgspec nor pydantic can check: a mistake of the program, not of the message.
+    Raises BodyTypeError with the validator's text if the body does not fit. Raises TypeError if neither msgspec nor
+    pydantic can check *body_type*: a mistake in the program, not in the message.
     """
-    if into is None or into is Any:
+    if body_type is None or body_type is Any:
         return body
-    own = getattr(into, "__pydantic_validator__", None)
-    if own is not None:
-        return _ask(own.validate_python, body, into)
-    import msgspec  # imported here: most mail is taken as it is
+    validator = getattr(body_type, "__pydantic_validator__", None)
+    if validator is not None:
+        return _validate(validator.validate_python, body, body_type)
+    import msgspec  # imported here: most mail is received untyped
 
     try:
-        return msgspec.convert(body, into, dec_hook=_within)
+        return msgspec.convert(body, body_type, dec_hook=_convert_nested)
     except msgspec.ValidationError as error:
-        raise BodyTypeError(f"its body is not {name(into)}: {error}") from error
+        raise BodyTypeError(f"its body is not {type_name(body_type)}: {error}") from error
     except (TypeError, NotImplementedError) as error:
-        return _ask(_adapter(into, error), body, into)
+        return _validate(_adapter(body_type, error), body, body_type)
 
 
-def name(into: Any) -> str:
-    """What *into* is called in a sentence."""
-    return into.__qualname__ if isinstance(into, type) and not hasattr(into, "__args__") else str(into)
+def type_name(body_type: Any) -> str:
+    """Return the name of a type for a sentence."""
+    is_plain = isinstance(body_type, type) and not hasattr(body_type, "__args__")
+    return body_type.__qualname__ if is_plain else str(body_type)
 
 
-def _ask(validate: Any, body: Any, into: Any) -> Any:
+def _validate(validate: Any, body: Any, body_type: Any) -> Any:
     try:
         return validate(body)
     except ValueError as error:  # pydantic's ValidationError is one
         problems = getattr(error, "errors", None)
-        raise BodyTypeError(f"its body is not {name(into)}: {_told(problems()) if problems else error}") from error
+        details = _one_line(problems()) if problems else error
+        raise BodyTypeError(f"its body is not {type_name(body_type)}: {details}") from error
 
 
-def _told(problems: list[dict[str, Any]]) -> str:
-    """All that pydantic found, on one line."""
+def _one_line(problems: list[dict[str, Any]]) -> str:
+    """Return all that pydantic found, on one line."""
     return "; ".join(f"{problem['msg']} - at `{_path(problem['loc'])}`" for problem in problems)
 
 
@@ -54,21 +55,21 @@ def _path(steps: tuple[str | int, ...]) -> str:
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
 
 
-def _within(into: Any, body: Any) -> Any:
-    """What msgspec asks for where a type that it does not know stands inside one that it knows."""
-    own = getattr(into, "__pydantic_validator__", None)
-    if own is None:
-        raise NotImplementedError(f"{name(into)} is a type that msgspec does not know")
+def _convert_nested(body_type: Any, body: Any) -> Any:
+    """Convert a part of a body whose type msgspec does not know: its hook for types inside types."""
+    validator = getattr(body_type, "__pydantic_validator__", None)
+    if validator is None:
+        raise NotImplementedError(f"{type_name(body_type)} is a type that msgspec does not know")
     try:
-        return own.validate_python(body)
+        return validator.validate_python(body)
     except ValueError as error:
-        raise ValueError(_told(error.errors())) from error  # type: ignore[attr-defined]  # pydantic's
+        raise ValueError(_one_line(error.errors())) from error  # type: ignore[attr-defined]  # pydantic's
 
 
-def _adapter(into: Any, unknown: Exception) -> Any:
+def _adapter(body_type: Any, unknown: Exception) -> Any:
     try:
         from pydantic import TypeAdapter
 
-        return TypeAdapter(into).validate_python
+        return TypeAdapter(body_type).validate_python
     except (ImportError, RuntimeError) as error:  # pydantic's errors of usage are RuntimeErrors
-        raise TypeError(f"bodies of type {name(into)} cannot be checked: {unknown}") from error
+        raise TypeError(f"bodies of type {type_name(body_type)} cannot be checked: {unknown}") from error

@@ -1,13 +1,14 @@
-"""A bell on a box: look now, not at the next round.
+"""The doorbell of a box: a ring means "look now", before the next poll.
 
-Ringing is advice. The message is already in `new/`, so an empty house, a full queue and a missing socket get the same
-answer: nothing. A byte on the bell means nothing either; it carries no message, so it may be lost, forged or doubled.
+A ring is advice. The message is in `new/` already, so if no listener is there, if a queue is full or a socket is
+missing, a ringer does nothing. The byte that it sends has no meaning: it may be lost, forged or doubled.
 
-A bell is a Unix datagram socket in `run/`, one for each listener, bound under a hidden name and renamed into place:
-reached through the file system, it crosses network, PID, mount and user namespaces of one kernel.
+A doorbell is a Unix datagram socket in `run/`, one for each listener, bound under a hidden name and renamed into place.
+It is reached through the file system, so it crosses the network, PID, mount and user namespaces of one kernel.
 
-Strangers ring, and strangers hang bells. So a ring brings no descriptor: to close one may take its receiver as long as
-the ringer likes (a TCP socket with SO_LINGER). And a folder of bells, however full, costs a ringer little.
+Both sides may be hostile. A ring may carry descriptors, and closing those can take its receiver as long as the ringer
+likes (a TCP socket with SO_LINGER), so a listener refuses them. The owner of a box may put thousands of sockets into
+its `run/`, so a ringer bounds what it reads and keeps.
 """
 
 from __future__ import annotations
@@ -28,315 +29,331 @@ if TYPE_CHECKING:
     from socket import socket
     from typing import Final
 
-_LONGEST: Final = 107  # bytes in the path of a Unix socket (unix(7): sun_path)
-_STALE: Final = 60.0  # seconds after which a bell that nobody holds is taken away
-_FRESH: Final = 50_000_000  # nanoseconds: a folder changed this lately may change again under the same mtime
-_BLINK: Final = 0.001  # seconds for which it is believed that nobody listens: a burst asks once
-_AMONG: Final = 0.25  # seconds for which those who listen are believed to be all: who has come meanwhile looks by then
-_TRUST: Final = 1.0  # seconds for which a kept folder is taken to be the one at its path
-_BOXES: Final = 64  # how many boxes' bells are kept open
-_BELLS: Final = 32  # of one box that are rung and kept open: who listens beyond looks four times a second anyway
-_TRIED: Final = 64  # sockets of one box that are tried: those of dead listeners lie among them for a minute
-_NAMES: Final = 256  # names in one run/ that are looked at: a bell and a status file for each listener, leftovers
-_KEPT: Final = 128  # bells kept open in all: a process has 1 024 descriptors, and needs them for other things
-_PASSRIGHTS: Final = 83  # SO_PASSRIGHTS, from Linux 6.16 on; Python has no name for it
+MAX_SOCKET_PATH: Final = 107
+"""Bytes in the path of a Unix socket (unix(7): sun_path)."""
+
+STALE_AFTER: Final = 60.0
+"""Seconds after which a doorbell that no listener holds is deleted."""
+
+MAX_BELLS_RUNG: Final = 32
+"""Doorbells of one box that are rung and kept open. Listeners beyond them poll anyway."""
+
+MAX_SOCKETS_TRIED: Final = 64
+"""Sockets of one box that are tried: those of dead listeners remain among them for a minute."""
+
+MAX_NAMES_READ: Final = 256
+"""Names that are read from one run/: a doorbell and a status file for each listener, and leftovers."""
+
+MAX_BELLS_KEPT: Final = 128
+"""Doorbells kept open in all: a process has 1024 descriptors, and needs them for other things."""
+
+MAX_BOXES_KEPT: Final = 64
+"""Boxes whose doorbells are kept open."""
+
+SO_PASSRIGHTS: Final = 83
+"""Socket option, from Linux 6.16 on. Python has no name for it."""
+
+_NO_LISTENER_TTL: Final = 0.001  # seconds that "no listener" is believed: without it a burst of sends is 26 % slower
+_FOLDER_TTL: Final = 1.0  # seconds that an open run/ is believed to be the one at its path
+_MTIME_TICK_NS: Final = 50_000_000  # a folder changed this lately may change again under the same mtime
 
 
 class Bell:
-    """Our own bell: a socket to wait on. close() takes it away."""
+    """The doorbell of a listener: a socket to wait on."""
 
     def __init__(self, run: str, *, refuse: bool = True) -> None:
-        """Hang a bell in the folder *run*. Raises OSError where that cannot be.
+        """Bind a doorbell in the folder *run*. Raises OSError.
 
-        The kernel refuses descriptors on it, and whoever rings with one gets EPERM. Kernels before Linux 6.16 cannot,
-        nor is it asked without *refuse*: then another thread lets go of what came.
+        The kernel refuses rings that carry descriptors: their ringer gets EPERM. Kernels before Linux 6.16 cannot do
+        that, and with *refuse* False it is not asked for: then a thread of its own reads such rings.
         """
         self._socket = _datagram()
         self._socket.setblocking(False)
-        self._ear: _Ear | None = None
+        self._drain: _DescriptorDrain | None = None
         self._run = run
         self.path = f"{run}/{os.urandom(6).hex()}"
         hidden = f"{run}/.{self.path[-12:]}"
         try:
             if not (refuse and _refuses_descriptors(self._socket)):
-                self._ear = _Ear(self._socket)
-            _reach(self._socket.bind, hidden)
+                self._drain = _DescriptorDrain(self._socket)
+            _at_path(self._socket.bind, hidden)
             os.chmod(hidden, 0o722)  # before it can be found: bind() obeys the umask
             os.rename(hidden, self.path)
             self._inode = os.lstat(self.path).st_ino
         except OSError:
-            (self._ear or self._socket).close()
+            (self._drain or self._socket).close()
             with contextlib.suppress(OSError):
                 os.unlink(hidden)
             raise
-        held = self._ear or self._socket
-        self._take_down = weakref.finalize(self, _take_down, held, self.path, self._inode, os.getpid())
-        _sweep(run)
+        held = self._drain or self._socket
+        self._unbind = weakref.finalize(self, _unbind, held, self.path, self._inode, os.getpid())
+        _delete_stale(run)
 
     def fileno(self) -> int:
-        """For select and its kin: readable when it has rung."""
-        return (self._ear or self._socket).fileno()
+        """Descriptor for select and its kin: readable when it has rung."""
+        return (self._drain or self._socket).fileno()
 
     def clear(self) -> bool:
-        """Forget the rings so far, and say whether there were any. Call it before looking, never after."""
+        """Clear the rings so far. Returns True if there were any. Call it before a scan, never after."""
         rang = False
-        take = self._socket.recv if self._ear is None else self._ear.recv
+        recv = self._socket.recv if self._drain is None else self._drain.recv
         with contextlib.suppress(OSError):
-            for _ in range(64):  # a flood must not keep us here
-                take(1)
+            for _ in range(64):  # bounded, so that a flood does not keep the listener here
+                recv(1)
                 rang = True
         return rang
 
     def is_bound(self) -> bool:
-        """Whether it can still be found: somebody may have wiped the folder."""
+        """Return True if ringers can find it. They cannot if `run/` was wiped."""
         try:
             return os.lstat(self.path).st_ino == self._inode
         except OSError:
             return False
 
     def close(self) -> None:
-        """Take it down. Happens by itself when the process ends or nobody refers to it any more."""
-        self._take_down()
+        """Close and delete it. The end of the process does that too, and the end of the last reference to it."""
+        self._unbind()
 
 
-class _Ear:
-    """A bell on a kernel that lets descriptors through: whoever takes such a ring has to close what came with it.
+class _DescriptorDrain:
+    """A doorbell on a kernel that lets descriptors through: reading such a ring closes what it carries.
 
-    That is done by a thread, and meanwhile the bell is deaf: mail is found at the next look. fileno() is an epoll, not
-    the socket, so that a ring which only that thread may take wakes nobody.
+    A thread reads those rings. Meanwhile the doorbell is deaf, and polling finds mail. fileno() is an epoll, not the
+    socket, so that a ring that only the thread may read wakes no one.
     """
 
     def __init__(self, bell: socket) -> None:
         from select import EPOLLIN, epoll
 
-        self._bell, self._events, self._in = bell, epoll(), EPOLLIN
-        self._guard, self._letting_go, self._closed = allocate_lock(), False, False
+        self._bell, self._epoll, self._readable = bell, epoll(), EPOLLIN
+        self._lock, self._draining, self._closed = allocate_lock(), False, False
         self._process = os.getpid()
-        self._events.register(bell, EPOLLIN)
+        self._epoll.register(bell, EPOLLIN)
 
     def fileno(self) -> int:
-        """For select and its kin."""
-        return self._events.fileno()
+        """Descriptor for select and its kin."""
+        return self._epoll.fileno()
 
     def recv(self, size: int) -> bytes:
-        """Take one ring. Raises BlockingIOError where there is none that we may take."""
-        with self._guard:  # between a look and a take nobody else may take
-            if self._letting_go:
-                raise BlockingIOError(errno.EAGAIN, "a thread is at it")
-            if not _is_laden(self._bell):
+        """Read one ring. Raises BlockingIOError if there is none that this thread may read."""
+        with self._lock:  # no other thread may read between the peek and the read
+            if self._draining:
+                raise BlockingIOError(errno.EAGAIN, "a thread reads it")
+            if not _carries_descriptors(self._bell):
                 return self._bell.recv(size)
-            self._letting_go = True
-            self._events.unregister(self._bell)
+            self._draining = True
+            self._epoll.unregister(self._bell)
             try:
-                start_new_thread(self._let_go, ())
-            except RuntimeError:  # no more threads: at the next look
-                self._hear_again()
+                start_new_thread(self._read_rings, ())
+            except RuntimeError:  # no more threads: the next recv() tries again
+                self._resume()
             return b""
 
     def close(self) -> None:
-        """Let go of the socket; in a thread, where descriptors lie in its queue."""
-        if self._process != os.getpid():  # after a fork: what rings is the parent's, and a lock may have been held
-            self._events.close()
-            return _close_aside(self._bell)
-        with self._guard:
+        """Close the socket; in a thread, if there are descriptors in its queue."""
+        if self._process != os.getpid():  # after a fork: the rings are the parent's, and the lock may be taken
+            self._epoll.close()
+            return _close_in_thread(self._bell)
+        with self._lock:
             self._closed = True
-            self._events.close()
+            self._epoll.close()
             with contextlib.suppress(OSError):
-                self._bell.shutdown(0)  # SHUT_RD: nothing comes any more
-            if not self._letting_go:
-                self._empty()
+                self._bell.shutdown(0)  # SHUT_RD: no more rings
+            if not self._draining:
+                self._empty_and_close()
         return None
 
-    def _empty(self) -> None:
+    def _empty_and_close(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while not _is_laden(self._bell):
+            while not _carries_descriptors(self._bell):
                 self._bell.recv(1)
-            return _close_aside(self._bell)
+            return _close_in_thread(self._bell)
         self._bell.close()
         return None
 
-    def _let_go(self) -> None:
-        """Take rings until one comes that brings nothing."""
+    def _read_rings(self) -> None:
+        """Read rings until one comes that carries nothing."""
         with contextlib.suppress(OSError):
-            while _is_laden(self._bell):
+            while _carries_descriptors(self._bell):
                 self._bell.recv(1)  # may take hours
-        with self._guard:
-            self._hear_again()
+        with self._lock:
+            self._resume()
             if self._closed:
-                self._empty()
+                self._empty_and_close()
 
-    def _hear_again(self) -> None:
-        self._letting_go = False
+    def _resume(self) -> None:
+        self._draining = False
         if not self._closed:
-            self._events.register(self._bell, self._in)
+            self._epoll.register(self._bell, self._readable)
 
 
-class _Known:
-    """The bells of one box, kept open."""
+class _BellCache:
+    """The doorbells of one box, kept open."""
 
-    __slots__ = ("bells", "changed", "folder", "fresh", "until")
+    __slots__ = ("bells", "mtime_ns", "run_fd", "silent_until", "valid_until")
 
-    def __init__(self, folder: int, changed: int, fresh: float, until: float, bells: list[socket]) -> None:
-        self.folder = folder  # run/, open
-        self.changed = changed  # its mtime when it was listed
-        self.fresh = fresh  # until when not even the mtime is asked, unless one of them is gone
-        self.until = until  # until when it is taken to be the folder at its path
-        self.bells = bells  # sockets connected to them: the kernel looks for each of them once, not at every ring
+    def __init__(self, run_fd: int, mtime_ns: int, valid_until: float, bells: list[socket]) -> None:
+        self.run_fd = run_fd
+        self.mtime_ns = mtime_ns  # of run/, when it was listed; -1: list it again at the next ring
+        self.valid_until = valid_until  # then run/ is opened again: the box may have been replaced
+        self.silent_until = 0.0  # until then it is believed that there is no listener
+        self.bells = bells  # connected sockets: the kernel resolves each path once, not at every ring
 
 
 class Ringer:
-    """Rings the bells of others. It keeps them at hand, so that a ring costs one send, and now and then a stat."""
+    """Rings the doorbells of other boxes. It keeps them open, so that a ring costs one fstat and one send."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        folder_ttl: float = _FOLDER_TTL,
+        mtime_tick_ns: int = _MTIME_TICK_NS,
+        max_boxes: int = MAX_BOXES_KEPT,
+    ) -> None:
         self._root = root
-        self._known: dict[str, _Known] = {}
-        self._kept = 0  # bells, in all
-        self._guard = allocate_lock()
+        self._folder_ttl, self._mtime_tick_ns, self._max_boxes = folder_ttl, mtime_tick_ns, max_boxes
+        self._caches: dict[str, _BellCache] = {}
+        self._kept = 0  # doorbells, in all
+        self._lock = allocate_lock()
         _ringers.add(self)
 
-    def ring(self, box: str, *, look: bool = False) -> None:
-        """Ring every bell of the box, without waiting. Never raises.
-
-        A bell that was hung beside others less than 250 ms ago may stay silent: whoever hung it looks by then. *look*
-        is for answers: who waits for one has often just come, and has nothing but his bell.
-        """
-        known, now = self._known.get(box), time.monotonic()
-        if known is not None and not known.bells and now < known.fresh:
-            return  # nobody listened a moment ago
-        with self._guard:
+    def ring(self, box: str) -> None:
+        """Ring every doorbell of the box, without waiting. Never raises."""
+        cache, now = self._caches.get(box), time.monotonic()
+        if cache is not None and not cache.bells and now < cache.silent_until:
+            return
+        with self._lock:
             try:
-                known = self._known.get(box)
-                if known is None or look or now >= known.fresh:
-                    _all_ring(self._look(box, now))
-                elif not _all_ring(known.bells):  # one is gone: another has perhaps come for it
+                if not _ring_all(self._current_bells(box, now)):  # one is closed: another may have replaced it
                     self._forget(box)
-                    _all_ring(self._look(box, now))
+                    _ring_all(self._current_bells(box, now))
             except OSError:
                 return
 
     def close(self) -> None:
-        """Let go of sockets and descriptors."""
-        with self._guard:
-            for run in list(self._known):
-                self._forget(run)
+        """Close all sockets and descriptors. It can be used again."""
+        with self._lock:
+            for box in list(self._caches):
+                self._forget(box)
 
     def __del__(self) -> None:
         self.close()
 
-    def _look(self, box: str, now: float) -> list[socket]:
-        """The bells of *box*, listed anew where the folder has changed, or may not be the same any more."""
-        known = self._known.get(box)
-        if known is None or now >= known.until or os.fstat(known.folder).st_mtime_ns != known.changed:
+    def _current_bells(self, box: str, now: float) -> list[socket]:
+        """Return the doorbells of *box*, listed again if `run/` has changed or may have been replaced."""
+        cache = self._caches.get(box)
+        if cache is None or now >= cache.valid_until or os.fstat(cache.run_fd).st_mtime_ns != cache.mtime_ns:
             self._forget(box)
-            folder = os.open(f"{self._root}/{box}/run", FOLDER)
-            changed = os.fstat(folder).st_mtime_ns
-            known = self._known[box] = _Known(folder, changed, now, now + _TRUST, _open_bells(folder))
-            if time.time_ns() - changed < _FRESH:
-                known.changed = -1  # it may change again under the same mtime: look again the next time
-            self._kept += len(known.bells)
-            while len(self._known) > _BOXES or self._kept > _KEPT:  # never this one, which is the last
-                self._forget(next(iter(self._known)))
-        known.fresh = now + (_AMONG if known.bells and known.changed >= 0 else _BLINK)
-        return known.bells
+            run_fd = os.open(f"{self._root}/{box}/run", FOLDER)
+            mtime_ns = os.fstat(run_fd).st_mtime_ns
+            cache = self._caches[box] = _BellCache(run_fd, mtime_ns, now + self._folder_ttl, _open_bells(run_fd))
+            if time.time_ns() - mtime_ns < self._mtime_tick_ns:
+                cache.mtime_ns = -1
+            self._kept += len(cache.bells)
+            while len(self._caches) > self._max_boxes or self._kept > MAX_BELLS_KEPT:  # never this one, the last
+                self._forget(next(iter(self._caches)))
+        cache.silent_until = now + _NO_LISTENER_TTL
+        return cache.bells
 
     def _forget(self, box: str) -> None:
-        known = self._known.pop(box, None)
-        if known is not None:
+        cache = self._caches.pop(box, None)
+        if cache is not None:
             with contextlib.suppress(OSError):
-                os.close(known.folder)
-            self._kept -= len(known.bells)
-            for bell in known.bells:
+                os.close(cache.run_fd)
+            self._kept -= len(cache.bells)
+            for bell in cache.bells:
                 bell.close()
 
 
 def has_listener(path: str) -> bool:
-    """Whether somebody listens on the bell at *path*. Asked from the kernel, without ringing."""
+    """Return True if a listener holds the doorbell at *path*. The kernel tells that without a ring."""
     with _datagram() as probe:
         try:
-            _reach(probe.connect, path)
+            _at_path(probe.connect, path)
         except OSError as error:
             return error.errno not in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK)
         return True
 
 
-def _take_down(listening: socket | _Ear, path: str, inode: int, process: int) -> None:
-    listening.close()
+def _unbind(held: socket | _DescriptorDrain, path: str, inode: int, process: int) -> None:
+    held.close()
     with contextlib.suppress(OSError):
         if process == os.getpid() and os.lstat(path).st_ino == inode:  # in the child of a fork it is the parent's
             os.unlink(path)
 
 
 def _datagram() -> socket:
-    from socket import AF_UNIX, SOCK_DGRAM, socket  # a sender whom nobody listens to needs no sockets
+    from socket import AF_UNIX, SOCK_DGRAM, socket  # imported here: without a listener, a sender needs no socket
 
     return socket(AF_UNIX, SOCK_DGRAM)
 
 
 def _refuses_descriptors(bell: socket) -> bool:
-    """Tell the kernel to let no descriptor through to *bell*. Returns whether it does that."""
+    """Have the kernel refuse descriptors on *bell*. Returns True if it does."""
     from socket import SOL_SOCKET
 
     try:
-        if bell.getsockopt(SOL_SOCKET, _PASSRIGHTS) != 1:  # some processors have another option under that number
+        if bell.getsockopt(SOL_SOCKET, SO_PASSRIGHTS) != 1:  # some processors have another option under that number
             return False
-        bell.setsockopt(SOL_SOCKET, _PASSRIGHTS, 0)
-        return bell.getsockopt(SOL_SOCKET, _PASSRIGHTS) == 0
+        bell.setsockopt(SOL_SOCKET, SO_PASSRIGHTS, 0)
+        return bell.getsockopt(SOL_SOCKET, SO_PASSRIGHTS) == 0
     except OSError:
         return False
 
 
-def _is_laden(bell: socket) -> bool:
-    """Whether the next ring brings descriptors. It stays where it is. Raises BlockingIOError where there is none."""
+def _carries_descriptors(bell: socket) -> bool:
+    """Return True if the next ring carries descriptors. It is left in the queue. Raises BlockingIOError if none is."""
     from socket import MSG_CTRUNC, MSG_PEEK
 
     return bool(bell.recvmsg(1, 0, MSG_PEEK)[2] & MSG_CTRUNC)
 
 
-def _close_aside(bell: socket) -> None:
-    """Close *bell* in a thread, for what lies in its queue is closed with it."""
-    with contextlib.suppress(RuntimeError):  # at the end of the program: the kernel closes it, and waits for nothing
+def _close_in_thread(bell: socket) -> None:
+    """Close *bell* in a thread: that closes the descriptors in its queue, too."""
+    with contextlib.suppress(RuntimeError):  # at the end of the program: the kernel closes it, without waiting
         start_new_thread(os.close, (bell.detach(),))
 
 
-def _open_bells(folder: int) -> list[socket]:
-    """The bells in an open run/, connected: of a folder that is full, a few. Its owner hangs there what he likes."""
-    # O_PATH | O_NOFOLLOW: a symlink in there must not make us ring somebody else's socket.
+def _open_bells(run_fd: int) -> list[socket]:
+    """Return the doorbells in an open run/, connected. Bounded: its owner can fill the folder."""
+    # O_PATH | O_NOFOLLOW: a symbolic link must not direct the ring to the socket of another program.
     bells: list[socket] = []
     tried = 0
-    os.lseek(folder, 0, os.SEEK_SET)  # btrfs shows a kept descriptor nothing newer than its last rewind
-    with os.scandir(folder) as entries:  # reads on only as far as we go
-        for _, entry in zip(range(_NAMES), entries, strict=False):
+    os.lseek(run_fd, 0, os.SEEK_SET)  # btrfs shows an open descriptor nothing newer than its last rewind
+    with os.scandir(run_fd) as entries:  # reads no further than the loop goes
+        for _, entry in zip(range(MAX_NAMES_READ), entries, strict=False):
             name = entry.name
-            if name.startswith(".") or entry.is_file(follow_symlinks=False):  # a status file: known without asking
+            if name.startswith(".") or entry.is_file(follow_symlinks=False):  # a status file: known without a stat
                 continue
             tried += 1
             with contextlib.suppress(OSError):
-                bell = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                path_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run_fd)
                 try:
-                    if stat.S_ISSOCK(os.fstat(bell).st_mode):
-                        bells.append(_connected(f"/proc/self/fd/{bell}"))
+                    if stat.S_ISSOCK(os.fstat(path_fd).st_mode):
+                        bells.append(_connect(f"/proc/self/fd/{path_fd}"))
                 finally:
-                    os.close(bell)
-            if tried >= _TRIED or len(bells) >= _BELLS:
+                    os.close(path_fd)
+            if tried >= MAX_SOCKETS_TRIED or len(bells) >= MAX_BELLS_RUNG:
                 break
     return bells
 
 
-def _all_ring(bells: list[socket]) -> bool:
-    """Ring these; whether there is somebody behind each of them."""
-    held = True
+def _ring_all(bells: list[socket]) -> bool:
+    """Ring them. Returns False if one of them is closed."""
+    all_open = True
     for bell in bells:
         try:
             bell.send(b"!")
         except BlockingIOError:
             continue  # its queue is full, so it is ringing already
         except OSError:
-            held = False
-    return held
+            all_open = False
+    return all_open
 
 
-def _connected(path: str) -> socket:
-    """Raises OSError where nobody holds it any more."""
+def _connect(path: str) -> socket:
+    """Connect to a doorbell. Raises OSError if no listener holds it."""
     connected = _datagram()
     connected.setblocking(False)
     try:
@@ -347,37 +364,34 @@ def _connected(path: str) -> socket:
     return connected
 
 
-def _reach(call: Callable[[str], None], path: str) -> None:
-    """bind or connect to *path*, also where it is longer than a socket's address may be."""
-    if len(os.fsencode(path)) <= _LONGEST:
+def _at_path(call: Callable[[str], None], path: str) -> None:
+    """Bind or connect to *path*, even if it is longer than the address of a socket may be."""
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         call(path)
         return
-    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    dir_fd = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        call(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        call(f"/proc/self/fd/{dir_fd}/{os.path.basename(path)}")
     finally:
-        os.close(folder)
+        os.close(dir_fd)
 
 
-def _sweep(run: str) -> None:
-    """Take away the bells of listeners that are gone."""
+def _delete_stale(run: str) -> None:
+    """Delete the doorbells of listeners that are gone."""
     with contextlib.suppress(OSError):
         for name in os.listdir(run):
-            facts = os.lstat(f"{run}/{name}")
-            if (
-                stat.S_ISSOCK(facts.st_mode)
-                and time.time() - facts.st_mtime > _STALE
-                and not has_listener(f"{run}/{name}")
-            ):
+            st = os.lstat(f"{run}/{name}")
+            is_old = stat.S_ISSOCK(st.st_mode) and time.time() - st.st_mtime > STALE_AFTER
+            if is_old and not has_listener(f"{run}/{name}"):
                 os.unlink(f"{run}/{name}")
 
 
 _ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
 
 
-def _free_ringers() -> None:
+def _free_locks_after_fork() -> None:
     for ringer in list(_ringers):
-        ringer._guard = allocate_lock()  # another thread may have held it when we were forked
+        ringer._lock = allocate_lock()  # another thread of the parent may hold it
 
 
-os.register_at_fork(after_in_child=_free_ringers)
+os.register_at_fork(after_in_child=_free_locks_after_fork)

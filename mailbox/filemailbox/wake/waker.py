@@ -1,11 +1,12 @@
-"""Look now: the doorbell, the watch and the rescan.
+"""The waker: sleep until there may be mail. Woken by the doorbell, the watch and the poll.
 
-The directory is the truth; a wake-up only means "look". Three sources say so: the bell, which our senders ring; the
-watch on `new/`, for what is moved in by hand; and the rescan, always on, which finds what both miss. It is counted:
-where notifications are dead (shared folders of virtual machines, network file systems) nothing else would tell.
+The directory is the truth; a wake-up only means "look now". Three sources bring one: the doorbell, which senders ring;
+the watch on `new/`, for files that are moved in by hand; and the poll, always on, which finds what both miss. The
+listener counts what only the poll found, because nothing else shows that notifications do not work (shared folders of
+virtual machines, network file systems).
 
-Arm first, look, then wait: in any other order mail that comes in between lies until the rescan. Several threads and
-event loops may wait on one mailbox: what one of them hears wakes the others, who may have been meant.
+Arm first, scan, then wait: in any other order, mail that arrives in between waits for the poll. Several threads and
+event loops may wait on one mailbox. A wake-up that one of them reads wakes the others too: it may have been for them.
 """
 
 import contextlib
@@ -25,215 +26,226 @@ from .watcher import WatchfilesWatch
 if TYPE_CHECKING:
     from ..system.inotify import Inotify
 
-_PART: Final = 20  # of the time: so much of it looks may take that find nothing
+_IDLE_FACTOR: Final = 20  # sleep at least this many times as long as an empty scan took
 
 QUIET: Final = 0.003
-"""Seconds between two looks that find nothing, when something keeps ringing."""
+"""Seconds between two empty scans while spurious wake-ups keep coming."""
 
-_PATIENT: Final = 3  # such looks in a row that are nothing strange: the watch and the bell may both tell of one message
+_TOLERATED: Final = 3  # short sleeps, or empty scans, in a row that are normal: bell and watch may announce one message
 
-Source = Literal["bell", "watch", "poke", "timer", "flood"]
-"""What woke us; of all that rings for nothing, nobody asks what it was."""
+Source = Literal["bell", "watch", "wake", "timer", "flood"]
+"""Reason that wait() returned. After a flood of wake-ups the source is not determined."""
 
 Waiters: TypeAlias = dict[Callable[[], object], Callable[[Callable[[], object]], object]]
-"""What wakes those who wait in event loops, and how it is called from outside of their loop."""
+"""For each wait in an event loop: the function that wakes it, and the loop's call_soon_threadsafe()."""
 
 
 class Waker:
-    """What a consumer waits on. It hangs a bell at the first wait; where that cannot be, the rescan must do."""
+    """Lets a consumer wait for mail. It binds a doorbell at the first arm(); if that fails, the poll has to do."""
 
-    def __init__(self, box: str, poll_interval: float = POLL_INTERVAL, *, refuse: bool = True) -> None:
+    def __init__(
+        self,
+        box: str,
+        poll_interval: float = POLL_INTERVAL,
+        *,
+        scan_cost: Callable[[], float] = float,
+        refuse: bool = True,
+    ) -> None:
+        """*scan_cost* returns the seconds that an empty scan takes: idle polling takes a twentieth of the time at most.
+
+        *refuse*: see Bell.
+        """
         self.box = box
-        """The path of the box."""
+        """Path of the box."""
+        self._poll_interval = poll_interval
+        self._scan_cost = scan_cost
         self._refuse = refuse
-        self._rescan = poll_interval
         self._bell: Bell | None = None
         self._watch: Inotify | WatchfilesWatch | None = None
         self._watching = False
         self._trouble: str | None = None
-        self._folder: tuple[int, int] | None = None
-        self._poke = -1
+        self._watched_inode: tuple[int, int] | None = None
+        self._eventfd = -1
         self._process = 0
         self._check_at = 0.0
-        self._guard = threading.RLock()  # one that a signal handler can take, too
-        self.heard = 0
-        """How often something was heard. See arm()."""
-        self.cost: Callable[[], float] = float
-        """How many seconds a look has taken: those that nothing has announced take a twentieth of the time at most."""
-        self._asleep: list[None] = []  # one for each who is; a list, for that grows and shrinks without the guard
-        self._brief = 0
-        self.sleepers: Waiters = {}
+        self._lock = threading.RLock()  # reentrant, so that a signal handler can take it
+        self.generation = 0
+        """Number of wake-ups so far. See arm()."""
+        self._asleep: list[None] = []  # one item for each sleeping thread: a list changes atomically, without the lock
+        self._short_sleeps = 0
+        self.waiters: Waiters = {}
 
     def arm(self) -> int:
-        """Be ready to be woken, and forget the wake-ups so far. Call it before looking, and tell wait() the answer."""
+        """Clear the wake-ups so far. Call it before a scan, and give its result, the generation, to wait()."""
         if time.monotonic() >= self._check_at or self._process != os.getpid():
             self._ensure_bound()
-        heard = self._bell is not None and self._bell.clear()
+        woken = self._bell is not None and self._bell.clear()
         watch = self._watch
         if watch is not None:
-            heard = watch.clear() or heard
-            if watch.over:  # the folder is gone, or another one lies at its path
+            woken = watch.clear() or woken
+            if watch.over:  # the folder was removed or replaced
                 self._ensure_bound()
-        if heard:
+        if woken:
             self._wake_waiters()
-        return self.heard
+        return self.generation
 
     def watch(self) -> None:
-        """Also be woken by what is moved in by hand, until close()."""
+        """Be woken by files that are moved in by hand too, until close()."""
         self._watching = True
         self._ensure_bound()
 
-    def wait(self, longest: float, heard: int, empty: int = 0) -> Source:
-        """Sleep until there may be mail, at most *longest* seconds and never longer than the rescan; what woke us.
+    def wait(self, longest: float, generation: int, empty: int = 0) -> Source:
+        """Sleep until there may be mail, at most *longest* seconds and never longer than the poll interval.
 
-        *heard* is what arm() said before the look, *empty* how many looks in a row have found nothing: a flood of rings
-        costs a look every few milliseconds, not a core.
+        *generation* is the result of arm() before the last scan, *empty* the number of scans in a row that found
+        nothing. During a flood of spurious wake-ups it returns every few milliseconds, so that a flood does not take
+        a core. Returns the source of the wake-up.
         """
         flood = self.is_flooded(empty)
         if flood:
-            self.rest(self.quiet, heard)
+            self.sleep_through(self.quiet, generation)
         began = time.monotonic()
-        source = self._sleep(self.span(longest), heard, deaf=False)
-        self._brief = self._brief + 1 if time.monotonic() - began < QUIET else 0  # slept(), a call less
+        source = self._sleep(self.span(longest), generation, deaf=False)
+        self.note_sleep(time.monotonic() - began)
         return "flood" if flood and source != "timer" else source
 
     def is_flooded(self, empty: int) -> bool:
-        """Whether something keeps ringing for nothing."""
-        return self._brief > _PATIENT and empty > _PATIENT
+        """Return True if spurious wake-ups keep coming. *empty* is as in wait()."""
+        return self._short_sleeps > _TOLERATED and empty > _TOLERATED
 
     def note_sleep(self, seconds: float) -> None:
-        """So long it took until something was heard."""
-        self._brief = self._brief + 1 if seconds < QUIET else 0
+        """Note how long a sleep lasted."""
+        self._short_sleeps = self._short_sleeps + 1 if seconds < QUIET else 0
 
-    def rest(self, seconds: float, heard: int) -> None:
-        """Sleep, whatever rings, until poke()."""
-        self._sleep(seconds, heard, deaf=True)
+    def sleep_through(self, seconds: float, generation: int) -> None:
+        """Sleep through wake-ups, until wake_all() or the time is over."""
+        self._sleep(seconds, generation, deaf=True)
 
     def wake_all(self) -> None:
-        """Wake all who wait, from another thread or a signal handler."""
+        """Wake all waiters, from another thread or a signal handler."""
         with contextlib.suppress(OSError):
             self._wake_waiters()
 
-    def _sleep(self, seconds: float, heard: int, *, deaf: bool) -> Source:
+    def _sleep(self, seconds: float, generation: int, *, deaf: bool) -> Source:
         sources: dict[int, Source] = {}
-        with self._guard:
+        with self._lock:
             if self._bell is not None and not deaf:
                 sources[self._bell.fileno()] = "bell"
             if self._watch is not None and not deaf:
                 sources[self._watch.fileno()] = "watch"
-            if self._poke >= 0:
-                sources[self._poke] = "poke"
+            if self._eventfd >= 0:
+                sources[self._eventfd] = "wake"
             self._asleep.append(None)
-        ear = select.poll()
-        for source in sources:
-            ear.register(source, select.POLLIN)
+        poller = select.poll()
+        for fd in sources:
+            poller.register(fd, select.POLLIN)
         try:
-            if self.heard != heard:  # by somebody else, since we armed
+            if self.generation != generation:  # another waiter has read a wake-up since arm()
                 return "bell"
-            woken = ear.poll(seconds * 1000)  # in the order of registration
+            readable = poller.poll(seconds * 1000)  # in the order of registration
         finally:
             self._asleep.pop()
-        if not woken:
+        if not readable:
             return "timer"
-        if sources[woken[-1][0]] == "poke":
+        if sources[readable[-1][0]] == "wake":
             with contextlib.suppress(OSError):
-                os.eventfd_read(self._poke)
-        return sources[woken[0][0]]
+                os.eventfd_read(self._eventfd)
+        return sources[readable[0][0]]
 
     def _wake_waiters(self) -> None:
-        """Something was heard, and what it was is gone: others may have been asleep on it."""
-        with self._guard:
-            self.heard += 1
+        """Wake all others: the wake-up that was just read is gone, and may have been for them."""
+        with self._lock:
+            self.generation += 1
             asleep = len(self._asleep)
-        if asleep and self._poke >= 0:
-            os.eventfd_write(self._poke, asleep)  # a semaphore: each of them takes one
-        for call, from_outside in list(self.sleepers.items()):
+        if asleep and self._eventfd >= 0:
+            os.eventfd_write(self._eventfd, asleep)  # a semaphore: each of them reads one
+        for wake, schedule in list(self.waiters.items()):
             with contextlib.suppress(RuntimeError):  # its loop is closed
-                from_outside(call)
+                schedule(wake)
 
     def span(self, longest: float) -> float:
-        """For how many seconds to sleep."""
-        return max(0.0, min(longest, max(self._rescan, _PART * self.cost())))
+        """Return the seconds to sleep."""
+        return max(0.0, min(longest, max(self._poll_interval, _IDLE_FACTOR * self._scan_cost())))
 
     @property
     def quiet(self) -> float:
-        """For how many seconds to rest while something keeps ringing for nothing."""
-        return max(QUIET, _PART * self.cost())
+        """Seconds to sleep through during a flood of spurious wake-ups."""
+        return max(QUIET, _IDLE_FACTOR * self._scan_cost())
 
     def descriptors(self) -> list[int]:
-        """What becomes readable when there may be mail, for event loops."""
-        with self._guard:
+        """Return the descriptors that become readable when there may be mail, for event loops."""
+        with self._lock:
             return [source.fileno() for source in (self._bell, self._watch) if source is not None]
 
     @property
     def bell(self) -> str | None:
-        """The path of our bell, where one hangs."""
+        """Path of the doorbell; None if there is none."""
         return self._bell.path if self._bell is not None else None
 
     @property
     def trouble(self) -> str | None:
-        """What keeps the watch from working, if it is wanted and does not."""
+        """Error that keeps the watch from working; None if it works or is not wanted."""
         return self._trouble or (self._watch.trouble if isinstance(self._watch, WatchfilesWatch) else None)
 
     def close(self) -> None:
-        """Take the bell down and end the watch. No thread is left."""
-        with self._guard:
+        """Remove the doorbell and end the watch. No thread is left."""
+        with self._lock:
             if self._watch is not None:
                 self._watch = self._watch.close()
             if self._bell is not None:
                 self._bell.close()
                 self._bell = None
-            if self._poke >= 0:
-                os.close(self._poke)
-                self._poke = -1
+            if self._eventfd >= 0:
+                os.close(self._eventfd)
+                self._eventfd = -1
             self._watching = False
             self._check_at = 0.0
 
     def _ensure_bound(self) -> None:
-        """See to it that the bell hangs and the watch is on the folder that is there now."""
+        """Make sure that the doorbell is bound, and that the watch is on the `new/` that is there now."""
         if self._process not in (0, os.getpid()):
-            self._disown()
-        with self._guard:  # several threads may come at once
+            self._forget_after_fork()
+        with self._lock:  # several threads may come at once
             self._process = os.getpid()
-            self._check_at = time.monotonic() + self._rescan
-            if self._poke < 0:
-                with contextlib.suppress(OSError):  # no more descriptors: then who pokes is heard at the rescan
-                    self._poke = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+            self._check_at = time.monotonic() + self._poll_interval
+            if self._eventfd < 0:
+                with contextlib.suppress(OSError):  # no descriptor left: wake_all() takes effect at the next poll
+                    self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
             if self._bell is not None and not self._bell.is_bound():
                 self._bell.close()
                 self._bell = None
             if self._bell is None:
                 with contextlib.suppress(OSError):
                     self._bell = Bell(f"{self.box}/run", refuse=self._refuse)
-            if self._watch is not None and (self._watch.over or self._folder != self._new()):
-                self._watch = self._watch.close()  # of a box that was moved away, nothing tells the watch
+            if self._watch is not None and (self._watch.over or self._watched_inode != self._new_inode()):
+                self._watch = self._watch.close()  # a watch is not notified when the box is moved away
             if self._watching and self._watch is None:
-                self._begin_watch()
+                self._start_watch()
 
-    def _disown(self) -> None:
-        """In the child of a fork: all that is the parent's."""
+    def _forget_after_fork(self) -> None:
+        """In the child of a fork, let go of what belongs to the parent."""
         if self._bell is not None:
             self._bell.close()
             self._bell = None
         if self._watch is not None:
             self._watch.disown()
             self._watch = None
-        if self._poke >= 0:
-            os.close(self._poke)
-            self._poke = -1
-        self._guard, self._asleep = threading.RLock(), []
-        self.sleepers.clear()
+        if self._eventfd >= 0:
+            os.close(self._eventfd)
+            self._eventfd = -1
+        self._lock, self._asleep = threading.RLock(), []
+        self.waiters.clear()
 
-    def _new(self) -> tuple[int, int] | None:
+    def _new_inode(self) -> tuple[int, int] | None:
         try:
-            facts = os.stat(f"{self.box}/new")
+            st = os.stat(f"{self.box}/new")
         except OSError:
             return None
-        return facts.st_dev, facts.st_ino
+        return st.st_dev, st.st_ino
 
-    def _begin_watch(self) -> None:
+    def _start_watch(self) -> None:
         folder = f"{self.box}/new"
-        self._folder = self._new()  # before the watch: should another one come in between, that is noticed
+        self._watched_inode = self._new_inode()  # before the watch: a folder that is replaced in between is noticed
         try:
             from ..system.inotify import Inotify
 
@@ -241,9 +253,9 @@ class Waker:
         except OSError as error:
             if error.errno == errno.ENOSYS:
                 self._watch = WatchfilesWatch(folder)
-            elif self._trouble is None:  # once, until it works again
-                often = f"{self._rescan * 1000:g} ms"
-                log.warning("watching %s does not work (%s): mail is found by looking every %s", folder, error, often)
+            elif self._trouble is None:  # log it once, until it works again
+                interval = f"{self._poll_interval * 1000:g} ms"
+                log.warning("watching %s does not work (%s): polling every %s instead", folder, error, interval)
             self._trouble = str(error) if self._watch is None else None
         else:
             self._trouble = None

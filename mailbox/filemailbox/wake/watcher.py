@@ -1,60 +1,63 @@
-"""Watches on new/: watchfiles in a thread."""
+"""The watch on `new/` where the kernel has no inotify: watchfiles in a thread."""
 
 import os
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from .. import log
 
-if TYPE_CHECKING:
-    pass
-
 STEP: Final = 15
-"""Milliseconds between two looks of watchfiles at what the kernel has told it, where it does the watching. Mail moved
-in by hand is found after one to two of them."""
+"""Milliseconds between two checks of watchfiles for events. Mail moved in by hand is found after one to two of them."""
 
-RETRY_AFTER: Final = 1.0  # seconds until a watch that broke is tried anew
+RETRY_AFTER: Final = 1.0
+"""Seconds until a watch that broke is tried again."""
 
 
 class WatchfilesWatch:
-    """watchfiles in a thread, where there is no inotify: a descriptor that is readable when something has happened."""
+    """watchfiles in a thread, with a descriptor that becomes readable at each event."""
 
-    over = False  # it finds the folder again by itself
+    over = False
+    """False: it finds a replaced folder by itself."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._heard = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._end = threading.Event()
+    def __init__(self, folder: str, *, retry_after: float = RETRY_AFTER) -> None:
+        self._folder, self._retry_after = folder, retry_after
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closing = threading.Event()
         self.trouble: str | None = None
+        """Error that keeps it from working; None while it works."""
         self._thread = threading.Thread(target=self._run, name=f"mailbox watch {folder}", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
-        return self._heard
+        """Descriptor for select and its kin: readable after an event."""
+        return self._eventfd
 
     def clear(self) -> bool:
+        """Clear the events so far. Returns True if there were any."""
         try:
-            os.eventfd_read(self._heard)
+            os.eventfd_read(self._eventfd)
         except BlockingIOError:
             return False
         return True
 
     def close(self) -> None:
-        self._end.set()
+        """End the thread."""
+        self._closing.set()
         self._thread.join()
-        os.close(self._heard)
+        os.close(self._eventfd)
 
     def disown(self) -> None:
-        os.close(self._heard)  # the thread stayed with the parent
+        """Close it in the child of a fork: the thread stayed with the parent."""
+        os.close(self._eventfd)
 
     def _run(self) -> None:
-        import watchfiles  # takes 40 ms, in which the listener listens already
+        import watchfiles  # takes 40 ms, during which the listener listens already
         from watchfiles import _rust_notify as rust
 
-        log.quieten("watchfiles")  # it would tell of every arrival
-        while not self._end.is_set():
+        log.quieten("watchfiles")  # it would log each arrival
+        while not self._closing.is_set():
             try:
-                identity = self._identity()
+                inode = self._inode()
                 for changes in watchfiles.watch(
                     self._folder,
                     watch_filter=None,  # the default hides names such as x.swp~
@@ -64,20 +67,20 @@ class WatchfilesWatch:
                     yield_on_timeout=True,
                     recursive=False,
                     raise_interrupt=False,
-                    stop_event=self._end,
+                    stop_event=self._closing,
                     ignore_permission_denied=False,  # would swallow every error
                 ):
                     self.trouble = None
                     if changes:
-                        os.eventfd_write(self._heard, 1)
-                    elif self._identity() != identity:
-                        break  # another folder lies at the path; the watch is on the old one, for ever silent
+                        os.eventfd_write(self._eventfd, 1)
+                    elif self._inode() != inode:
+                        break  # the folder was replaced, and the watch on the old one stays silent
             except (OSError, RuntimeError, rust.WatchfilesRustInternalError) as error:
-                if self.trouble is None:  # once, until it works again
-                    log.warning("watching %s does not work: %s. The rescan finds mail meanwhile", self._folder, error)
+                if self.trouble is None:  # log it once, until it works again
+                    log.warning("watching %s does not work: %s. Polling finds mail meanwhile", self._folder, error)
                 self.trouble = str(error)
-                self._end.wait(RETRY_AFTER)
+                self._closing.wait(self._retry_after)
 
-    def _identity(self) -> tuple[int, int]:
-        facts = os.stat(self._folder)
-        return facts.st_dev, facts.st_ino
+    def _inode(self) -> tuple[int, int]:
+        st = os.stat(self._folder)
+        return st.st_dev, st.st_ino

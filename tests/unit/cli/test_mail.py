@@ -89,8 +89,8 @@ def test_lines_before_one_that_fails_are_sent_and_named(mailbox: Callable[..., A
     [
         pytest.param(["send", "carol", "hi"], b"", 67, 'there is no box "carol"', id="no box"),
         pytest.param(["send", "alice"], b"\xff\xfe", 65, "the body is not UTF-8", id="no text"),
-        pytest.param(["send", "alice"], b"x" * (1 << 21), 65, "is the limit", id="too large"),
-        pytest.param(["send", "alice", "--lines"], b"x" * (1 << 21), 65, "is the limit", id="a line too large"),
+        pytest.param(["send", "alice"], b"x" * (1 << 21), 65, "the limit is", id="too large"),
+        pytest.param(["send", "alice", "--lines"], b"x" * (1 << 21), 65, "the limit is", id="a line too large"),
         pytest.param(["send", "alice", "hi", "--lines"], b"", 2, "give no BODY", id="lines and a body"),
         pytest.param(["send", "alice", "hi", "--root", "/nowhere"], b"", 69, "is the volume mounted?", id="no root"),
         pytest.param(["read", "nothing"], b"", 1, 'no message "nothing"', id="no message"),
@@ -347,7 +347,7 @@ def test_dead_letters_are_listed_with_the_reason(mailbox: Callable[..., Any], bo
     cells = mailbox("dead", "list").lines[0].split("\t")
 
     assert (*cells[:4], *cells[5:]) == (id, "bob", "none", "job", "1", "no such path")
-    assert mailbox("dead", "list", "--json").records[0]["problem"] == "no such path"
+    assert mailbox("dead", "list", "--json").records[0]["reason"] == "no such path"
 
 
 def test_a_dead_letter_is_shown_with_all_that_is_known(mailbox: Callable[..., Any], bob: Mailbox) -> None:

@@ -289,7 +289,7 @@ def test_a_broken_command_pauses_and_is_tried_again(alice: Mailbox, watch: Watch
     done = watching.stdout.readline().decode()
     watching.terminate()
 
-    assert "no such file or directory. The message is put back; trying again in 1 s" in said
+    assert "no such file or directory. The message is released; trying again in 1 s" in said
     assert done == "work attempt 1\n"
     assert ended(watching)[0] == 0
     assert left(root) == []

@@ -1,12 +1,10 @@
 """The envelope and Message: encode, strict decode; a handle that settles once."""
 
-import asyncio
 import dataclasses
 import enum
 import json
 import unicodedata
 import uuid
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from filemailbox import InvalidBodyError, InvalidRequestError, Message, NotClaimedError, NotMailError, Reject, Retry
+from filemailbox import InvalidBodyError, InvalidRequestError, Message, NotMailError
 from filemailbox.format.envelope import MAX_DEPTH, MAX_HOPS, decode, encode
 from filemailbox.format.times import datetime_ns, format_time, parse_time, resolve_time
 from filemailbox.store.ids import new_id
@@ -408,186 +406,6 @@ class Word(str):
 def test_a_text_of_another_class_is_text() -> None:
     """What is a str may be an option."""
     assert decode(written(1, type=Word("job")))["type"] == "job"
-
-
-# Message
-
-
-class Desk:
-    """A box that notes what it is asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Any, ...]] = []
-
-    def ack(self, message: Message[Any]) -> None:
-        self._settle(message, "ack")
-
-    def retry(self, message: Message[Any], after: float | None, reason: str, detail: str) -> None:
-        self._settle(message, "retry", after, reason, bool(detail))
-
-    def reject(self, message: Message[Any], reason: str, detail: str) -> None:
-        self._settle(message, "reject", reason)
-
-    def release(self, message: Message[Any], after: float) -> None:
-        self._settle(message, "hand back")
-
-    def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str:
-        self.asked.append(("reply", body, options))
-        return ID
-
-    async def off_loop(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        return call(*arguments)
-
-    def _settle(self, message: Message[Any], *asked: Any) -> None:
-        message.settled = True
-        self.asked.append(asked)
-
-
-@pytest.fixture
-def desk() -> Desk:
-    return Desk()
-
-
-@pytest.fixture
-def message(desk: Desk) -> Message[Any]:
-    data = written({"n": 1})
-    return Message(ID, decode(data), data, f"{ID}.json", hold=desk)
-
-
-def test_what_is_missing_is_filled_in_on_reading() -> None:
-    """Every property has a value of its type, or None; the time of sending comes from the id."""
-    message: Message[Any] = Message(ID, decode(b'{"body":1}'), b"", "")
-    strings = (message.sender, message.to, message.type, message.subject, message.thread, message.in_reply_to)
-
-    assert strings == (None,) * 6
-    assert (message.idempotency_key, message.expires, message.deliver_after) == (None, None, None)
-    assert (message.hops, message.headers, message.reply_id) == (0, {}, ID)
-    assert message.sent == datetime(2026, 11, 24, 1, 45, 30, 123456, UTC)
-
-
-def test_the_envelope_can_be_read_by_its_words() -> None:
-    """Each member is a property; unknown ones are in members."""
-    members = {"id": "x", "from": "a", "to": "b", "type": "t", "subject": "s", "thread": "h", "in_reply_to": "r"}
-    times = {"sent": "2026-11-24T00:00:00Z", "expires": "2027-01-01T00:00:00Z", "deliver_after": "2026-12-01T00:00:00Z"}
-    data = json.dumps(
-        {**members, **times, "idempotency_key": "k", "hops": 3, "headers": {"a": "b"}, "y": 1, "body": 2}
-    ).encode()
-    message: Message[Any] = Message(ID, decode(data), data, "")
-    strings = (message.sender, message.to, message.type, message.subject, message.thread, message.in_reply_to)
-
-    assert strings == ("a", "b", "t", "s", "h", "r")
-    assert (message.idempotency_key, message.hops, message.headers, message.reply_id) == ("k", 3, {"a": "b"}, "x")
-    assert message.sent == datetime(2026, 11, 24, tzinfo=UTC)
-    assert message.expires == datetime(2027, 1, 1, tzinfo=UTC)
-    assert message.deliver_after == datetime(2026, 12, 1, tzinfo=UTC)
-    assert message.fields["y"] == 1
-
-
-@pytest.mark.parametrize("sent", ["soon", "2026-02-30T00:00:00Z", None], ids=["word", "no such day", "null"])
-def test_a_time_of_sending_that_is_none_is_not_believed(sent: Any) -> None:
-    """Nothing depends on it, so it condemns nothing: the id has a time."""
-    message: Message[Any] = Message(ID, decode(json.dumps({"body": 1, "sent": sent}).encode()), b"", "")
-
-    assert message.sent == datetime(2026, 11, 24, 1, 45, 30, 123456, UTC)
-
-
-def test_an_id_of_a_day_that_no_month_has_is_some_time() -> None:
-    """A hostile name must not make a property raise."""
-    message: Message[Any] = Message(ID.replace("1124", "0231"), decode(b"{}"), b"", "")
-
-    assert message.sent == datetime(2026, 3, 3, 1, 45, 30, 123456, UTC)
-
-
-def test_a_message_shows_itself_safely() -> None:
-    """repr() goes into logs: nothing in it moves a cursor."""
-    message: Message[Any] = Message(ID, decode(b'{"from":"\\u001b[2J","body":1}'), b"", "")
-
-    assert repr(message) == rf'<Message {ID} from "\x1b[2J" (none) type "" cur>'
-
-
-@pytest.mark.parametrize(
-    ("error", "asked", "swallowed"),
-    [
-        pytest.param(None, ("ack",), False, id="clean exit"),
-        pytest.param(Reject("no"), ("reject", "no"), True, id="Reject"),
-        pytest.param(Retry(30, "busy"), ("retry", 30, "busy", False), True, id="Retry"),
-        pytest.param(Retry(), ("retry", None, "the handler asked to retry", False), True, id="Retry by default"),
-        pytest.param(KeyError("x"), ("retry", None, "KeyError: 'x'", True), False, id="error, with its traceback"),
-        pytest.param(KeyboardInterrupt(), ("hand back",), False, id="KeyboardInterrupt"),
-        pytest.param(SystemExit(), ("hand back",), False, id="SystemExit"),
-    ],
-)
-def test_a_with_block_settles_as_it_ends(
-    message: Message[Any], desk: Desk, error: BaseException | None, asked: Any, swallowed: bool
-) -> None:
-    """A clean exit acks, Retry and Reject are words to us, other errors retry and go on, a stop hands back."""
-    raised = None
-    try:
-        with message:
-            if error is not None:
-                raise error
-    except BaseException as caught:  # noqa: BLE001  # also what is no Exception
-        raised = caught
-
-    assert desk.asked == [asked]
-    assert raised is (None if swallowed else error)
-
-
-@pytest.mark.parametrize("error", [None, Reject("no"), KeyError("x")], ids=["clean exit", "Reject", "error"])
-def test_an_async_with_block_leaves_what_is_settled(
-    message: Message[Any], desk: Desk, error: BaseException | None
-) -> None:
-    """Nothing is asked for twice; a word to us is swallowed all the same, an error goes on."""
-
-    async def settle() -> None:
-        async with message:
-            message.ack()
-            if error is not None:
-                raise error
-
-    if isinstance(error, KeyError):
-        with pytest.raises(KeyError):
-            asyncio.run(settle())
-    else:
-        asyncio.run(settle())
-
-    assert desk.asked == [("ack",)]
-
-
-def test_the_first_settling_counts(message: Message[Any], desk: Desk) -> None:
-    """All later ones do nothing, also the end of the with block."""
-    with message:
-        message.retry(delay=timedelta(minutes=1))
-        message.ack()
-        message.reject("no")
-        message.release()
-
-    assert desk.asked == [("retry", 60.0, "put back to be retried", False)]
-
-
-@pytest.mark.parametrize(
-    "settle",
-    [
-        pytest.param(lambda message: message.ack(), id="ack"),
-        pytest.param(lambda message: message.retry(), id="retry"),
-        pytest.param(lambda message: message.reject("no"), id="reject"),
-        pytest.param(lambda message: message.release(), id="hand back"),
-        pytest.param(lambda message: message.reply(1), id="reply"),
-    ],
-)
-def test_what_was_only_looked_at_cannot_be_settled(settle: Callable[[Message[Any]], Any]) -> None:
-    """It may be somebody else's, or already gone."""
-    with pytest.raises(NotClaimedError, match="was looked at, not taken"):
-        settle(Message(ID, decode(b"{}"), b"", ""))
-
-
-def test_a_reply_does_not_settle(message: Message[Any], desk: Desk) -> None:
-    """More than one may be sent."""
-    answer = message.reply({"ok": True}, type="done")
-
-    assert answer == ID
-    assert desk.asked == [("reply", {"ok": True}, {"type": "done"})]
-    assert not message.settled
 
 
 def test_the_limit_of_hops_can_be_written_and_read() -> None:

@@ -285,34 +285,6 @@ def test_when_arun_has_ended_no_task_is_left(alice: Mailbox, patient: Mailbox) -
     assert left == set()
 
 
-def test_who_cancels_the_task_that_stands_by_does_not_stop_the_listener(
-    alice: Mailbox, patient: Mailbox, root: Path
-) -> None:
-    """Such as one who cancels whatever tasks there are: it is made again."""
-    got: list[object] = []
-
-    @patient.on()
-    async def handle(message: Message[Any]) -> None:
-        await asyncio.sleep(0)
-        got.append(message.body)
-
-    async def main() -> None:
-        async with running(patient) as listening:
-            for number in range(3):
-                await eventually(lambda: len(asyncio.all_tasks()) == 3)  # what was handled before is settled
-                (waiting,) = asyncio.all_tasks() - {asyncio.current_task(), listening}
-                waiting.cancel()
-                if number == 1:
-                    await asyncio.wait([waiting])
-                await asyncio.to_thread(alice.send, "bob", number)
-                await eventually(lambda: len(got) > number)  # noqa: B023
-
-    run(main())
-
-    assert got == [0, 1, 2]
-    assert left(root, "cur", "dead") == []
-
-
 def test_bodies_are_checked_off_the_loop(alice: Mailbox, patient: Mailbox) -> None:
     """A validator may take long, and a body that is refused is a dead letter: a file to move."""
     threads = []
@@ -356,7 +328,7 @@ def test_what_is_carried_into_the_loop_arrives_once_and_in_order() -> None:
             for number in range(100):
                 bridge.carry(number, None)  # type: ignore[arg-type]
 
-        bridge = aio._Bridge(asyncio.get_running_loop(), arrive)
+        bridge = aio._LoopBridge(asyncio.get_running_loop(), arrive)
         await asyncio.to_thread(carry)
         await arrived.wait()
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
@@ -371,35 +343,6 @@ def test_what_is_carried_into_the_loop_arrives_once_and_in_order() -> None:
     assert [each for each in got if isinstance(each, int)] == list(range(100))
     assert got[-2:] == ["fails", "arrives"]
     assert left == [("left", None)]
-
-
-def test_who_stands_by_runs_before_what_brings_it_goes_on() -> None:
-    """It costs no turn of the loop."""
-    order: list[object] = []
-
-    async def stand_by(coming: aio._Coming) -> None:
-        order.append(await coming)
-
-    def bring(coming: aio._Coming, what: Any) -> None:
-        coming.bring(what)
-        order.append("brought")
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        for begun in (True, False):
-            coming = aio._Coming(loop=loop)
-            if begun:
-                task = loop.create_task(stand_by(coming))
-                await asyncio.sleep(0)
-                loop.call_soon(bring, coming, "waited for")
-            else:
-                loop.call_soon(bring, coming, "early")
-                task = loop.create_task(stand_by(coming))
-            await task
-
-    run(main())
-
-    assert order == ["waited for", "brought", "brought", "early"]
 
 
 # Concurrency
@@ -645,7 +588,7 @@ def test_stop_ends_async_for_loops_that_wait(patient: Mailbox, where: str) -> No
 
     async def main() -> None:
         loops = [asyncio.ensure_future(loop(number)) for number in range(3)]
-        await eventually(lambda: len(patient._wake.sleepers) == 3)
+        await eventually(lambda: len(patient._waker.waiters) == 3)
         if where == "loop":
             patient.stop()
         else:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,14 +92,18 @@ def test_each_exit_code_is_that_of_its_own_message(alice: Mailbox, run: Run, roo
     assert (len(left(root, "dead")), len(left(root, "later")), len(left(root, "new"))) == (40, 0, 0)
 
 
-def test_the_pauses_for_a_broken_command_grow(
-    alice: Mailbox, listener: Listener, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
+def test_the_pauses_for_a_broken_command_grow(alice: Mailbox, listener: Listener, root: Path, caplog: Any) -> None:
     """Doubled each time up to a minute, and begun anew after a run that was none. Each is told."""
     now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    command, began, pauses = CommandHandler(["/bin/sh", "-c", "exit 127"], listener, str(root), "bob"), 0.0, []
+    command = CommandHandler(
+        ["/bin/sh", "-c", "exit 127"],
+        listener,
+        str(root),
+        "bob",
+        clock=lambda: now[0],
+        sleep=lambda seconds: now.__setitem__(0, now[0] + seconds),
+    )
+    began, pauses = 0.0, []
     for number in range(9):
         command.argv = ["true"] if number == 7 else ["/bin/sh", "-c", "exit 127"]
         alice.send("bob", number)
@@ -117,7 +120,7 @@ def test_the_pauses_for_a_broken_command_grow(
 def test_to_stop_ends_a_pause(alice: Mailbox, listener: Listener, root: Path) -> None:
     """Nobody waits a minute for it."""
     command = CommandHandler(["/no/such/command"], listener, str(root), "bob")
-    command._pause = 3600
+    command.pause = 3600
     alice.send("bob", 1)
     message = listener.receiver.take()
     assert message is not None

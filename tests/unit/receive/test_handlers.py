@@ -44,7 +44,7 @@ def into(function: Callable[..., Any]) -> Any:
     handlers.add((), function, None)
     handler = handlers.find(None)
     assert handler is not None
-    return handler.into
+    return handler.body_type
 
 
 def asynchronous(function: Callable[..., Any]) -> bool:
@@ -189,8 +189,9 @@ def test_the_body_becomes_what_is_wanted_or_is_refused(function: Callable[..., A
     good: Message[Any] = Message("0", {"body": {"path": "x.c"}}, b"", "0.json")
     bad: Message[Any] = Message("0", {"body": {"path": 7}}, b"", "0.json")
     assert handler is not None
-    body = handler.prepare(good).body
+    handler.convert_body(good)
+    body = good.body
 
-    assert (type(body), body.path) == (handler.into, "x.c")
+    assert (type(body), body.path) == (handler.body_type, "x.c")
     with pytest.raises(BodyTypeError, match=r"its body is not (Job|Model): .* - at `\$.path`"):
-        handler.prepare(bad)
+        handler.convert_body(bad)

@@ -471,7 +471,7 @@ def test_what_is_no_mail_becomes_a_dead_letter_whoever_listens(quick: Mailbox, r
 
 def test_without_handlers_there_is_nothing_to_run(quick: Mailbox) -> None:
     """A program that forgot to register them hears of it."""
-    with pytest.raises(InvalidRequestError, match=r"no handler: decorate a function with @box.on\(\)"):
+    with pytest.raises(InvalidRequestError, match="no handler"):
         quick.run()
 
 
@@ -523,19 +523,19 @@ def test_stop_ends_it_from_its_own_handler(alice: Mailbox, patient: Mailbox, roo
     assert left(root, "cur", "later") == []
 
 
-@pytest.mark.parametrize("moment", ["begin", "arm", "wait"])
+@pytest.mark.parametrize("moment", ["open", "arm", "wait"])
 def test_a_stop_at_any_moment_before_the_wait_is_not_lost(
     patient: Mailbox, monkeypatch: pytest.MonkeyPatch, run: Run, moment: str
 ) -> None:
     """It may come when run() has begun and does not sleep yet."""
-    original = getattr(Waker if moment != "begin" else listeners.Listener, moment)
+    original = getattr(Waker if moment != "open" else listeners.Listener, moment)
 
     def stop_before(self: Any, *arguments: Any) -> Any:
         monkeypatch.undo()
         patient.stop()
         return original(self, *arguments)
 
-    monkeypatch.setattr(Waker if moment != "begin" else listeners.Listener, moment, stop_before)
+    monkeypatch.setattr(Waker if moment != "open" else listeners.Listener, moment, stop_before)
     patient.on()(print)
     running = run(patient)
     running.thread.join(LONG / 2)
@@ -555,7 +555,7 @@ def test_stop_ends_all_who_listen_on_a_mailbox(patient: Mailbox, until: Until) -
     looping = [threading.Thread(target=loop, args=(number,)) for number in range(4)]
     for thread in looping:
         thread.start()
-    until(lambda: len(patient._wake._asleep) == 4)
+    until(lambda: len(patient._waker._asleep) == 4)
     patient.stop()
     for thread in looping:
         thread.join(LONG / 2)
@@ -726,7 +726,7 @@ def test_leaving_from_within_a_handler_hands_back_and_leaves(
 PROGRAM = """
 import os, sys, threading, time
 from filemailbox import Mailbox
-box = Mailbox("bob", sys.argv[1], durable=False, rescan=20)
+box = Mailbox("bob", sys.argv[1], durable=False, poll_interval=20)
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -901,13 +901,13 @@ def test_a_box_that_goes_away_is_waited_for(
     alice.send("bob", 1)
     until(lambda: got == [1])
     shutil.rmtree(root / "bob")
-    until(lambda: "taking mail does not work" in caplog.text)
+    until(lambda: "mail cannot be claimed" in caplog.text)
     Mailbox.init("bob", root).close()
     alice.send("bob", 2)
     until(lambda: got == [1, 2])
-    until(lambda: "works again" in caplog.text)
+    until(lambda: "can be claimed again" in caplog.text)
 
-    assert caplog.text.count("taking mail does not work") == 1
+    assert caplog.text.count("mail cannot be claimed") == 1
     assert running.end() is None
 
 
@@ -925,13 +925,13 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return take(*arguments, **options)
 
-    monkeypatch.setattr(listeners, "_TROUBLE", 0.01)
+    monkeypatch.setattr(listeners, "STORAGE_RETRY_DELAY", 0.01)
     monkeypatch.setattr(quick._receiver, "take", fail)
     run(quick)
     alice.send("bob", 1)
     until(lambda: got == [1])
 
-    assert caplog.text.count("taking mail does not work") == 1
+    assert caplog.text.count("mail cannot be claimed") == 1
 
 
 STARVING = """
@@ -1004,7 +1004,7 @@ def test_what_cannot_be_settled_is_handed_back_at_the_end(
     quick.run(drain=True)
 
     assert got == [1, 2]
-    assert "could not be settled, and comes back" in caplog.text
+    assert "could not be settled" in caplog.text
     assert [message.body for message in quick.peek()] == [1]
 
 
@@ -1095,7 +1095,7 @@ def test_announced_and_missed_are_counted(
         arrive()
         return source
 
-    monkeypatch.setattr(quick._wake, "_sleep", sleep)
+    monkeypatch.setattr(quick._waker, "_sleep", sleep)
     counts: list[tuple[int, int]] = []
     with quick.listening() as listener, contextlib.closing(listener.messages()) as messages:
         for message in itertools.islice(messages, 4):
@@ -1134,13 +1134,13 @@ def test_a_flood_does_not_hold_up_mail_and_costs_few_looks(
     got: list[Any] = []
     looks, over = [0], threading.Event()
     patient.on()(lambda message: got.append(message.body))
-    arm = patient._wake.arm
+    arm = patient._waker.arm
 
     def counted() -> int:
         looks[0] += 1
         return arm()
 
-    patient._wake.arm = counted  # type: ignore[method-assign]
+    patient._waker.arm = counted  # type: ignore[method-assign]
     run(patient)
     alice.send("bob", -1)
     until(lambda: got)

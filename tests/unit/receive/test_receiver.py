@@ -127,7 +127,8 @@ def test_a_message_whose_takers_all_died_is_a_dead_letter(root: Path, bob: Mailb
     (folder / f"{ID},S=2,A=5.json").write_text("{}")
 
     assert bob.receive() is None
-    assert dead(bob) == {ID: "it was taken 5 times and never settled: whoever took it died"}
+    assert list(dead(bob)) == [ID]
+    assert "5 times" in (dead(bob)[ID] or "")
 
 
 def test_the_wait_before_an_attempt_grows_and_is_capped(root: Path, alice: Mailbox) -> None:
@@ -393,7 +394,7 @@ def test_a_key_that_cannot_be_noted_does_not_stop_the_ack(
 
     assert message.settled
     assert files(root, "cur") == []
-    assert "could not be noted" in caplog.text
+    assert "could not be recorded as handled" in caplog.text
 
 
 def test_the_keys_can_be_kept_outside_the_root(root: Path, tmp_path: Path, alice: Mailbox) -> None:
@@ -445,7 +446,8 @@ def test_mail_that_hopped_too_far_is_a_dead_letter(root: Path, bob: Mailbox) -> 
 
     assert take(bob).body == 2
     assert bob.receive() is None
-    assert list(dead(bob).values()) == [f"it is answer number {MAX_HOPS + 1} in a row, and {MAX_HOPS} is the limit"]
+    (reason,) = dead(bob).values()
+    assert f"number {MAX_HOPS + 1} in a row" in (reason or "")
 
 
 def test_a_message_from_nobody_cannot_be_answered(root: Path, bob: Mailbox) -> None:
@@ -470,7 +472,8 @@ def test_an_id_that_contradicts_the_name_is_a_dead_letter(root: Path, bob: Mailb
     put(root, '{"id":"another","body":1}', f"{ID}.json")
 
     assert bob.receive() is None
-    assert dead(bob) == {ID: f'its "id" is "another" and its name says {ID}'}
+    assert list(dead(bob)) == [ID]
+    assert '"another"' in (dead(bob)[ID] or "")
 
 
 # Handled mail, dead mail
@@ -852,7 +855,7 @@ def test_a_child_s_close_leaves_its_parent_s_bell(root: Path, start: Callable[..
     forker = start(
         FORKER.replace("timeout=20", "timeout=0.01") + "if child == 0: box.close(); os._exit(0)\n"
         "os.waitpid(child, 0); print(*os.listdir(sys.argv[1] + '/bob/run'), flush=True)\n"
-        "print(box._wake._bell.is_bound())",
+        "print(box._waker._bell.is_bound())",
         root,
     )
 

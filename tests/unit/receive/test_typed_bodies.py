@@ -138,7 +138,7 @@ def test_a_type_that_nobody_can_check_is_a_mistake_of_the_program(body: Any, int
 )
 def test_a_type_has_a_name_for_sentences(into: Any, name: str) -> None:
     """As one writes it in an annotation."""
-    assert typed_bodies.name(into) == name
+    assert typed_bodies.type_name(into) == name
 
 
 def test_without_pydantic_its_types_are_a_mistake_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:

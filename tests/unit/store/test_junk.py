@@ -260,8 +260,7 @@ def test_what_cannot_be_left_behind_is_looked_at_less_often(
     alice.send("bob", 1)
     assert bodies(bob) == [1]
     cost = bob._receiver.cost()
-    waits = Waker(str(root / "bob"), 0.001)
-    waits.cost = lambda: cost
+    waits = Waker(str(root / "bob"), 0.001, scan_cost=lambda: cost)
 
     assert cost > 0
     assert waits.span(60) == pytest.approx(max(0.001, 20 * cost))

@@ -592,14 +592,14 @@ def test_where_a_relay_knows_the_members_its_word_counts(
     (volume / "alice/outbox").mkdir()
     set_marker(find_root(volume), "relay", 3000)
     with Mailbox("alice", volume, durable=False) as alice:
-        asking = alice._asking(new_id(), "team:builders")
+        asking = alice._pending_request(new_id(), "team:builders")
         with asking:
             data = json.dumps({"from": "dave", "to": "alice", "body": 1})
             path = volume / "alice/replies" / asking.request / f"{new_id()},S={len(data)},F=dave.json"
             path.write_text(data)
             os.chown(path, 3000 if trust == "relay" else 3001, ALICE.uid)
             path.chmod(0o640)
-            answer = alice._answer(asking, None)
+            answer = alice._take_reply(asking, None)
 
     assert (answer.trust if answer else "none") == trust
     assert ("is no answer" in caplog.text) == (trust == "none")
@@ -607,7 +607,7 @@ def test_where_a_relay_knows_the_members_its_word_counts(
 
 def test_what_is_no_answer_is_read_once(root: Path, alice: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand forged ones become mail at the first look; what cannot be moved is not opened again."""
-    with alice._asking(new_id(), "bob") as asking:
+    with alice._pending_request(new_id(), "bob") as asking:
         folder = root / "alice/replies" / asking.request
         for n in range(50):
             data = b'{"from":"mallory","body":%d}' % n
@@ -615,7 +615,7 @@ def test_what_is_no_answer_is_read_once(root: Path, alice: Mailbox, monkeypatch:
             (folder / f"link-{n}.json").symlink_to("x")
         (folder / "stuck.json").symlink_to("x")
         (root / "alice/new/stuck.json").write_text("{}")
-        assert alice._answer(asking, None) is None
+        assert alice._take_reply(asking, None) is None
         opened, real = [0], os.open
 
         def counting(*arguments: Any, **options: Any) -> int:
@@ -623,7 +623,7 @@ def test_what_is_no_answer_is_read_once(root: Path, alice: Mailbox, monkeypatch:
             return real(*arguments, **options)
 
         monkeypatch.setattr(os, "open", counting)
-        assert alice._answer(asking, None) is None
+        assert alice._take_reply(asking, None) is None
         monkeypatch.undo()
         left = os.listdir(folder)
 

@@ -316,8 +316,7 @@ def test_what_was_claimed_and_cannot_be_read_comes_back(
     with pytest.raises(StorageError):
         bob.receive()
     assert block == [0]
-    assert bob._lazy_receiver is not None
-    bob._lazy_receiver._spool.maintain_at = 0.0
+    bob._receiver._spool.maintain_at = 0.0
 
     assert bodies(bob) == [0, 1]
     assert reasons(bob) == []
@@ -360,7 +359,7 @@ def test_what_was_read_before_and_meets_our_trouble_comes_back_as_it_was(
     again = bob.receive()
 
     assert again is not None
-    assert (again.id, again.attempt, bob._receiver.from_new) == (id, 2, False)
+    assert (again.id, again.attempt, again.from_new) == (id, 2, False)
 
 
 def test_a_short_read_is_read_on(bob: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -573,7 +573,7 @@ def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, for
     """Where the key of the answerer is pinned, only his own word for this very question counts."""
     if forged == "replayed":
         robert.send("alice", "yes", sign=True, in_reply_to=new_id())
-    with alice._asking(new_id(), "bob") as asking:
+    with alice._pending_request(new_id(), "bob") as asking:
         folder = root / "alice/replies" / asking.request
         if forged == "unsigned":
             robert.send("alice", "yes", sign=False, in_reply_to=asking.request)
@@ -581,7 +581,7 @@ def test_a_false_answer_is_none(root: Path, alice: Mailbox, robert: Mailbox, for
             robert.send("alice", "yes", sign=True, in_reply_to=new_id())
             new_one = next((root / "alice/new").glob("*.json"))
             new_one.rename(folder / new_one.name)
-        found = alice._answer(asking, None)
+        found = alice._take_reply(asking, None)
 
     assert found is None
 

@@ -76,17 +76,6 @@ def reached(ringer: Ringer, bell: Bell) -> bool:
     return rung(bell)
 
 
-def settled(hang: Callable[..., Bell], ringer: Ringer, monkeypatch: pytest.MonkeyPatch) -> Bell:
-    """A bell that the ringer knows, and takes to be the only one for a long time to come."""
-    monkeypatch.setattr(doorbell, "_FRESH", 0)
-    for period in ("_AMONG", "_TRUST"):
-        monkeypatch.setattr(doorbell, period, 3600.0)
-    bell = hang()
-    ringer.ring("bob")
-    bell.clear()
-    return bell
-
-
 def descriptors() -> int:
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
@@ -156,7 +145,7 @@ def test_a_full_queue_is_ringing_already(hang: Callable[..., Bell], ringer: Ring
 def test_a_bell_that_was_hung_after_the_first_ring_is_found(
     hang: Callable[..., Bell], ringer: Ringer, until: Until
 ) -> None:
-    """The ringer keeps what it knows for a quarter of a second, not longer."""
+    """The ringer lists the folder again when it has changed."""
     ringer.ring("bob")
     first = hang()
     until(lambda: reached(ringer, first))
@@ -167,57 +156,60 @@ def test_a_bell_that_was_hung_after_the_first_ring_is_found(
     assert rung(first)
 
 
-def test_a_bell_in_the_place_of_one_that_is_gone_rings_at_once(
-    hang: Callable[..., Bell], ringer: Ringer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A listener was started again: nobody waits until the ringer looks by itself."""
-    first = settled(hang, ringer, monkeypatch)
+def test_a_bell_in_the_place_of_one_that_is_gone_rings_at_once(run: Path, hang: Callable[..., Bell]) -> None:
+    """A listener was started again, and the folder does not show it: the closed socket does."""
+    ringer = Ringer(str(run.parent.parent), folder_ttl=3600.0, mtime_tick_ns=0)
+    first = hang()
+    ringer.ring("bob")
+    mtime = os.stat(run).st_mtime_ns
     first.close()
     second = hang()
+    os.utime(run, ns=(mtime, mtime))
+    rang = reached(ringer, second)
+    ringer.close()
 
-    assert reached(ringer, second)
+    assert rang
 
 
-def test_an_answer_rings_a_bell_that_has_just_been_hung_beside_another(
-    hang: Callable[..., Bell], ringer: Ringer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever waits for an answer is woken by that bell alone. Any other ring leaves it to the next look."""
-    first = settled(hang, ringer, monkeypatch)
-    second = hang()
+def test_a_bell_that_was_just_hung_beside_another_rings(run: Path, hang: Callable[..., Bell]) -> None:
+    """A requester waits for its reply at a bell of its own, which is perhaps a moment old."""
+    ringer = Ringer(str(run.parent.parent), folder_ttl=3600.0)
+    first = hang()
     ringer.ring("bob")
-    before = rung(first), rung(second)
-    ringer.ring("bob", look=True)
+    second = hang()
+    first.clear()
+    rang = reached(ringer, second), rung(first)
+    ringer.close()
 
-    assert before == (True, False)
-    assert rung(second)
+    assert rang == (True, True)
 
 
 def test_a_bell_that_was_hung_within_one_tick_of_the_clock_is_found(
-    run: Path, hang: Callable[..., Bell], ringer: Ringer, until: Until, monkeypatch: pytest.MonkeyPatch
+    run: Path, hang: Callable[..., Bell], until: Until
 ) -> None:
     """A folder can change without its mtime changing: times come in ticks of some milliseconds."""
-    monkeypatch.setattr(doorbell, "_TRUST", 3600.0)
+    ringer = Ringer(str(run.parent.parent), folder_ttl=3600.0)
     tick = 4_000_000_000 * 1_000_000_000  # not over yet
     os.utime(run, ns=(tick, tick))
     ringer.ring("bob")
     bell = hang()
     os.utime(run, ns=(tick, tick))
     until(lambda: reached(ringer, bell))
+    ringer.close()
 
     assert os.stat(run).st_mtime_ns == tick
 
 
-def test_a_box_that_was_replaced_is_found(
-    tmp_path: Path, run: Path, hang: Callable[..., Bell], ringer: Ringer, until: Until, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The old folder is not believed for ever."""
-    monkeypatch.setattr(doorbell, "_TRUST", 0.0)
+def test_a_box_that_was_replaced_is_found(tmp_path: Path, run: Path, hang: Callable[..., Bell], until: Until) -> None:
+    """The ringer opens the folder again after a while."""
+    ringer = Ringer(str(tmp_path), folder_ttl=0.0)
     old = hang()
     ringer.ring("bob")
     (tmp_path / "bob").rename(tmp_path / "gone")
     run.mkdir(parents=True)
     new = hang()
     until(lambda: reached(ringer, new))
+    ringer.close()
 
     assert rung(old)
 
@@ -283,11 +275,9 @@ def test_a_hidden_bell_is_not_rung(run: Path, hang: Callable[..., Bell], ringer:
     assert not heard
 
 
-def test_a_ringer_keeps_few_descriptors_however_many_boxes_it_rings(
-    tmp_path: Path, hang: Callable[..., Bell], ringer: Ringer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ringer_keeps_few_descriptors_however_many_boxes_it_rings(tmp_path: Path, hang: Callable[..., Bell]) -> None:
     """The one that was known longest goes; it is found again when it is needed."""
-    monkeypatch.setattr(doorbell, "_BOXES", 2)
+    ringer = Ringer(str(tmp_path), max_boxes=2)
     bells = []
     for n in range(10):
         (tmp_path / f"box{n}/run").mkdir(parents=True)
@@ -296,6 +286,7 @@ def test_a_ringer_keeps_few_descriptors_however_many_boxes_it_rings(
     for n in (*range(10), *range(10)):
         ringer.ring(f"box{n}")
     kept = descriptors() - before
+    ringer.close()
 
     assert all(map(rung, bells))
     assert kept <= 1 + 2 * 2  # its socket; a folder and a bell for each box
@@ -337,7 +328,7 @@ import os, sys
 from filemailbox.wake.doorbell import Ringer
 ringer = Ringer(sys.argv[1])
 ringer.ring("nobody")
-with ringer._guard:  # as if another thread was at it
+with ringer._lock:  # as if another thread was at it
     child = os.fork()
     if child == 0:
         ringer.ring("bob")
@@ -540,7 +531,7 @@ def refuse(request: pytest.FixtureRequest) -> bool:
 def waking(box: Mailbox, refuse: bool) -> Mailbox:
     """*box*, with a bell of that kind."""
     if not refuse:
-        vars(box)["_lazy_waker"] = Waker(box._path, 0.25, refuse=False)
+        vars(box)["_waker"] = Waker(box._path, 0.25, refuse=False)
     return box
 
 
@@ -592,8 +583,8 @@ def test_a_ring_that_brings_a_descriptor_stops_nobody(
     waking(bob, refuse)
     waiter = threading.Thread(target=lambda: taken.append(way(bob)), daemon=True)
     waiter.start()
-    until(lambda: bob._wake.bell and (bob._wake._asleep or bob._wake.sleepers))
-    load.ring(str(bob._wake.bell))
+    until(lambda: bob._waker.bell and (bob._waker._asleep or bob._waker.waiters))
+    load.ring(str(bob._waker.bell))
     if (asked := alice.receive()) is not None:
         asked.reply("here")
     else:
@@ -608,7 +599,7 @@ def test_a_ring_that_brings_a_descriptor_stops_nobody(
 def test_whoever_rings_with_a_descriptor_is_refused(hang: Callable[..., Bell], load: Load) -> None:
     """EPERM, from Linux 6.16 on. It is not a ring either."""
     bell = hang()
-    if bell._ear is not None:
+    if bell._drain is not None:
         pytest.skip("this kernel cannot refuse descriptors: it is older than Linux 6.16")
     let_through = load.ring(bell.path)
 
@@ -670,11 +661,11 @@ def test_a_bell_that_is_closed_while_a_thread_stands_still_is_closed_by_that(
 ) -> None:
     """Nothing is left once it goes on."""
     deaf.close()
-    held = deaf._ear is not None and deaf._ear._bell.fileno() >= 0
+    held = deaf._drain is not None and deaf._drain._bell.fileno() >= 0
     load.close()
 
     assert held
-    until(lambda: deaf._ear is not None and deaf._ear._bell.fileno() < 0)
+    until(lambda: deaf._drain is not None and deaf._drain._bell.fileno() < 0)
 
 
 def test_where_no_thread_can_be_started_the_bell_stays(run: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -706,7 +697,7 @@ import os, sys
 from filemailbox.wake.doorbell import Bell, Ringer
 bell, ringer = Bell(sys.argv[1] + "/bob/run", refuse=False), Ringer(sys.argv[1])
 ringer.ring("bob")
-with bell._ear._guard:
+with bell._drain._lock:
     child = os.fork()
     if child == 0:
         bell.close()
@@ -725,9 +716,9 @@ def test_a_kernel_that_cannot_refuse_is_not_believed_to(
     run: Path, monkeypatch: pytest.MonkeyPatch, option: int
 ) -> None:
     """It says that it knows no such option; or means another one by that number."""
-    monkeypatch.setattr(doorbell, "_PASSRIGHTS", option)
+    monkeypatch.setattr(doorbell, "SO_PASSRIGHTS", option)
     bell = Bell(str(run))
-    kind = bell._ear
+    kind = bell._drain
     bell.close()
 
     assert kind is not None
@@ -761,8 +752,8 @@ def test_a_box_with_hundreds_of_bells_takes_few_of_a_senders_descriptors(
     for each in hung:
         each.close()
 
-    assert kept <= 1 + doorbell._BELLS
-    assert heard == doorbell._BELLS
+    assert kept <= 1 + doorbell.MAX_BELLS_RUNG
+    assert heard == doorbell.MAX_BELLS_RUNG
 
 
 def test_many_boxes_full_of_bells_take_few_of_a_senders_descriptors(tmp_path: Path, ringer: Ringer) -> None:
@@ -780,7 +771,7 @@ def test_many_boxes_full_of_bells_take_few_of_a_senders_descriptors(tmp_path: Pa
     for each in hung:
         each.close()
 
-    assert kept <= doorbell._KEPT + 8
+    assert kept <= doorbell.MAX_BELLS_KEPT + 8
     assert after <= before
 
 
@@ -797,7 +788,7 @@ def test_a_full_folder_is_not_looked_through(run: Path, ringer: Ringer, monkeypa
     monkeypatch.setattr(os, "open", counting)
     ringer.ring("bob")
 
-    assert len(opened) == 1 + doorbell._TRIED
+    assert len(opened) == 1 + doorbell.MAX_SOCKETS_TRIED
 
 
 def test_bells_among_the_leftovers_of_an_honest_box_are_found(run: Path, ringer: Ringer) -> None:

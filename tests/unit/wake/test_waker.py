@@ -171,7 +171,7 @@ def test_a_poke_wakes_from_another_thread(make_waker: Callable[..., Waker], unti
     one.wake_all()
     thread.join(LONG)
 
-    assert told == ["poke"]
+    assert told == ["wake"]
 
 
 def test_a_poke_before_the_wait_is_not_lost(make_waker: Callable[..., Waker]) -> None:
@@ -196,7 +196,7 @@ def test_a_poke_wakes_all_who_wait(make_waker: Callable[..., Waker], until: Unti
         thread.join(LONG)
 
     assert len(told) == 5
-    assert set(told) <= {"poke", "bell"}
+    assert set(told) <= {"wake", "bell"}
 
 
 # Several who wait on one mailbox
@@ -350,7 +350,7 @@ def test_a_watch_that_cannot_be_is_told_once_and_tried_again(
 
     assert os.strerror(code) in str(trouble)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "mail is found by looking every 1 ms" in caplog.text
+    assert "polling every 1 ms" in caplog.text
     assert any(woken(one, lambda: move_in(root)) == "watch" for _ in range(1000))
 
 
@@ -510,7 +510,7 @@ def test_steady_mail_is_no_flood(
     """Looks that find something are not held back."""
     one = make_waker()
     rested: list[float] = []
-    monkeypatch.setattr(one, "rest", lambda seconds, heard: rested.append(seconds))
+    monkeypatch.setattr(one, "sleep_through", lambda seconds, heard: rested.append(seconds))
     for _ in range(100):
         heard = one.arm()
         ringer.ring("bob")
@@ -553,7 +553,7 @@ if (child := os.fork()) == 0:
 say("parent", one.bell)
 _, status = os.waitpid(child, 0)
 say(status, one.bell is not None and os.path.exists(one.bell))
-say(one.wait(20, one.heard))
+say(one.wait(20, one.generation))
 """
 
 

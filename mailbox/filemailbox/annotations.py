@@ -1,0 +1,69 @@
+"""The names in the annotations of the public classes.
+
+`typing` and `datetime` take half as long to import as Python takes to start, and a command that sends one message needs
+neither. So the modules of the public classes import these names for type checkers only. When a program asks the package
+for `Mailbox` or `Message`, resolve() puts the names into those modules: `typing.get_type_hints(Mailbox.send)` works.
+Measured against `python -c pass`: importing the client 2.25, with typing 2.75, with datetime as well 3.0.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, TypedDict, TypeVar, Unpack
+
+from .receive.listener import Listener
+from .receive.message import Message
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = [
+    "AbstractContextManager",
+    "Any",
+    "AsyncIterator",
+    "Callable",
+    "F",
+    "Iterable",
+    "Iterator",
+    "Listener",
+    "Mapping",
+    "Message",
+    "NoReturn",
+    "Options",
+    "Self",
+    "T",
+    "TracebackType",
+    "Unpack",
+    "_ErrorType",
+    "datetime",
+    "timedelta",
+]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+_ErrorType: TypeAlias = type[BaseException]
+
+
+class Options(TypedDict, total=False):
+    """Options of a message, beside its body. See Mailbox.send()."""
+
+    type: str | None
+    subject: str | None
+    thread: str | None
+    in_reply_to: str | None
+    ttl: float | timedelta | datetime | None
+    delay: float | timedelta | datetime | None
+    idempotency_key: str | None
+    headers: Mapping[str, str] | None
+    hops: int
+    id: str | None
+    seal: bool | None
+    sign: bool | None
+
+
+def resolve(*modules: "ModuleType") -> None:
+    """Put the names into *modules*, where they do not exist yet."""
+    for module in modules:
+        for name in __all__:
+            vars(module).setdefault(name, globals()[name])
