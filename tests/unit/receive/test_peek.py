@@ -100,7 +100,7 @@ def test_a_message_that_was_looked_at_cannot_be_settled(full: Mailbox) -> None:
         pytest.param("x.json", lambda path: path.write_text("{"), "not JSON", id="cut off"),
         pytest.param("x.json", lambda path: path.write_bytes(b""), "it is empty", id="empty"),
         pytest.param("x.json", lambda path: path.write_bytes(b"\0" * 99), "zero bytes", id="zeros"),
-        pytest.param(f"{WHEN},S=9.json", lambda path: path.write_text("{}"), "not whole", id="size"),
+        pytest.param(f"{WHEN},S=9.json", lambda path: path.write_text("{}"), "not complete", id="size"),
         pytest.param("x.json", plant_terabyte, "is the limit", id="huge"),
         pytest.param("x.json", lambda path: path.symlink_to("/etc/passwd"), "cannot be opened", id="link"),
         pytest.param("x.json", os.mkfifo, "it is a FIFO", id="FIFO"),
