@@ -45,16 +45,16 @@ receive/leases  _Lease.leave, NewLease.acquire, _all_held, _message
         | other consumers of the same uid; ids come from the command line
         | folders of cur/ are 0700; O_NOFOLLOW; the rename gives the folder of this consumer its deadline, by
         descriptor
-receive/peek  peek, _held, _waiting, seen, why, _note
+receive/peek  peek, _claimed, _messages, read_message, dead_reason, _note
         | senders: what lies in new/, and swaps it while it is read
-        | READ; shown only if the name is the file's only one, by facts that nobody can race (files.sole)
-receive/ready  _candidates, _within
+        | READ; shown only if the name is the file's only one, by facts that nobody can race (is_only_link)
+receive/peek  has_mail, _candidates, _messages_at
         | senders: names
         | reads names; opens nothing but folders, O_NOFOLLOW
 receive/status  ListenerStatus.close, ListenerStatus._open
         | the owner of the box: run/ is its own
         | O_NOFOLLOW, under the consumer's own name; unlinked by descriptor
-receive/status  listening, _held, _read
+receive/status  listening, _oldest_claim, _read
         | the owner of the box plants links and FIFOs
         | READ (no link, no waiting), bounded, JSON facts are checked; an error is this box's own row
 relay/audit_format  checkpoint, _state, lines_of, segments
@@ -239,11 +239,11 @@ wake/doorbell  Bell.__init__
         | the owner of the box: run/ is its own
         | a hidden random name, then rename; mode 0722 on our own socket, which gives others the right to ring and
         nothing else
-wake/doorbell  Ringer._look, _open_bells, _reach
+wake/doorbell  Ringer._current_bells, _open_bells, _at_path
         | the owner of the box hangs there what he likes
         | O_PATH and O_NOFOLLOW by descriptor, sockets only; a cap on bells and on names looked at; sends never block
         and receive nothing
-wake/doorbell  _take_down, _sweep
+wake/doorbell  _unbind, _delete_stale
         | other listeners of the same box
         | only sockets that refuse a connection, in run/, which is the owner's
 
