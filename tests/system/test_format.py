@@ -46,7 +46,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
     members = {member: kind.split(",")[0] for member, kind in table.items() if member != "body"}
     types = {str: "string", envelope._Key: "string", int: "whole number", dict: "object of strings"}
 
-    assert members == {member: types[kind] for member, kind in envelope._MEMBERS.items()}
+    assert members == {member: types[kind] for member, kind in envelope.FIELD_TYPES.items()}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (seal._HEAD, "8 buckets are less than {} + the length of inner"),
         (seal._HEAD, "plain has {} bytes and the length that it says"),
         (len(seal.kid(b"")), "is the first {} hex digits of the SHA-256"),
-        (owners._FRESH, "MAY remember the owners of the boxes for a second"),
+        (owners._FRESH_SECONDS, "MAY remember the owners of the boxes for a second"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

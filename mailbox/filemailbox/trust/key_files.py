@@ -1,14 +1,14 @@
-"""Keys and pins: who we are, and by which key we know the others.
+"""Key files: an agent's own keys, and the pinned public keys of others.
 
-    KEYS/                   a folder that is private to one agent, outside every root: $MAILBOX_KEY_DIR
-      alice.key             alice's own: the seed of her identity, and the secret halves of her box keys; 0600 or 0400
+    KEY_DIR/                a folder that is private to one agent, outside every root: $MAILBOX_KEY_DIR
+      alice.key             alice's own: the seed of her signing key, her secret encryption keys; 0600 or 0400
       pins/bob.pub          bob's public keys, pinned by hand
-    REGISTRY/               a folder that the operator keeps, mounted read-only: $MAILBOX_REGISTRY
-      bob.pub               the same, for all
+    REGISTRY/               a folder of the operator, mounted read-only: $MAILBOX_REGISTRY
+      bob.pub               the same, for all agents
 
-An identity is one Ed25519 key for as long as its agent lives. Box keys are X25519, and there can be several: mail is
-sealed to the first, and what was sealed to an older one still opens. A key that lies on the mail volume proves nothing,
-and a changed key is never taken silently: it is unpinned by hand first.
+An agent has one signing key (Ed25519) for life, and one or more encryption keys (X25519). Mail is sealed to the first;
+mail sealed to an older one still opens. A key on the mail volume proves nothing. A changed key is never accepted
+silently: an operator unpins the old one first.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ..store.root import Root
 from . import seal
 
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_LONGEST: Final = 1 << 16
+_MAX_FILE_SIZE: Final = 1 << 16
 
-# What is wrong with a file of keys. What stands there instead is not shown: it may be a part of a secret one.
+# Defects of a key file. The errors never show its content: that may be part of a secret.
 _NO_KEYS: Final = "holds no keys: expected one line of JSON, as `mailbox keys` writes it"
-_NO_KEY: Final = f"holds what is no key: expected {seal.KEY} bytes in base64"
-_NO_AGENT: Final = 'does not say whose keys it holds: its "agent" is not the name of a box'
+_NO_KEY: Final = f"holds a malformed key: expected {seal.KEY} bytes in base64"
+_NO_AGENT: Final = 'names no owner: its "agent" is not the name of a box'
 
 
 class PublicKeys:
@@ -57,11 +57,11 @@ class PublicKeys:
 
     @property
     def fingerprint(self) -> str:
-        """What people compare: half of the SHA-256 of the identity, in hex. Messages call it `skid`."""
+        """Half of the SHA-256 of the signing key, in hex, for people to compare. Messages call it `skid`."""
         return seal.kid(self.signing_key)
 
     def line(self) -> bytes:
-        """The content of a `.pub` file."""
+        """Return the content of a `.pub` file."""
         fields = {
             "v": 1,
             "agent": self.agent,
@@ -72,16 +72,16 @@ class PublicKeys:
 
     @classmethod
     def read(cls, data: bytes, where: str) -> PublicKeys:
-        """The inverse of line(). Raises InsecureKeyFileError, which names *where* it was read."""
+        """Read the content of a `.pub` file. Raises InsecureKeyFileError, which names *where* it came from."""
         found = cls._read(data)
-        del data  # no traceback shows it: it may be a private key, given by mistake
+        del data  # so that no traceback shows it: it may be a private key, given by mistake
         if isinstance(found, str):
             raise InsecureKeyFileError(f"{quoted(where)} {found}")
         return found
 
     @classmethod
     def _read(cls, data: bytes) -> PublicKeys | str:
-        """The keys, or what is wrong with them."""
+        """Return the keys, or their defect."""
         fields = _fields(data)
         if fields is None:
             return _NO_KEYS
@@ -101,7 +101,7 @@ class PublicKeys:
 
 
 class PrivateKeys:
-    """An agent's own keys. What is secret in it is in no repr, and cannot be pickled."""
+    """An agent's own keys. Their secrets appear in no repr, and cannot be pickled."""
 
     __slots__ = ("_seed", "agent", "encryption_keys", "public", "sign")
 
@@ -116,16 +116,15 @@ class PrivateKeys:
         self.public = PublicKeys(agent, signing_key, tuple(key.public for key in keys))
 
     def __repr__(self) -> str:
-        made = getattr(self, "public", None)  # a traceback can show one that is only half made
-        return f"<PrivateKeys {made.agent} {made.fingerprint}>" if made else "<PrivateKeys>"
+        public = getattr(self, "public", None)  # a traceback can show an instance that is only half made
+        return f"<PrivateKeys {public.agent} {public.fingerprint}>" if public else "<PrivateKeys>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("private keys are not pickled: give the other process the path of its own")
+        raise TypeError("private keys cannot be pickled: give the other process the path of its own")
 
     @classmethod
     def load(cls, path: str, root: Root | None = None) -> PrivateKeys:
-        """The keys in the file *path*. Raises KeyNotFoundError where there is none, InsecureKeyFileError where "
-        "others can read it."""
+        """Read the keys in the file *path*. Raises KeyNotFoundError, and InsecureKeyFileError if others can read it."""
         found = cls._read(read_private(path, root))
         if isinstance(found, str):
             raise InsecureKeyFileError(f"{quoted(path)} {found}")
@@ -133,7 +132,7 @@ class PrivateKeys:
 
     @staticmethod
     def _read(data: bytes) -> tuple[Address, seal.SecretBytes, tuple[seal.SecretBytes, ...]] | str:
-        """The keys, or what is wrong with them. Nothing is raised here: tracebacks can show what a frame holds."""
+        """Return the keys, or their defect. It raises nothing: tracebacks can show the variables of this frame."""
         fields = _fields(data)
         if fields is None:
             return _NO_KEYS
@@ -149,133 +148,145 @@ class PrivateKeys:
 
     @classmethod
     def generate(cls, path: str, agent: Address, root: Root | None = None) -> PrivateKeys:
-        """New keys, written to the file *path*, which must not exist. It survives a power cut.
+        """Make new keys and write them to the file *path*, durably.
 
-        Raises InsecureKeyFileError where the file exists, or would lie on the mail volume.
+        Raises InsecureKeyFileError if the file exists, or if it would be on the mail volume.
         """
-        made = cls(agent, _fresh(), (_fresh(),))
+        keys = cls(agent, _fresh(), (_fresh(),))
         refuse_inside(path, root)
         os.makedirs(os.path.dirname(path) or ".", 0o700, exist_ok=True)
         try:
-            made._write(path, os.O_EXCL)
+            keys._write(path, os.O_EXCL)
         except FileExistsError:
             raise InsecureKeyFileError(
                 f"{quoted(path)} exists already",
                 hint="`mailbox keys generate --rotate` adds an encryption key; for a new signing key, move it away",
             ) from None
-        return made
+        return keys
 
     def rotate(self, path: str) -> PrivateKeys:
-        """The same identity with a further box key, which comes first; the file *path* is replaced, in one rename."""
-        secrets = (_fresh(), *(key.secret for key in self.encryption_keys.values()))
-        made = PrivateKeys(self.agent, self._seed, secrets)
-        draft = f"{path}.{os.urandom(6).hex()}"
-        made._write(draft, os.O_EXCL)
-        os.rename(draft, path)
-        flush_folder(path)
-        return made
+        """Return the same signing key with one more encryption key, which comes first.
 
-    def _write(self, path: str, how: int) -> None:
-        write_key_file(path, self._line(), 0o600, how)
+        One rename replaces the file *path*: after a crash it holds the old keys or the new ones.
+        """
+        secrets = (_fresh(), *(key.secret for key in self.encryption_keys.values()))
+        keys = PrivateKeys(self.agent, self._seed, secrets)
+        temporary = f"{path}.{os.urandom(6).hex()}"
+        keys._write(temporary, os.O_EXCL)
+        os.rename(temporary, path)
+        flush_folder(path)
+        return keys
+
+    def _write(self, path: str, flags: int) -> None:
+        write_key_file(path, self._line(), 0o600, flags)
 
     def _line(self) -> seal.SecretBytes:
-        """The content of a `.key` file."""
+        """Return the content of a `.key` file."""
         keys = [_text(key.secret) for key in self.encryption_keys.values()]
         fields = {"v": 1, "agent": self.agent, "signing_seed": _text(self._seed), "encryption_keys": keys}
         return seal.SecretBytes(codec.dumps(fields, None, codec.LINE))
 
 
 def read_private(path: str, root: Root | None) -> bytes:
-    """The content of a private file. Raises KeyNotFoundError, InsecureKeyFileError."""
+    """Return the content of a private file. Raises KeyNotFoundError, and InsecureKeyFileError if others can read it."""
     refuse_inside(path, root)
     try:
-        file = os.open(path, _READ)
+        fd = os.open(path, _READ)
     except FileNotFoundError:
-        raise KeyNotFoundError(f"there is no private key {quoted(path)}: `mailbox keys generate` makes it") from None
+        raise KeyNotFoundError(
+            f"there is no private key {quoted(path)}", hint="`mailbox keys generate` makes it"
+        ) from None
     except OSError as error:
         raise InsecureKeyFileError(
             f"{quoted(path)} cannot be read: {(error.strerror or str(error)).lower()}"
         ) from error
     try:
-        facts = os.fstat(file)
-        if not stat.S_ISREG(facts.st_mode):
-            raise InsecureKeyFileError(f"{quoted(path)} is no file of keys")
-        if facts.st_uid != os.geteuid():
+        st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode):
+            raise InsecureKeyFileError(f"{quoted(path)} is not a regular file")
+        if st.st_uid != os.geteuid():
             raise InsecureKeyFileError(
-                f"the private key {quoted(path)} belongs to the uid {facts.st_uid}, expected {os.geteuid()}: "
-                f"`chown {os.geteuid()}` it"
+                f"the private key {quoted(path)} belongs to the uid {st.st_uid}, expected {os.geteuid()}",
+                hint=f"`chown {os.geteuid()}` it",
             )
-        if facts.st_mode & 0o077:
+        if st.st_mode & 0o077:
             raise InsecureKeyFileError(
-                f"the private key {quoted(path)} has the mode {stat.S_IMODE(facts.st_mode):04o}: others can read it. "
-                "If they have, make a new one; else `chmod 0600` it"
+                f"the private key {quoted(path)} has the mode {stat.S_IMODE(st.st_mode):04o}: others can read it",
+                hint="if they may have read it, make a new one; otherwise `chmod 0600` it",
             )
-        return os.read(file, _LONGEST)
+        return os.read(fd, _MAX_FILE_SIZE)
     finally:
-        os.close(file)
+        os.close(fd)
 
 
 def read_vouched(path: str, root: Root | None) -> bytes:
-    """The content of a public file that nobody else can change. Raises InsecureKeyFileError, FileNotFoundError."""
+    """Return the content of a public file that only root and we can change.
+
+    Raises InsecureKeyFileError, FileNotFoundError.
+    """
     refuse_inside(path, root)
-    file = os.open(path, _READ)
+    fd = os.open(path, _READ)
     try:
-        facts = os.fstat(file)
-        if not stat.S_ISREG(facts.st_mode):
-            raise InsecureKeyFileError(f"{quoted(path)} is no file of keys")
-        if not os.fstatvfs(file).f_flag & os.ST_RDONLY:
-            for what, there in ((path, facts), (os.path.dirname(path), os.stat(os.path.dirname(path)))):
-                if there.st_mode & 0o022 or there.st_uid not in (0, os.geteuid()):
+        st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode):
+            raise InsecureKeyFileError(f"{quoted(path)} is not a regular file")
+        if not os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            folder = os.path.dirname(path)
+            for name, status in ((path, st), (folder, os.stat(folder))):
+                if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
                     raise InsecureKeyFileError(
-                        f"{quoted(what)} can be changed by others (uid {there.st_uid}, mode "
-                        f"{stat.S_IMODE(there.st_mode):04o}): mount it read-only, or keep it to yourself"
+                        f"{quoted(name)} can be changed by others: its uid is {status.st_uid}, its mode "
+                        f"{stat.S_IMODE(status.st_mode):04o}",
+                        hint="mount it read-only, or make it writable for its owner alone",
                     )
-        return os.read(file, _LONGEST)
+        return os.read(fd, _MAX_FILE_SIZE)
     finally:
-        os.close(file)
+        os.close(fd)
 
 
 def refuse_inside(path: str, root: Root | None) -> None:
-    """Keys do not lie on a mail volume, under whatever name it is mounted; not on *root*, nor on any other."""
+    """Raise InsecureKeyFileError if *path* is on a mail volume: *root* or another, under any name it is mounted at."""
     volume = set()
     if root is not None:
         for folder in (root.path, *(root.box(name) for name in root.boxes())):
             with contextlib.suppress(OSError):
-                facts = os.stat(folder)
-                volume.add((facts.st_dev, facts.st_ino))
+                st = os.stat(folder)
+                volume.add((st.st_dev, st.st_ino))
     above = os.path.dirname(os.path.realpath(path))
     while True:
         with contextlib.suppress(OSError):
-            facts = os.stat(above)
-            if (facts.st_dev, facts.st_ino) in volume or os.path.exists(f"{above}/{MARKER}"):
+            st = os.stat(above)
+            if (st.st_dev, st.st_ino) in volume or os.path.exists(f"{above}/{MARKER}"):
                 raise InsecureKeyFileError(
-                    f"{quoted(path)} lies on the mail volume: keys are kept where no other agent can reach"
+                    f"{quoted(path)} is on a mail volume", hint="keep keys where no other agent can reach"
                 )
         if above == os.path.dirname(above):
             return
         above = os.path.dirname(above)
 
 
-def write_key_file(path: str, data: bytes, mode: int, how: int) -> None:
-    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, mode)
+def write_key_file(path: str, data: bytes, mode: int, flags: int) -> None:
+    """Write a key file and flush it and its folder. Raises OSError; the file is removed then."""
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, mode)
     try:
-        if os.write(file, data) != len(data):
+        if os.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, "the disk is full")
-        os.fsync(file)
+        os.fsync(fd)
     except BaseException:
         os.unlink(path)
         raise
     finally:
-        os.close(file)
+        os.close(fd)
     flush_folder(path)
 
 
 def flush_folder(path: str) -> None:
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Flush the folder of the file *path*. Raises OSError."""
+    dir_fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(dir_fd)
     finally:
-        os.close(folder)
+        os.close(dir_fd)
 
 
 def _fields(data: bytes) -> dict[str, Any] | None:

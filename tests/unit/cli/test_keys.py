@@ -113,7 +113,7 @@ def test_keys_are_pinned_from_standard_input(mailbox: Run, keys: Run, tmp_path: 
         (["unpin", "carol"], 'no key of "carol" is pinned in'),
         (["show", "carol"], 'no key of "carol" is pinned'),
         (["generate"], "exists already"),
-        (["generate", "--key-dir", "{mail}"], "lies on the mail volume"),
+        (["generate", "--key-dir", "{mail}"], "is on a mail volume"),
         (["show", "--key-dir", "{nowhere}"], "there is no folder of keys"),
     ],
     ids=["another", "private", "changed", "not pinned", "unknown", "twice", "on the volume", "no folder"],

