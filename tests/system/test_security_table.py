@@ -41,7 +41,7 @@ ops/inventory  box_status, _later, _held, _count, _bells
 receive/command_handler  _stdin
         | senders: the body
         | a memfd of our own
-receive/leases  _Lease.leave, NewLease.acquire, _all_held, _message
+receive/leases  _Lease.leave, NewLease.acquire, _claims, _message
         | other consumers of the same uid; ids come from the command line
         | folders of cur/ are 0700; O_NOFOLLOW; the rename gives the folder of this consumer its deadline, by
         descriptor

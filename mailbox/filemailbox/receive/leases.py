@@ -1,9 +1,9 @@
 """Claims that outlive their process.
 
-A lease is a folder in `cur/` whose name carries a deadline, `HEX,U=STAMP`, before anything is claimed into it. Until
-then everybody leaves it alone, whether its lock is held or not, and any process of the box's owner may settle what lies
-there, one at a time, under that lock. After that it is like the folder of a consumer that died: what lies there comes
-back, the attempt counted.
+A lease is a folder in `cur/` whose name carries a deadline, `HEX,U=TIMESTAMP`, before a message is claimed into it.
+Until the deadline no consumer recovers its messages, whether its lock is held or not, and any process of the box's
+owner may settle them, one process at a time, under that lock. After the deadline it is like the folder of a consumer
+that died: its messages are delivered again, the attempt counted.
 """
 
 import contextlib
@@ -35,6 +35,8 @@ from .receiver import Receiver
 
 _LOCK_TIMEOUT: Final = 2.0
 """Seconds to wait for the lock of a lease: another process may be settling another message in it."""
+
+_SHOWN_IDS: Final = 4  # ids that an error names when an id part fits several messages
 
 _PLAIN_LENGTH: Final = 12
 """Characters of the name of a consumer's folder before its deadline."""
@@ -83,7 +85,7 @@ class NewLease(_Lease):
 
 
 class ExistingLease(_Lease):
-    """Takes over the lease *name* of another process, which may be gone, to settle what lies in it."""
+    """Takes over the lease *name* of another process, which may be gone, to settle its messages."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -97,7 +99,7 @@ class ExistingLease(_Lease):
             )
         if (lease_deadline(self._name) or "") <= timestamp_now():
             lock.release()
-            raise _over(self._name)
+            raise _ended(self._name)
         try:
             folder.adopt(self._name, lock)
         except FileNotFoundError:
@@ -107,62 +109,65 @@ class ExistingLease(_Lease):
 
 @contextlib.contextmanager
 def leased(
-    root: Root, address: Address, part: str, rules: Settings, send: Callable[..., str], verifier: Verifier
+    root: Root, address: Address, id_part: str, settings: Settings, send: Callable[..., str], verifier: Verifier
 ) -> Iterator[Message[Any]]:
-    """The one leased message whose id holds *part*, to be settled here. Unsettled, it stays leased.
+    """The one leased message whose id contains *id_part*, to be settled in the block. Unsettled, it stays leased.
 
-    Raises MessageNotFoundError for none and for several, NotClaimedError where it is not held, or by somebody who is
-    still at work.
+    Raises MessageNotFoundError for none and for several, and NotClaimedError if it is not claimed, or claimed by a
+    process that still runs.
     """
     while True:
         with translated_errors(f"looking into the box {quoted(address)}"):
-            folder, name = _find(root, address, part, rules, verifier)
-        spool = Spool(root, address, rules, ExistingLease(folder))
+            folder, filename = _find(root, address, id_part, settings, verifier)
+        spool = Spool(root, address, settings, ExistingLease(folder))
         with contextlib.closing(spool):
             try:
-                with translated_errors(f"holding {name}"):
+                with translated_errors(f"settling {filename}"):
                     spool.open_folder()
-                    receiver = Receiver(root, address, rules, send, verifier, spool)
-                    message = _message(spool, name, receiver, verifier, rules.max_size)
+                    receiver = Receiver(root, address, settings, send, verifier, spool)
+                    message = _message(spool, filename, receiver, verifier, settings.max_size)
             except LookupError:
                 if not root.has(address):
                     raise
-                continue  # settled or extended in between: look again
+                continue  # it was settled, or its lease extended, in between
             yield message
             return
 
 
 def leased_until(folder: str) -> datetime | None:
-    """Until when the folder of this name in `cur/` is leased."""
+    """Return the deadline of a consumer's folder, from its name in `cur/`; None if it is not leased."""
     deadline = lease_deadline(folder)
     return from_nanoseconds(to_nanoseconds(deadline)) if deadline else None
 
 
-def _find(root: Root, address: Address, part: str, rules: Settings, verifier: Verifier) -> tuple[str, str]:
-    """The lease in which it lies, and the name of its file."""
-    found = [(folder, name) for folder, name in _all_held(root, address) if part in name]
-    exact = [each for each in found if each[1][:ID_LENGTH] == part]
-    found = exact or found
+def _find(root: Root, address: Address, id_part: str, settings: Settings, verifier: Verifier) -> tuple[str, str]:
+    """Return the folder of the lease that holds the message, and the name of its file."""
+    found = [(folder, filename) for folder, filename in _claims(root, address) if id_part in filename]
+    found = [claim for claim in found if claim[1][:ID_LENGTH] == id_part] or found
     if not found:
-        raise _not_held(root, address, part, rules, verifier)
+        raise _not_claimed(root, address, id_part, settings, verifier)
     if len(found) > 1:
-        ids = ", ".join(name[:ID_LENGTH] for _, name in found[:4]) + (" …" if len(found) > 4 else "")
+        ids = ", ".join(filename[:ID_LENGTH] for _, filename in found[:_SHOWN_IDS])
         raise MessageNotFoundError(
-            f"{quoted(part)} fits {len(found)} messages that are held in the box {quoted(address)}: {ids}"
+            f"{quoted(id_part)} fits {len(found)} claimed messages in the box {quoted(address)}: "
+            + ids
+            + (" …" if len(found) > _SHOWN_IDS else ""),
+            hint="give more of the id",
         )
-    folder, name = found[0]
+    folder, filename = found[0]
     deadline = lease_deadline(folder)
     if not deadline:
         raise NotClaimedError(
-            f"the message {name[:ID_LENGTH]} was taken without a lease: whoever took it settles it, "
-            "or it comes back when that process ends"
+            f"the message {filename[:ID_LENGTH]} is claimed without a lease",
+            hint="the process that claimed it settles it; if that ends, the message is delivered again",
         )
     if deadline <= timestamp_now():
-        raise _over(folder)
-    return folder, name
+        raise _ended(folder)
+    return folder, filename
 
 
-def _all_held(root: Root, address: Address) -> Iterator[tuple[str, str]]:
+def _claims(root: Root, address: Address) -> Iterator[tuple[str, str]]:
+    """Yield each claimed message: the consumer's folder, the name of the file."""
     try:
         cur = os.open(f"{root.box(address)}/cur", FOLDER)
     except FileNotFoundError as error:
@@ -174,51 +179,53 @@ def _all_held(root: Root, address: Address) -> Iterator[tuple[str, str]]:
             if lease_deadline(folder) is None:
                 continue
             with contextlib.suppress(FileNotFoundError):
-                opened = os.open(folder, FOLDER, dir_fd=cur)
+                dir_fd = os.open(folder, FOLDER, dir_fd=cur)
                 try:
-                    yield from ((folder, name) for name in list_dir(opened) if is_mail(name))
+                    yield from ((folder, filename) for filename in list_dir(dir_fd) if is_mail(filename))
                 finally:
-                    close(opened)
+                    close(dir_fd)
     finally:
         close(cur)
 
 
-def _not_held(root: Root, address: Address, part: str, rules: Settings, verifier: Verifier) -> NotClaimedError:
-    """Why it cannot be settled: it is somewhere else. Raises MessageNotFoundError where it is nowhere."""
-    there = peek.find(
-        root, address, part, [state for state in State if state is not State.CLAIMED], rules.max_size, verifier
-    )
-    where = {
-        State.NEW: "it waits: `mailbox receive --no-ack` takes it",
-        State.DEFERRED: "it was put off, or its lease ran out: `mailbox receive --no-ack` takes it when it comes back",
-        State.DEAD: "it is a dead letter: `mailbox dead requeue` delivers it once more",
-        State.DONE: "it was handled",
-    }
-    return NotClaimedError(f"the message {there.id} is not held: {where[State(there.state)]}")
+def _not_claimed(root: Root, address: Address, id_part: str, settings: Settings, verifier: Verifier) -> NotClaimedError:
+    """Return the error that tells where the message is instead. Raises MessageNotFoundError if it is nowhere."""
+    states = [state for state in State if state is not State.CLAIMED]
+    found = peek.find(root, address, id_part, states, settings.max_size, verifier)
+    place, hint = {
+        State.NEW: ("it waits", "`mailbox receive --no-ack` claims it"),
+        State.DEFERRED: (
+            "it is deferred, or its lease has ended",
+            "`mailbox receive --no-ack` claims it when it is due",
+        ),
+        State.DEAD: ("it is a dead letter", "`mailbox dead requeue` delivers it again"),
+        State.DONE: ("it was handled", None),
+    }[State(found.state)]
+    return NotClaimedError(f"the message {found.id} is not claimed: {place}", hint=hint)
 
 
-def _over(folder: str) -> NotClaimedError:
+def _ended(folder: str) -> NotClaimedError:
     deadline = lease_deadline(folder) or ""
     return NotClaimedError(
-        f"its lease ran out at {sent_time(deadline + '-' + 12 * '0')}: it is anybody's again, "
-        "and may be handled twice. `mailbox receive --no-ack --lease` with a longer span takes it for longer"
+        f"its lease ended at {sent_time(deadline + '-' + 12 * '0')}: it is delivered again, and may be handled twice",
+        hint="claim with a longer lease: `mailbox receive --no-ack --lease 1h`",
     )
 
 
-def _message(spool: Spool, name: str, receiver: Receiver, verifier: Verifier, max_size: int) -> Message[Any]:
-    """The leased message in that file. Raises LookupError if it was settled meanwhile, NotMailError."""
-    parts = parse_filename(name)
-    assert parts is not None, name  # the spool gives no other names
+def _message(spool: Spool, filename: str, receiver: Receiver, verifier: Verifier, max_size: int) -> Message[Any]:
+    """Return the leased message in that file. Raises LookupError if it was settled meanwhile, NotMailError."""
+    parts = parse_filename(filename)
+    assert parts is not None, filename  # the spool gives no other names
     try:
-        fd = os.open(name, READ, dir_fd=spool.fd)
+        fd = os.open(filename, READ, dir_fd=spool.fd)
     except FileNotFoundError as error:
-        raise LookupError(name) from error
+        raise LookupError(filename) from error
     try:
         data, st, refusal = strict_read(fd, max_size, parts.size)
     finally:
         close(fd)
     if refusal is not None:  # the consumer that claimed it died before it could read it
         raise NotMailError(f"{refusal.reason}. It is settled when its lease has ended")
-    members, trust = verifier.verify(data, st, name)
-    members.setdefault("sent", modified_time(st))
-    return Message(parts.id, members, data, name, parts.attempt, trust, receiver, receiver)
+    fields, trust = verifier.verify(data, st, filename)
+    fields.setdefault("sent", modified_time(st))
+    return Message(parts.id, fields, data, filename, parts.attempt, trust, receiver, receiver)

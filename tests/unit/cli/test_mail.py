@@ -325,7 +325,7 @@ def test_what_is_not_leased_says_why_it_cannot_be_settled(mailbox: Callable[...,
     assert message is not None
     assert (waits.code, held.code) == (1, 1)
     assert "`mailbox receive --no-ack` takes it" in waits.err
-    assert "was taken without a lease" in held.err
+    assert "is claimed without a lease" in held.err
 
 
 # dead letters

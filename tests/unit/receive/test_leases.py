@@ -106,7 +106,7 @@ def _refused(bob: Mailbox, id: str) -> str:
         with bob.leased(id):
             return "held"
     except NotClaimedError as error:
-        return "over" if "ran out" in str(error) else str(error)
+        return "over" if "lease ended" in str(error) else str(error)
 
 
 def test_a_lease_is_settled_message_by_message(root: Path, bob: Mailbox) -> None:
@@ -211,7 +211,7 @@ def test_ids_that_fit_none_or_several_are_refused(root: Path, bob: Mailbox) -> N
 
     with pytest.raises(MessageNotFoundError, match="there is no message"), bob.leased("xyzzy"):
         pass
-    with pytest.raises(MessageNotFoundError, match="fits 2 messages that are held"), bob.leased(ids[0][-12:]):
+    with pytest.raises(MessageNotFoundError, match="fits 2 claimed messages"), bob.leased(ids[0][-12:]):
         pass
     with pytest.raises(NotClaimedError, match="it is a dead letter"), bob.leased(dead):
         pass
