@@ -77,6 +77,11 @@ class Record:
         """How many rules were broken, all in all."""
         return sum(len(result.broken) for result in self._done.values())
 
+    @property
+    def left_out(self) -> int:
+        """How many units could not be done on this machine."""
+        return sum(result.left_out is not None for result in self._done.values())
+
     def summary(self) -> str:
         """A line for each proof: what was counted, what was broken, what was left out and why."""
         rows = []

@@ -15,8 +15,8 @@ from filemailbox import Mailbox, errors
 from filemailbox.store import deliver
 from filemailbox.store.claim import Failures
 from filemailbox.store.root import Root
-from proofs import crowd, deeds, disks, faults, history, kills, power, record, soak, stepper, trial, volume
-from support.paths import REPO
+from proofs import coverage, crowd, deeds, disks, faults, history, kills, power, record, soak, stepper, trial, volume
+from support.paths import PACKAGE, REPO, TESTS
 
 ID = "20261124T014530.123456789Z-3f9c0a12b4d5"
 LATER = "20261124T014531.123456789Z-3f9c0a12b4d5"
@@ -470,6 +470,7 @@ def test_a_record_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert first.summary().splitlines() == ["kills  holds  0 s  2 tries", "  kills: b: left out: there is no disk"]
     assert second.summary() == "kills  1 BROKEN  0 s  4 tries"
     assert (first.broken, second.broken) == (0, 1)
+    assert (first.left_out, second.left_out) == (1, 0)
 
 
 def prove(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -482,6 +483,14 @@ def test_the_command_proves_and_sums_up(stepping: None) -> None:
 
     assert (done.returncode, done.stdout.split()[:2]) == (0, ["kills", "holds"])
     assert "kills 1/1: put-off, round 1" in done.stderr
+
+
+def test_the_modules_that_coverage_watches_are_there() -> None:
+    """A module that was renamed would be watched no more."""
+    assert [name for name in coverage.MODULES if not (PACKAGE / f"{name}.py").is_file()] == []
+    for test in coverage.ASIDE:
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (TESTS / path).read_text()
 
 
 def test_the_command_explains_itself() -> None:
