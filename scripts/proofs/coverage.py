@@ -22,12 +22,16 @@ MODULES: Final = (
     "format/times",
     "format/timestamp",
     "system/locks",
+    "store/claim",
+    "store/claim_deferred",
+    "store/claim_new",
     "store/consumer_folder",
     "store/dead_letters",
     "store/ids",
     "store/intake",
     "store/junk",
     "store/ledger",
+    "store/settle",
     "store/spool",
     "wake/doorbell",
     "trust/seal",
@@ -35,7 +39,6 @@ MODULES: Final = (
 )
 
 ASIDE: Final = (  # what a fresh process imports and writes, coverage.py changes
-    "unit/format/test_pattern.py::test_re_is_not_imported_before",
     "unit/format/test_codec.py::test_what_comes_after_the_first_256_is_orjsons",
     "unit/cli/test_watch.py::test_a_read_only_root_file_system_is_enough",
 )

@@ -32,7 +32,7 @@ from filemailbox.system import files
 from support.hostile import KINDS, LIMIT, SECRET, Ground, Kind, ending, harmless
 from support.uids import Actor, act, staying
 
-WATCHDOG = 10.0
+WATCHDOG = 60.0
 """Seconds in which whatever does not wait for anything is done, on the slowest machine."""
 
 MAIL = f'{{"body":"{SECRET}"}}'

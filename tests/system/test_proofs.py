@@ -113,7 +113,7 @@ def test_whatever_is_killed_where_it_may_be_all_holds(place: str, stepping: None
 
 
 @pytest.mark.parametrize("fault", ["EIO", "short"])
-@pytest.mark.parametrize("deed", ["send", "send-unflushed", "claim-next", "claim-due", "ack-second"])
+@pytest.mark.parametrize("deed", ["send", "send-unflushed", "answer", "claim-next", "claim-due", "ack-second"])
 def test_whichever_call_fails_all_holds(place: str, stepping: None, deed: str, fault: str) -> None:
     """Each call once; `scripts/prove faults` does it in eight ways, for all that a mailbox does."""
     result = faults.each_call(deeds.DEEDS[deed], place, stepper.FAULTS[fault])

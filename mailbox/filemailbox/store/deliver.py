@@ -137,7 +137,8 @@ def _draft(box: str, name: str) -> tuple[int, str]:
 
 def _answer(draft: str, box: str, name: str, answers: str) -> bool:
     """Move it to where the request *answers* is waited for; whether it is."""
-    from . import replies  # most messages answer nothing
+    from ..system.files import close  # most messages answer nothing
+    from . import replies
 
     waiting = replies.waits(box, answers)
     if waiting is None:
@@ -147,7 +148,7 @@ def _answer(draft: str, box: str, name: str, answers: str) -> bool:
     except FileNotFoundError:  # it was taken away meanwhile
         return False
     finally:
-        os.close(waiting)
+        close(waiting)  # the answer was delivered, whatever the disk says now
     return True
 
 

@@ -147,11 +147,14 @@ class Intake:
         return self.spent > CLEANUP_BUDGET or time.monotonic() < self._rests_until
 
     def looks_complete(self, filename: str, size: int) -> bool:
-        """Report whether a file looks like mail of that size from outside. It is not opened."""
+        """Report whether a file looks like mail of that size from outside. It is not opened.
+
+        If the disk fails, this is no fault of the file: the claim meets the error, and reports it.
+        """
         try:
             st = os.stat(filename, dir_fd=self._dirs["new"], follow_symlinks=False)
-        except OSError:
-            return False
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError)
         return refuse(st, size, size) is None
 
     def mtime_stamp(self, filename: str) -> str | None:
