@@ -9,7 +9,7 @@ read the code, and write what holds.
 cli/keys  _given
         | the user names a file of public keys
         | read only
-cli/relay  relay_init_, relay_health_, _Status.tell, _Status.close, _public, _read
+cli/relay  relay_init_, _parse_key, _read
         | the operator: paths of the configuration; state is the relay's own
         | made 0750 and given to the relay's uid before it starts; status is a draft and a rename in that folder
 cli/run  _prepare, _silence
@@ -45,43 +45,40 @@ receive/leases  _Lease.leave, NewLease.acquire, _claims, _message
         | other consumers of the same uid; ids come from the command line
         | folders of cur/ are 0700; O_NOFOLLOW; the rename gives the folder of this consumer its deadline, by
         descriptor
-receive/peek  peek, _claimed, _messages, read_message, dead_reason, _note
+receive/peek  peek, _candidates, _claimed, _messages_at, _messages, read_message, dead_reason, _note
         | senders: what lies in new/, and swaps it while it is read
-        | READ; shown only if the name is the file's only one, by facts that nobody can race (is_only_link)
-receive/peek  has_mail, _candidates, _messages_at
-        | senders: names
-        | reads names; opens nothing but folders, O_NOFOLLOW
+        | READ; shown only if the name is the file's only one, by facts that nobody can race (files.sole)
 receive/status  ListenerStatus.close, ListenerStatus._open
         | the owner of the box: run/ is its own
         | O_NOFOLLOW, under the consumer's own name; unlinked by descriptor
 receive/status  listening, _oldest_claim, _read
         | the owner of the box plants links and FIFOs
         | READ (no link, no waiting), bounded, JSON facts are checked; an error is this box's own row
-relay/audit_format  checkpoint, _state, lines_of, segments
+relay/audit_format  read_checkpoint, _sizes, read_lines, segment_numbers
         | nobody but the relay: the state folder is its own, 0750
         | segments by number; drafts are renamed over checkpoints of our own
-relay/audit_log  Audit.begin, Audit._resume, Audit._begin_segment, Audit._write, Audit._publish
+relay/audit_log  AuditLog.open, AuditLog._continue_segment, AuditLog._begin_segment, AuditLog._open_records,
+    AuditLog._write, AuditLog._publish_key
         | nobody but the relay: the state folder is its own, 0750
         | segments by number; drafts are renamed over checkpoints of our own
-relay/inbox  Inbox._enter, Inbox._left, Inbox.staged, Inbox.discard_staged, Inbox.waiting
+relay/inbox  Inbox._enter, Inbox._open_left, Inbox.staged
         | the agent owns its volume
         | O_DIRECTORY and O_NOFOLLOW under the box's descriptor; stopped at a limit; a file counts as ours by owner
         and bytes
-relay/inbox  Inbox.stage, Inbox.deliver
+relay/inbox  Inbox.stage, Inbox.commit, Inbox.discard, Inbox.backlog
         | the agent owns the folders and swaps them
         | O_PATH descriptors under the box, O_EXCL files of ours, fchmod and fchown of the descriptor; rename and
         unlink by dir_fd under a name with our id
-relay/outbox  Outbox.open, Outbox.list
+relay/outbox  Outbox.open
         | the agent: any number of names
         | O_NOFOLLOW; the list is bounded, the rest waits its turn
-relay/outbox  Outbox.read, Outbox.remove, Outbox.bounce, Outbox.discard
+relay/outbox  Outbox.waiting, Outbox.read, Outbox.remove, Outbox.bounce, Outbox.discard, Outbox._read_strictly
         | the agent owns the folder
         | by descriptor; unlink takes the entry that was carried, bounce moves into the agent's own dead/ and replaces
         nothing
-relay/outbox  Outbox._content
-        | the agent swaps, truncates, holds locks
-        | opened O_PATH first, a plain file with one link of the agent's uid; then READ; what is carried is what was
-        read
+relay/status  read_status, StatusFile.update, StatusFile.remove
+        | agents: content of their mail
+        | state of the relay's own folder
 relay/volume  open_box, write_reason
         | the operator names volumes; the agent owns what is in them
         | the volume may be a link, nothing in it may (O_PATH and O_NOFOLLOW); notes are O_EXCL, 0644, and capped
@@ -105,7 +102,7 @@ store/claim_deferred  DeferredMail.claim_next
 store/claim_new  NewMail.__init__, NewMail.scan
         | senders: any number of names
         | reads names of an open descriptor; a scan is at most a twentieth of the time
-store/claim_new  NewMail._claim_fast, NewMail._unclaim, NewMail._read_and_claim, NewMail._rename_checked
+store/claim_new  NewMail.claim_next, NewMail._unclaim, NewMail._read_and_claim, NewMail._rename_checked
         | senders choose the name in new/
         | files are renamed into cur/CONSUMER (0700) and opened READ by descriptor; what is removed lies there, was
         claimed by us, and replaces nothing
@@ -232,20 +229,17 @@ trust/key_files  read_private, read_vouched
 trust/keyring  Keyring.pin, Keyring.unpin, Keyring.known
         | the user: pins lie in the private folder
         | the name is a parsed address
-trust/owners  unmapped
+trust/owners  overflow_uid
         | nobody: /proc
         | read only
 wake/doorbell  Bell.__init__
         | the owner of the box: run/ is its own
         | a hidden random name, then rename; mode 0722 on our own socket, which gives others the right to ring and
         nothing else
-wake/doorbell  Ringer._current_bells, _open_bells, _at_path
+wake/doorbell  Ringer._current_bells, _unbind, _open_bells, _at_path, _delete_stale
         | the owner of the box hangs there what he likes
         | O_PATH and O_NOFOLLOW by descriptor, sockets only; a cap on bells and on names looked at; sends never block
         and receive nothing
-wake/doorbell  _unbind, _delete_stale
-        | other listeners of the same box
-        | only sockets that refuse a connection, in run/, which is the owner's
 
 Numbers that a sender, or a clock that was wrong, can choose:
 
