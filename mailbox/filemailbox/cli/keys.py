@@ -92,9 +92,9 @@ def keys_pin_(
     registry: Registry = None,
     root: Root = None,
 ) -> None:
-    """Trust the public keys of another agent. From then on, mail from that name that is not signed is refused.
+    """Trust the public keys of another agent. From then on, unsigned mail from that name is refused.
 
-    Take them where nobody else can write: a key from the mail volume proves nothing. Compare the fingerprint. Keys
+    Take them where no other agent can write: a key from the mail volume proves nothing. Compare the fingerprint. Keys
     that are pinned already are never replaced: `mailbox keys unpin` comes first.
 
     Examples:

@@ -3,7 +3,7 @@
 Importing orjson takes longer than Python takes to start. So the `mailbox` command calls spare_orjson(), and small_json
 serves its first messages. A program that uses the library never does that: all its JSON is orjson's.
 
-Call `codec.dumps` and `codec.loads` through the module: both are bound anew at the first use.
+Call `codec.dumps` and `codec.loads` through the module: the first use rebinds both.
 """
 
 from __future__ import annotations

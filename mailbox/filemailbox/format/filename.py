@@ -32,7 +32,7 @@ TIMESTAMP_PATTERN: Final = (
     r"(?:19[7-9]\d|[2-9]\d{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3])[0-5]\d[0-5]\d\.\d{9}Z"
 )
 MAX_STEM: Final = 64
-"""How many characters of an external name are kept."""
+"""Longest part of an external name that is kept, in characters."""
 
 _NAME: Final = re.compile(rf"({TIMESTAMP_PATTERN}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json", re.ASCII)
 _TIMED: Final = re.compile(rf"({TIMESTAMP_PATTERN})~(.+)", re.ASCII)

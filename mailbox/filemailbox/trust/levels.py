@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from ..errors import InvalidRequestError, quoted
 
 Protection: TypeAlias = Literal["plain", "signed", "sealed"]
-"""How a message is written: sealing includes a signature."""
+"""Protection of a message in writing: sealing includes a signature."""
 
 PLAIN: Final = "plain"
 NONE: Final = "none"
@@ -28,7 +28,7 @@ class Level(NamedTuple):
     by_key: bool
     """A key proves the sender. Such mail stays proven when a third party copies it, so replays must be recognized."""
     answer: Protection
-    """How a mailbox that demands this level writes its own mail, unless an option says otherwise."""
+    """Protection of the mail that a mailbox which demands this level writes, unless an option overrides it."""
     help: str
 
 
