@@ -33,31 +33,29 @@ class Claim(NamedTuple):
 class Failures:
     """The files that could not be claimed because of an error of the disk."""
 
-    __slots__ = ("_tries",)
+    __slots__ = ("tries",)
 
     def __init__(self) -> None:
-        self._tries: dict[str, tuple[int, float]] = {}  # how often in a row, and until when it is left alone
-
-    def __bool__(self) -> bool:
-        return bool(self._tries)
+        self.tries: dict[str, tuple[int, float]] = {}
+        """Name → how often it failed in a row, and until when it is left alone."""
 
     def is_first_again(self, filename: str, error: OSError) -> bool:
         """Note a failure. Returns True if the file keeps its turn: one that fails again and again delays nothing."""
         if error.errno in SYSTEMIC_ERRNOS:
             return True
-        tries = self._tries.get(filename, (0, 0.0))[0] + 1
-        self._tries[filename] = tries, time.monotonic() + BACKOFF_SECONDS if tries >= MAX_TRIES else 0.0
+        tries = self.tries.get(filename, (0, 0.0))[0] + 1
+        self.tries[filename] = tries, time.monotonic() + BACKOFF_SECONDS if tries >= MAX_TRIES else 0.0
         if tries == MAX_TRIES:
             log.error("%s fails again and again: what is behind it is taken first (%s)", quoted(filename), error)
         return tries < MAX_TRIES
 
     def is_backing_off(self, filename: str) -> bool:
         """Report whether the file is left alone for now."""
-        return self._tries.get(filename, (0, 0.0))[1] > time.monotonic()
+        return self.tries.get(filename, (0, 0.0))[1] > time.monotonic()
 
     def keep_only(self, filenames: set[str]) -> None:
         """Forget the files that are gone."""
-        self._tries = {filename: tries for filename, tries in self._tries.items() if filename in filenames}
+        self.tries = {filename: tries for filename, tries in self.tries.items() if filename in filenames}
 
 
 class ContentFilter:

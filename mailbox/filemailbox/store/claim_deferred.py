@@ -69,7 +69,7 @@ class DeferredMail:
         if self.never_read:
             self.never_read.intersection_update(waiting)
         skipped = self._filter.skipped
-        if skipped or self._failures:
+        if skipped or self._failures.tries:
             present = {*waiting, *list_dir(self._folder.dirs["new"])}
             skipped.intersection_update(present)
             self._failures.keep_only(present)

@@ -102,14 +102,14 @@ class NewMail:
             self._held_back = False
             crowding.took, crowding.listed, crowding.is_short = 0.0, [], True
             return False
-        if intake.has_memory or len(listed) > _UNTIMED_LISTING:
+        if intake.spent or intake.incomplete or intake.warned or intake.left_alone or len(listed) > _UNTIMED_LISTING:
             waiting = intake.begin_scan(waiting)
         if self._filter.skipped:
             waiting = [filename for filename in waiting if filename not in self._filter.skipped]
         if self._suspects:
             self._suspects.intersection_update(waiting)
         batch, self._held_back = self._order.select(waiting, clock, intake.mtime_stamp)
-        if self._failures:
+        if self._failures.tries:
             batch = [filename for filename in batch if not self._failures.is_backing_off(filename)]
         batch.reverse()
         if len(listed) > _UNTIMED_LISTING:

@@ -81,11 +81,6 @@ class Intake:
         self._rests_until = 0.0
 
     @property
-    def has_memory(self) -> bool:
-        """True if a scan must be announced by begin_scan()."""
-        return bool(self.incomplete or self.warned or self.left_alone or self.spent)
-
-    @property
     def irregular(self) -> set[str]:
         """The names of the files that were read, or could not be, and are not mail now."""
         return {*self.incomplete, *self.left_alone}
