@@ -31,8 +31,9 @@ from ..store.claim_deferred import MAX_RETRY_NS, is_too_late
 from ..store.junk import KEPT
 from ..store.layout import FOLDERS, MARKER, NEW_SWAP_PREFIX, OUTBOX
 from ..store.root import Root
-from ..system.files import FOLDER, READ, close, list_dir, read
+from ..system.files import FOLDER, READ, close, list_dir
 from ..system.mounts import Mount, mount_of
+from ..system.strict_read import strict_read
 from .cleanup import find_garbage
 from .inventory import BoxStatus, box_status
 
@@ -490,9 +491,12 @@ def _is_far_off(text: str, later: int) -> bool:
     with contextlib.suppress(OSError, NotMailError):
         file = os.open(text, READ, dir_fd=later)
         try:
-            members = decode(read(file, min(os.fstat(file).st_size, MAX_SIZE)))
+            data, _, refusal = strict_read(file, MAX_SIZE)
         finally:
             close(file)
+        if refusal is not None:
+            return False
+        members = decode(data)
         asked = members.get("deliver_after")
         due = datetime_ns(parse_time(asked)) if asked else 0
         return "sealed" not in members and to_nanoseconds(parts[0]) > max(due, now + MAX_RETRY_NS) + 1_000_000_000

@@ -24,7 +24,8 @@ from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
 from ..settings import MAX_SIZE
 from ..store.ids import new_id, with_fresh_id
-from ..system.files import FOLDER, READ, describe_type, lies, move, read, same, sole
+from ..system.files import FOLDER, READ, lies, move, same
+from ..system.strict_read import Refusal, is_only_link, refuse, strict_read
 from .carrier import Incomplete, NotMail, OutboxMessage
 from .clock import Clock, SystemClock
 from .policy import Agent
@@ -170,16 +171,15 @@ class Outbox:
         path_fd = os.open(name, _PATH_ONLY, dir_fd=self.watch_fd)
         try:
             st = os.fstat(path_fd)
-            if not stat.S_ISREG(st.st_mode):
-                raise NotMail(f"it is {describe_type(st.st_mode)}, not a file", empty=True)
+            refusal = refuse(st, max_size)
+            if refusal is not None and not refusal.is_file:
+                raise NotMail(refusal.reason, empty=True)
             if self.agent.uid is not None and st.st_uid != self.agent.uid:
                 raise NotMail(f"it belongs to the uid {st.st_uid}, and {self.agent.name} is {self.agent.uid}")
-            if st.st_size > max_size:
-                raise NotMail(f"it has {st.st_size} bytes, and {max_size} is the limit")
-            if st.st_nlink != 1:
-                if st.st_nlink == 0:
-                    raise FileNotFoundError(errno.ENOENT, "it was taken back")
-                raise self._not_mail_yet(st, f"it has {st.st_nlink} links: another name can still change it")
+            if st.st_nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, "it was taken back")
+            if refusal is not None:
+                raise self._not_mail(st, refusal)
             try:
                 fd = os.open(f"/proc/self/fd/{path_fd}", READ & ~os.O_NOFOLLOW)
             except OSError as error:
@@ -191,14 +191,17 @@ class Outbox:
         finally:
             os.close(path_fd)
         try:
-            data = read(fd, min(st.st_size, max_size))
-            if self.agent.uid is None and not sole(name, self.watch_fd, fd):  # a uid proves whose file it is
+            data, st, refusal = strict_read(fd, max_size)
+            if refusal is not None:
+                raise self._not_mail(st, refusal)
+            if self.agent.uid is None and not is_only_link(name, self.watch_fd, fd):  # a uid proves whose file it is
                 raise Incomplete
         finally:
             os.close(fd)
-        if len(data) > st.st_size:
-            raise self._not_mail_yet(st, "it changed while it was read")
         return st, data
+
+    def _not_mail(self, st: os.stat_result, refusal: Refusal) -> Exception:
+        return NotMail(refusal.reason) if refusal.is_final else self._not_mail_yet(st, refusal.reason)
 
     def _not_mail_yet(self, st: os.stat_result, problem: str) -> Exception:
         """Return Incomplete for a file that changed lately, else NotMail. An agent cannot set a ctime."""

@@ -20,8 +20,9 @@ from .. import log
 from ..errors import quoted, translated_errors
 from ..format.filename import is_id, parse_filename
 from ..format.order import is_mail
-from ..system.files import FOLDER, NOREPLACE, READ, close, list_dir, read, rename, sole
+from ..system.files import FOLDER, NOREPLACE, READ, close, list_dir, rename
 from ..system.locks import Lock
+from ..system.strict_read import is_only_link, strict_read
 from .permissions import chown_to_box_owner
 
 Answer: TypeAlias = tuple[str, bytes, os.stat_result]
@@ -90,12 +91,10 @@ class PendingRequest:
                         self._put_away(name)
                     continue
                 try:
-                    facts = os.fstat(file)
                     parts = parse_filename(name)
-                    regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size <= max_size
-                    if regular and (parts is None or parts.size in (None, facts.st_size)):
-                        data = read(file, facts.st_size)
-                        if sole(name, self._folder, file):
+                    data, facts, refusal = strict_read(file, max_size, parts.size if parts is not None else None)
+                    if refusal is None:
+                        if is_only_link(name, self._folder, file):
                             yield name, data, facts
                     elif time.time_ns() - facts.st_ctime_ns > _STILL:
                         self._put_away(name)

@@ -54,18 +54,6 @@ def close(file: int) -> None:
         pass
 
 
-def is_single_link(name: str, folder: int, facts: os.stat_result, *, ours: bool) -> bool:
-    """Whether the file that was opened lies under *name* in *folder*, and under no other name anywhere.
-
-    Its links counted on the descriptor do not say that: a hard link to somebody's secret can be opened, and be replaced
-    before it is counted; then one link is left, that of the secret. Nor is stat(2) of a name one step: only in a folder
-    that is *ours* alone, and where we have moved it, it proves something. For others see sole().
-    Raises FileNotFoundError.
-    """
-    there = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return ours and there.st_ino == facts.st_ino and there.st_nlink == 1
-
-
 def sole(name: str, folder: int, file: int) -> bool:
     """Whether the open *file*, opened under *name* in *folder*, has no other name: in a folder where others rename.
 
