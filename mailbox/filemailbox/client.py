@@ -240,7 +240,7 @@ class Mailbox:
             if is_group(to):
                 return self._send_to_all(to, body, options)
             address = self._address(to)
-        id, protection = resolve_options(options, self._default_protection())
+        id, protection = resolve_options(options, self._default_protection() if self._sign_if_key else self._protection)
         data = self._encode(id, address, body, options, protection)
         deliver(
             self.root, address, id, data, durable=self.durable, answers=options.get("in_reply_to"), sender=self.name
