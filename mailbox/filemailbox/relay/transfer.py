@@ -252,11 +252,12 @@ class _BatchTransfer:
         return None, decision.rule
 
     def _query(self, message: OutboxMessage, key: TransferId) -> PolicyQuery:
-        fields, accepted = message.fields, self._state.accepted
-        answered_key = key.answered_by(str(fields.get("in_reply_to")))
-        answered = accepted.find(answered_key)
-        age = max(0.0, self._state.clock.time() - answered.at) if answered is not None else None
-        earlier = accepted.replies(answered_key) + self._replies[answered_key]
+        fields, age, earlier = message.fields, None, 0
+        if (in_reply_to := fields.get("in_reply_to")) is not None:
+            answered_key = key.answered_by(in_reply_to)
+            if (answered := self._state.accepted.find(answered_key)) is not None:
+                age = max(0.0, self._state.clock.time() - answered.at)
+            earlier = self._state.accepted.replies(answered_key) + self._replies[answered_key]
         size, protection = len(message.data), _protection(fields)
         return PolicyQuery(Address(key.sender), key.to, fields.get("type"), size, protection, age, earlier)
 
@@ -278,7 +279,8 @@ class _BatchTransfer:
                 accepted = Accepted(str(record["digest"]), now, message.delivered_name, in_reply_to)
                 transfer.staged[key] = accepted, record
                 self._staged.add(key)
-                self._replies[key.answered_by(str(in_reply_to))] += 1
+                if in_reply_to is not None:
+                    self._replies[key.answered_by(in_reply_to)] += 1
                 state.capacity.use(to)
                 self._use_quota(transfer.sender, len(message.data))
                 return
