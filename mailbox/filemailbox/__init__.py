@@ -17,6 +17,8 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
                  levels owners seal key_files keyring verifier
     receive/     from a claim to your code and back
                  message peek status typed_bodies handlers receiver leases listener aio command_handler
+    documents/   state that several agents share, one version for each change
+                 name version signature change folders checkpoint history author document upkeep
     (face)       options annotations client pytest_plugin
     relay/       mail between volumes
                  clock audit_format accepted audit_log policy policy_file limits carrier volume inbox outbox local
@@ -24,7 +26,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     ops/         for operators
                  bench cleanup inventory doctor
     cli/         the command, thin on all of these
-                 exit_codes options body common fast_parser output agents bench boxes keys maintenance show_message
+                 exit_codes options body common fast_parser output editing documents agents bench boxes keys maintenance show_message
                  dead inspect receive send verbs help_pages completion typer_app run watch relay
 
 relay/ never imports receive/ or the face.
@@ -39,8 +41,11 @@ from .errors import (
     BodyTypeError,
     BoxInUseError,
     BoxNotFoundError,
+    ConflictError,
     CrossMountRenameError,
     DiskFullError,
+    DocumentBrokenError,
+    DocumentNotFoundError,
     DurabilityUnknownError,
     GroupNotFoundError,
     InsecureKeyFileError,
@@ -89,8 +94,11 @@ __all__ = [
     "BodyTypeError",
     "BoxInUseError",
     "BoxNotFoundError",
+    "ConflictError",
     "CrossMountRenameError",
     "DiskFullError",
+    "DocumentBrokenError",
+    "DocumentNotFoundError",
     "DurabilityUnknownError",
     "GroupNotFoundError",
     "InsecureKeyFileError",

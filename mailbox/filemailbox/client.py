@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
     from .annotations import F, Options, T
+    from .documents.document import Document
     from .format.address import Address
     from .receive.handlers import HandlerRegistry
     from .receive.listener import Listener
@@ -571,6 +572,35 @@ class Mailbox:
         from .receive.leases import leased_until
 
         return leased_until(self._receiver.folder or "")
+
+    # Shared documents
+
+    if TYPE_CHECKING:
+
+        @overload
+        def document(self, name: str, *, min_trust: str | None = None) -> Document[Any]: ...
+        @overload
+        def document(self, name: str, *, into: type[T], min_trust: str | None = None) -> Document[T]: ...
+
+    def document(self, name: str, *, into: Any = None, min_trust: str | None = None) -> Document[Any]:
+        """Return the shared document *name*, to get, put, update and watch. It need not exist yet.
+
+        *into* is the type of its body, as for receive(). *min_trust* is the least proof of an author that a reader
+        accepts: `none`, `uid` or `signed` (default: as for mail).
+        """
+        from .documents.document import Document  # most mailboxes have none
+
+        return Document(
+            self.root,
+            name,
+            self.name,
+            into=into,
+            keyring=self.keyring if any(self._folders) else None,
+            sign=True if self._how else None,
+            min_trust=min_trust or self._min_trust,
+            send=self.send,
+            poll_interval=self._rules.poll_interval,
+        )
 
     # Looking into the box
 

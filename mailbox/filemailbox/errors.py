@@ -7,7 +7,8 @@
     │   └── TooManyHopsError                    a reply to a reply to a reply …
     ├── NotMailError                            a file in a box is not mail: `reason`
     │   ├── BodyTypeError                       the body of a message is not of the type asked for
-    │   └── UnverifiedSenderError               the sender is not proven, or the message is not sealed to us
+    │   ├── UnverifiedSenderError               the sender is not proven, or the message is not sealed to us
+    │   └── DocumentBrokenError                 the history of a shared document was changed, or cannot go on
     ├── TrustError                              keys and pins
     │   ├── KeyNotFoundError (LookupError)      no private key here, or no public key of that agent
     │   ├── InsecureKeyFileError                a key file with unsafe permissions, or not a key file at all
@@ -16,10 +17,12 @@
     │   ├── RootNotFoundError                   no mail volume at that path
     │   ├── BoxNotFoundError                    no box of that name: `known` lists the boxes that exist
     │   ├── GroupNotFoundError                  `all` or `team:GROUP` has no members
+    │   ├── DocumentNotFoundError               no shared document of that name
     │   └── MessageNotFoundError                no message with that id, or more than one
     ├── NotClaimedError                         the message was only looked at, or the claim was lost
     ├── PartialDeliveryError                    mail to a group reached only some members: `reached`, `failed`
     ├── BoxInUseError                           `remove` found mail or a listener in the box
+    ├── ConflictError                           a shared document is not as a change expects it: `current`
     └── StorageError (OSError)                  the disk or the kernel reported an error: `errno`
         ├── DiskFullError                       no space left, or over quota: nothing was delivered
         ├── PermissionDeniedError               the mode or owner of a folder forbids it
@@ -102,6 +105,10 @@ class UnverifiedSenderError(NotMailError):
     """The sender of a message is not proven, or the message is sealed to another key."""
 
 
+class DocumentBrokenError(NotMailError):
+    """The history of a shared document was changed, or its next number is taken by a file that is not a version."""
+
+
 class TrustError(MailboxError):
     """A key or a pin cannot be used."""
 
@@ -158,6 +165,17 @@ class MessageNotFoundError(NotFoundError):
     """No message with that id, or several that match the part given."""
 
 
+class DocumentNotFoundError(NotFoundError):
+    """No shared document of that name, or no such version of it."""
+
+    def __init__(self, name: str, root: str, why: str | None = None) -> None:
+        self.name, self.root = name, root
+        super().__init__(
+            why or f"there is no document {quoted(name)} in {quoted(root)}",
+            hint=f"`mailbox doc list` shows the documents; `mailbox doc put {name} --create` makes this one",
+        )
+
+
 class NotClaimedError(MailboxError):
     """The message is not claimed by this mailbox: it was only looked at, or the mailbox was closed meanwhile."""
 
@@ -177,6 +195,15 @@ class PartialDeliveryError(MailboxError):
 
 class BoxInUseError(MailboxError):
     """A box cannot be removed while it holds mail or has a listener."""
+
+
+class ConflictError(MailboxError):
+    """A shared document is not at the version, or not in the state, that a change expects. Nothing was written."""
+
+    def __init__(self, text: str, current: Any = None) -> None:
+        self.current = current
+        """The version that is current now."""
+        super().__init__(text)
 
 
 class StorageError(MailboxError, OSError):

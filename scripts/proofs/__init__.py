@@ -14,6 +14,7 @@ agents      the programs of the soak
 history     a checker of what they wrote down: pure
 soak        ten agents, and everything happens to them
 crowd       a thousand boxes, a million messages
+documents   writers of one document: kills, faults, power cuts
 fuzz        random input
 coverage    which branches the tests take
 proof       which of these is what, in its long and its short form

@@ -37,6 +37,8 @@ def run(what: str, kept: record.Record, settings: Settings) -> None:
         module.prove(kept, place, settings.span or (60.0 if short else 300.0))
     elif what == "swap":
         module.prove(kept, place, settings.rounds or (20_000 if short else 2_000_000))
+    elif what == "documents":
+        module.prove(kept, place, short, settings.rounds)
     elif what == "coverage":
         module.prove(kept, place)
     else:

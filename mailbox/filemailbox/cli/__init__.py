@@ -18,6 +18,8 @@
     take        receive, ack, retry, reject, reply
     watch       watch, health
     dead        dead list, show, requeue, purge
+    documents   doc list, get, put, edit, merge, patch, log, diff, watch, remove
+    editing     a document changed by a command or in an editor
     agents      agents, status
     care        doctor, gc
     completion  completion

@@ -68,6 +68,11 @@ def status_(
         print(output.bold(standing.name))
         for line in _told(standing):
             print(f"  {output.one_line(line)}")
+    if not (name or own or json):
+        from ..documents.upkeep import summary
+
+        if documents := summary(found):
+            print(output.one_line(documents))
 
 
 def _row(each: "BoxStatus") -> tuple[str, ...]:

@@ -15,6 +15,7 @@ TRUST: Final = 4  # key, signature, pin
 DATA: Final = 65  # EX_DATAERR: malformed or too large
 NO_BOX: Final = 67  # EX_NOUSER
 NO_ROOT: Final = 69  # EX_UNAVAILABLE
+CONFLICT: Final = 73  # EX_CANTCREAT: a document is not as the change expects
 IO: Final = 74  # EX_IOERR
 FULL: Final = 75  # EX_TEMPFAIL: disk or quota full
 PERMISSION: Final = 77  # EX_NOPERM
@@ -29,6 +30,8 @@ _CODES: Final = (
     (errors.InvalidRequestError, USAGE),
     (errors.BoxNotFoundError, NO_BOX),
     (errors.GroupNotFoundError, NO_BOX),
+    (errors.DocumentNotFoundError, NO_BOX),
+    (errors.ConflictError, CONFLICT),
     (errors.RootNotFoundError, NO_ROOT),
     (errors.DiskFullError, FULL),
     (errors.PermissionDeniedError, PERMISSION),

@@ -56,7 +56,12 @@ def gc_(
     *,
     older_than: Annotated[
         float | None,
-        Opt("--older-than", metavar="DURATION", read=duration, help="Also mail in done/ handled longer ago: 7d …"),
+        Opt(
+            "--older-than",
+            metavar="DURATION",
+            read=duration,
+            help="Also handled mail and removed documents that are older: 7d …",
+        ),
     ] = None,
     dry_run: Annotated[bool, Opt("--dry-run", help="Only say what would be done.")] = False,
     root: Root = None,

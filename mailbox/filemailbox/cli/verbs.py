@@ -26,6 +26,16 @@ VERBS: Final = {
     "dead show": "dead",
     "dead requeue": "dead",
     "dead purge": "dead",
+    "doc list": "documents",
+    "doc get": "documents",
+    "doc put": "documents",
+    "doc edit": "documents",
+    "doc merge": "documents",
+    "doc patch": "documents",
+    "doc log": "documents",
+    "doc diff": "documents",
+    "doc watch": "documents",
+    "doc remove": "documents",
     "keys generate": "keys",
     "keys show": "keys",
     "keys pin": "keys",
@@ -48,6 +58,7 @@ VERBS: Final = {
 
 GROUPS: Final = {
     "dead": "Dead letters: what could not be handled, the reason beside each.",
+    "doc": "Shared documents: state that several agents read and change, without losing a change.",
     "keys": "Keys and pins: who we are, and by which key we know the others.",
 }
 

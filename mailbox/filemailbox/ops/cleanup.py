@@ -164,8 +164,10 @@ def _drafts(tmp: int) -> Iterator[Step]:
             yield "a draft that nobody touched for 36 hours", "tmp", name, how
 
 
-def root_garbage(root: Root) -> Iterator[Garbage]:
+def root_garbage(root: Root, older_than: float | None = None) -> Iterator[Garbage]:
     """What is left over in the root, beside its boxes. Kept boxes that hold mail are no leftovers.
+
+    Documents that were removed more than *older_than* seconds ago are.
 
     Nothing is touched before its `clear` is called. Raises PermissionDeniedError and its kin.
     """
@@ -175,17 +177,18 @@ def root_garbage(root: Root) -> Iterator[Garbage]:
                 if name.startswith(f"{MARKER}.") and time.time() - facts.st_mtime > TMP_MAX_AGE:
                     path = f"{root.path}/{name}"
                     yield Garbage("the mark of a root, half written", path, partial(_clear_root, root, name))
-        if not os.access(root.removed_dir, os.R_OK | os.W_OK | os.X_OK):
-            return
-        with removed_dir(root) as kept:
-            for name, _ in _entries(kept):
-                if not count_mail(at(kept, name)):
-                    path = f"{root.removed_dir}/{name}"
-                    yield Garbage("a removed box without mail", path, partial(discard_removed, root, name))
-            if not list_dir(kept):
-                yield Garbage(
-                    "the folder of removed boxes, which is empty", root.removed_dir, partial(close_attic, root)
-                )
+        if os.access(root.removed_dir, os.R_OK | os.W_OK | os.X_OK):
+            with removed_dir(root) as kept:
+                for name, _ in _entries(kept):
+                    if not count_mail(at(kept, name)):
+                        path = f"{root.removed_dir}/{name}"
+                        yield Garbage("a removed box without mail", path, partial(discard_removed, root, name))
+                if not list_dir(kept):
+                    empty = partial(close_attic, root)
+                    yield Garbage("the folder of removed boxes, which is empty", root.removed_dir, empty)
+        from ..documents.upkeep import garbage  # a root without documents needs none of that
+
+        yield from (Garbage(each.what, each.path, each.how) for each in garbage(root, older_than))
     except OSError as error:
         if isinstance(error, StorageError):
             raise

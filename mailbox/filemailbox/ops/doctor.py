@@ -75,6 +75,7 @@ def examine(root: Root, only: list[Address] | None = None, tell: Callable[[str],
     yield from _shared_groups(root, boxes)
     yield from _proofs(root, boxes)
     yield from _stalls(root, boxes)
+    yield from _documents(root)
     for name in only if only is not None else boxes:
         tell(f"looking at {name}")
         yield from _unstopped(root, name, named=only is not None)
@@ -225,6 +226,8 @@ def _strangers(root: Root) -> Iterator[Finding]:
     with os.scandir(root.path) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
+        if entry.name == ".documents":
+            continue  # see _documents()
         if entry.name == ".removed":
             kept = 0
             with contextlib.suppress(OSError):  # none of ours, or not ours to see
@@ -251,6 +254,13 @@ def _strangers(root: Root) -> Iterator[Finding]:
             yield Finding(
                 "warning", "root", f"{entry.path} cannot be a box: no agent can have that name", "a-z 0-9 . _ - only"
             )
+
+
+def _documents(root: Root) -> Iterator[Finding]:
+    from ..documents.upkeep import findings  # a root without documents needs none of that
+
+    for each in findings(root):
+        yield Finding(each.level, each.where, each.what, each.advice, each.fix)  # type: ignore[arg-type]
 
 
 def _shared_groups(root: Root, boxes: list[Address]) -> Iterator[Finding]:

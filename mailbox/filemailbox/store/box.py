@@ -9,6 +9,7 @@ import stat
 from functools import partial
 
 from ..errors import (
+    InvalidRequestError,
     PermissionDeniedError,
     StorageError,
     quoted,
@@ -19,7 +20,7 @@ from ..system import as_owner
 from ..system.as_owner import at, opened
 from .layout import FOLDERS, OUTBOX, OUTBOX_MODE
 from .permissions import owner_of, refuse_foreign_owner, set_mode_and_owner
-from .root import Root
+from .root import RESERVED, Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def create_box(root: Root, name: Address, owner: tuple[int, int] | None = None, 
     It is built as `.NAME` and renamed when complete: a crash leaves nothing that looks like a box. A box that is there
     gets the folders it lacks. Only root can give a box away. Raises StorageError where the modes did not take.
     """
+    if name in RESERVED:
+        raise InvalidRequestError(f"no agent can be called {quoted(name)}: .{name} holds something else in every root")
     there, building = root.box(name), f"{root.path}/.{name}"
     old = os.path.isdir(there)
     try:

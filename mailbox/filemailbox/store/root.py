@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _MARK: Final = b'{"format": %d}\n' % FORMAT
 
+RESERVED: Final = ("documents", "removed")
+"""Names that no box can have: under `.NAME` lies something else."""
+
 
 class Root:
     """A mail volume that is there and in a format that we know."""

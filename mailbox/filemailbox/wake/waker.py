@@ -47,16 +47,19 @@ class Waker:
         self,
         box: str,
         poll_interval: float = POLL_INTERVAL,
+        watched: str = "new",
         *,
         scan_cost: Callable[[], float] = float,
         refuse: bool = True,
     ) -> None:
-        """*scan_cost* returns the seconds that an empty scan takes: idle polling takes a twentieth of the time at most.
+        """*watched* is the folder of the box, or of a document, whose changes wake the waiter.
 
+        *scan_cost* returns the seconds that an empty scan takes: idle polling takes a twentieth of the time at most.
         *refuse*: see Bell.
         """
         self.box = box
-        """Path of the box."""
+        """Path of the box, or of a document."""
+        self._watched = watched
         self._poll_interval = poll_interval
         self._scan_cost = scan_cost
         self._refuse = refuse
@@ -238,13 +241,13 @@ class Waker:
 
     def _new_inode(self) -> tuple[int, int] | None:
         try:
-            st = os.stat(f"{self.box}/new")
+            st = os.stat(f"{self.box}/{self._watched}")
         except OSError:
             return None
         return st.st_dev, st.st_ino
 
     def _start_watch(self) -> None:
-        folder = f"{self.box}/new"
+        folder = f"{self.box}/{self._watched}"
         self._watched_inode = self._new_inode()  # before the watch: a folder that is replaced in between is noticed
         try:
             from ..system.inotify import Inotify

@@ -119,5 +119,6 @@ def test_every_reason_has_a_vector() -> None:
 
     assert {vector["refused"] for vector in messages if "refused" in vector} == set(REASONS)
     here = {"names.json", "messages.json", "written.json", "order.json"}
-    # Those of keys are tried in test_seal.py, those of files in test_trust.py.
-    assert {path.name for path in VECTORS.iterdir()} == here | {"sealed.json", "signed.json", "trust.json"}
+    # Those of keys are tried in test_seal.py, those of files in test_trust.py, those of documents with them.
+    theirs = {"sealed.json", "signed.json", "trust.json", "documents.json"}
+    assert {path.name for path in VECTORS.iterdir()} == here | theirs
