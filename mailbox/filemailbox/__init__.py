@@ -26,8 +26,8 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     ops/         for operators
                  bench cleanup inventory doctor
     cli/         the command, thin on all of these
-                 exit_codes options body common fast_parser output editing documents agents bench boxes keys maintenance show_message
-                 dead inspect receive send verbs help_pages completion typer_app run watch relay
+                 exit_codes options body common fast_parser output editing documents agents bench boxes keys maintenance
+                 show_message dead inspect receive send verbs help_pages completion typer_app run watch relay
 
 relay/ never imports receive/ or the face.
 

@@ -282,7 +282,7 @@ class Deed:
     def again(self) -> None:
         self.act()
 
-    def verifier(self, outcome: stepper.Outcome) -> Iterator[str]:
+    def verify(self, outcome: stepper.Outcome) -> Iterator[str]:
         """What is wrong afterwards."""
         with Mailbox("bob", self.path) as box:
             document: Document[Any] = box.document("team/plan")
@@ -373,7 +373,7 @@ class Create(Deed):
         if n != 0:
             yield f"the count is {n}"
 
-    def verifier(self, outcome: stepper.Outcome) -> Iterator[str]:
+    def verify(self, outcome: stepper.Outcome) -> Iterator[str]:
         if outcome.done and not os.path.isdir(f"{self.path}/.documents/team/plan/versions"):
             yield "it was made, and is not there"
         yield from super().verify(outcome)
@@ -392,7 +392,7 @@ class Remove(Deed):
         if outcome.done or "again" in outcome.said:
             yield "it was removed, and is there"
 
-    def verifier(self, outcome: stepper.Outcome) -> Iterator[str]:
+    def verify(self, outcome: stepper.Outcome) -> Iterator[str]:
         kept = [each for each, _, files in os.walk(f"{self.path}/.documents") if filename(4) in files]
         if len(kept) != 1:
             yield f"its newest version lies in {len(kept)} places"

@@ -15,6 +15,8 @@ DOORS = {
     "msgspec": {"receive.typed_bodies"},
     "pydantic": {"receive.typed_bodies"},
     "orjson": {"format.codec", "store.ledger", "receive.status", "receive.command_handler", "cli.watch"},
+    "jsonpatch": {"documents.change"},
+    "merge3": {"documents.change"},
     "nacl": {"trust.seal"},
     "typer": {"cli.typer_app"},
     "watchfiles": {"wake.watcher"},

@@ -7,7 +7,7 @@ from ..client import Mailbox
 from ..documents.name import document_name
 from ..format.address import parse_recipient
 from .common import As, Root, path_of
-from .options import Annotated, Arg, Opt, count, one_of, span
+from .options import Annotated, Arg, Opt, count, duration, one_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def doc_put_(
         int | None, Opt("--keep", metavar="N", read=count, help="With --create: how many versions are kept. [1000]")
     ] = None,
     keep_for: Annotated[
-        float | None, Opt("--keep-for", metavar="DURATION", read=span, help="With --create: and how long: 7d …")
+        float | None, Opt("--keep-for", metavar="DURATION", read=duration, help="With --create: and how long: 7d …")
     ] = None,
     sign: Sign = False,
     notify: Notify = (),  # type: ignore[assignment]
@@ -369,7 +369,12 @@ def doc_watch_(
     n: Annotated[int | None, Opt("-n", "--count", metavar="N", read=count, help="Stop after N versions.")] = None,
     timeout: Annotated[
         float | None,
-        Opt("--timeout", metavar="DURATION", read=span, help="Stop when nothing has come for so long: exit code 124."),
+        Opt(
+            "--timeout",
+            metavar="DURATION",
+            read=duration,
+            help="Stop if nothing comes for so long: exit code 124.",
+        ),
     ] = None,
     json: Record = False,
     sender: As = None,
@@ -431,7 +436,7 @@ def _to_read(name: str, sender: str | None, root: str | None, min_trust: str | N
 def _given(body: str | None, text: bool) -> "Any":
     """Return the body that is meant. Text is taken as it is, to the last newline."""
     from ..errors import InvalidBodyError
-    from ..format.envelope import MAX_SIZE
+    from ..settings import MAX_SIZE
     from . import body as bodies
 
     try:

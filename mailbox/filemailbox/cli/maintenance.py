@@ -109,7 +109,7 @@ def _sweep(
     if box is not None and not dry_run:
         yield from sweep(root, box, older_than)
         return
-    for left in find_garbage(root, box, older_than) if box is not None else root_garbage(root):
+    for left in find_garbage(root, box, older_than) if box is not None else root_garbage(root, older_than):
         why: BaseException | None = None
         try:
             if not dry_run:

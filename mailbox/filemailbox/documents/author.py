@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ..errors import UnverifiedSenderError, quoted
-from ..trust.levels import LEVELS, NONE, PROVEN, SIGNED, UID
+from ..trust.levels import NAMES, NONE, PROVEN, SIGNED, UID, rank
 
 if TYPE_CHECKING:
     from ..store.root import Root
@@ -46,12 +46,12 @@ class Authors:
             if self._keyring is not None and self._keyring.pinned(by) is not None:
                 from . import signature
 
-                signature.verify(stored.data, by, self._keyring.identity)
+                signature.verify(stored.data, by, self._keyring.signing_key)
                 return SIGNED
             if self.is_ours(stored):
                 return SIGNED
             proven = self._by_uid(stored.st) == by
-            if LEVELS.index(UID if proven else NONE) < LEVELS.index(self._min_trust):
+            if rank(UID if proven else NONE) < rank(self._min_trust):
                 raise UnverifiedSenderError(
                     f"its author is proven by {quoted(UID if proven else NONE)}, and {self._min_trust} or "
                     "better is asked for"
@@ -67,7 +67,7 @@ class Authors:
         from . import signature
 
         try:
-            signature.verify(stored.data, self._keyring.agent, self._keyring.identity)
+            signature.verify(stored.data, self._keyring.agent, self._keyring.signing_key)
         except UnverifiedSenderError:
             return False
         return True
@@ -83,7 +83,7 @@ class Authors:
 
 def least(min_trust: str | None) -> str:
     """Return *min_trust* as a level that versions can have: nothing here is sealed."""
-    return SIGNED if min_trust in PROVEN else min_trust if min_trust in LEVELS else NONE
+    return SIGNED if min_trust in PROVEN else min_trust if min_trust is not None and min_trust in NAMES else NONE
 
 
 def _owners(root: Root) -> dict[int, str]:

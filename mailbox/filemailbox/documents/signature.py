@@ -28,7 +28,7 @@ def signed(line: bytes, own: PrivateKeys) -> bytes:
     """Return *line*, a version, with the signature of *own* as its last member."""
     before = line.removesuffix(b"}\n")
     signature = binascii.b2a_base64(own.sign(_signed_part(before)), newline=False)
-    return before + b',"sig":"mbs1:%s:%s"}\n' % (seal.kid(own.public.identity).encode(), signature)
+    return before + b',"sig":"mbs1:%s:%s"}\n' % (seal.kid(own.public.signing_key).encode(), signature)
 
 
 def verify(data: bytes, by: str, identity: Callable[[str], bytes | None]) -> None:

@@ -156,7 +156,9 @@ def decode(data: bytes, number: int, base: str) -> dict[str, Any]:
 def strictly(data: bytes) -> dict[str, Any]:
     """Return the object in *data*, which no two readers can read in two ways. Raises NotMailError."""
     members: dict[str, Any] = envelope.decode(b'{"body":%s}' % data)["body"]  # as strict as for the body of a message
-    if envelope.escape_invisible(codec.dumps(members, None, codec.LINE)) != data:  # what our writer writes has no double names
+    if (
+        envelope.escape_invisible(codec.dumps(members, None, codec.LINE)) != data
+    ):  # what our writer writes has no double names
         try:
             json.loads(data, object_pairs_hook=_refuse_doubles, parse_int=str, parse_float=str)
         except ValueError as error:
