@@ -595,11 +595,11 @@ class Mailbox:
             name,
             self.name,
             into=into,
-            keyring=self.keyring if any(self._folders) else None,
-            sign=True if self._how else None,
+            keyring=self.keyring if any(self._key_folders) else None,
+            sign=True if self._protection else None,
             min_trust=min_trust or self._min_trust,
             send=self.send,
-            poll_interval=self._rules.poll_interval,
+            poll_interval=self._settings.poll_interval,
         )
 
     # Looking into the box

@@ -250,7 +250,7 @@ class Document(Generic[T]):
         with self._guard:
             kept = folders.remove(self.root, self.name)
             self._history.close()
-        self._ringer.ring(kept.removeprefix(f"{self.root.path}/{folders.DOCUMENTS}/"), look=True)
+        self._ringer.ring(kept.removeprefix(f"{self.root.path}/{folders.DOCUMENTS}/"))
         return kept
 
     # Waiting
