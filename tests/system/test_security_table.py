@@ -47,7 +47,7 @@ receive/leases  _Lease.leave, NewLease.acquire, _claims, _message
         descriptor
 receive/peek  peek, _candidates, _claimed, _messages_at, _messages, read_message, dead_reason, _note
         | senders: what lies in new/, and swaps it while it is read
-        | READ; shown only if the name is the file's only one, by facts that nobody can race (files.sole)
+        | READ; shown only if the name is the file's only one, by facts that nobody can race (is_only_link)
 receive/status  ListenerStatus.close, ListenerStatus._open
         | the owner of the box: run/ is its own
         | O_NOFOLLOW, under the consumer's own name; unlinked by descriptor

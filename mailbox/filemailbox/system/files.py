@@ -27,8 +27,6 @@ _NO_RENAMEAT2: Final = (errno.ENOSYS, errno.EINVAL)
 _HERE: Final = -100  # AT_FDCWD
 _COMPARED: Final = 1 << 20  # bytes
 
-_TOO_LONG: Final = "x" * 256  # for a name, so that nobody has one: looked up, it is never remembered as missing
-
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,26 +50,6 @@ def close(file: int) -> None:
         os.close(file)
     except OSError:
         pass
-
-
-def sole(name: str, folder: int, file: int) -> bool:
-    """Whether the open *file*, opened under *name* in *folder*, has no other name: in a folder where others rename.
-
-    No two looks at a name are one step, and a ctime is too coarse. But a name that was taken away never comes back: the
-    descriptor remembers the entry by which it was opened, and the kernel says of it whether that is still there. So:
-    count the links; let whoever is changing the folder finish; then ask for the entry. Where it still is in this
-    folder, it was when they were counted, and the one link is this. Without /proc nobody can say that: then False.
-    """
-    if os.fstat(file).st_nlink != 1:
-        return False
-    try:  # noqa: SIM105  # for each message
-        os.stat(_TOO_LONG, dir_fd=folder)  # a look-up that is in no cache waits for the lock of the folder
-    except OSError:
-        pass
-    try:
-        return os.readlink(f"/proc/self/fd/{file}") == f"{os.readlink(f'/proc/self/fd/{folder}')}/{name}"
-    except OSError:
-        return False
 
 
 def describe_type(mode: int) -> str:
