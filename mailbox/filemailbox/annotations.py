@@ -1,9 +1,9 @@
 """The names in the annotations of the public classes.
 
-`typing` and `datetime` take half as long to import as Python takes to start, and a command that sends one message needs
-neither. So the modules of the public classes import these names for type checkers only. When a program asks the package
-for `Mailbox` or `Message`, resolve() puts the names into those modules: `typing.get_type_hints(Mailbox.send)` works.
-Measured against `python -c pass`: importing the client 2.25, with typing 2.75, with datetime as well 3.0.
+`datetime` and the listener take a quarter as long to import as Python takes to start, and a command that sends one
+message needs neither. So the modules of the public classes import these names for type checkers only. When a program
+asks the package for `Mailbox` or `Message`, resolve() puts the names into those modules:
+`typing.get_type_hints(Mailbox.send)` works.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
