@@ -528,7 +528,7 @@ class Collect(Deed):
 
     def act(self) -> None:
         for left in cleanup.find_garbage(self.bob.root, parse_address("bob")):
-            left.clear()
+            left.remove()
 
 
 class Shrink(Collect):
@@ -542,7 +542,7 @@ class Shrink(Collect):
         self.send("b")
 
     def act(self) -> None:
-        cleanup.Garbage("a folder that was full", self.path, partial(cleanup.shrink, f"{self.path}/bob")).clear()
+        cleanup.Garbage("a folder that was full", self.path, partial(cleanup.shrink, f"{self.path}/bob")).remove()
 
 
 class InitRoot(Deed):

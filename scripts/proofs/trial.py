@@ -72,7 +72,7 @@ def judge(deed: Deed, outcome: stepper.Outcome) -> list[str]:
     root = find_root(deed.path)
     for each in (*(cleanup.find_garbage(root, box) for box in root.boxes()), cleanup.root_garbage(root)):
         for left in each:
-            left.clear()
+            left.remove()
     wrong += [f"left over for good: {each}" for each in volume.left_over(deed.path, deed.aside)]
     return wrong
 

@@ -134,7 +134,7 @@ def as_we_see(kind: Kind) -> str:
 
 def said_of(root: Path, log: list[str]) -> str:
     """All that is told of what is left alone: by the log, by `mailbox doctor`, by `mailbox list`."""
-    found = [finding.what for finding in doctor.examine(find_root(root))]
+    found = [finding.problem for finding in doctor.examine(find_root(root))]
     with Mailbox("bob", root) as bob:
         found += [message.problem for message in bob.peek("new") if message.problem]
     return "\n".join([*log, *found])
@@ -334,7 +334,7 @@ def test_what_lies_in_the_place_of_a_folder_is_told_and_not_followed(
     with Mailbox("bob", root, durable=False) as bob:
         again = bob.receive()
 
-    assert f"its {place} is no folder" in said[1].out
+    assert f"its {place} is not a folder" in said[1].out
     assert "outside" not in str(said[0]) + str(said[-1])
     assert after == before
     assert "waiting" in said[-1].out or (again is not None and again.body == "waiting")

@@ -1,72 +1,75 @@
-"""Who is there, who listens, how far behind: agents, status."""
+"""The boxes at a glance: agents, status."""
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING
 
 from ..format.address import parse_address
 from ..format.timestamp import to_nanoseconds
+from ..format.wording import duration_text
 from ..store.root import find_root
-from .common import Json, Root, path_of
-from .options import Annotated, Arg
+from . import output
+from .common import Root, path_of
+from .options import Annotated, Arg, Opt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..ops.inventory import BoxStatus
+    from ..receive.status import ListenerInfo
+
+Json = Annotated[bool, Opt("--json", help="Print one line of JSON for each box.")]
 
 
 def agents_(*, json: Json = False, root: Root = None) -> None:
-    """List the boxes: who listens, how much waits, for how long. What we may not look into is shown as ?.
+    """List the boxes: listeners, waiting mail and its age. A number that you may not see is shown as ?.
 
     Examples:
       mailbox agents
       mailbox agents --json | jq -r 'select(.waiting > 0 and (.has_listener | not)) | .name'
     """
     from ..ops import inventory
-    from . import output
 
     found = find_root(path_of(root))
-    with output.Progress("looking at boxes") as progress:
-        standings = []
-        for each in inventory.all_boxes(found):
-            standings.append(each)
-            progress.step(f"looked at {each.name}")
+    boxes = []
+    with output.Progress("examining boxes") as progress:
+        for box in inventory.all_boxes(found):
+            boxes.append(box)
+            progress.step(f"examined {box.name}")
     if json:
-        for each in standings:
-            output.write(output.json(_facts(each)))
+        for box in boxes:
+            output.write(output.json(box.as_dict()))
         return
-    head = ("AGENT", "LISTENS", "WAITING", "OLDEST", "LATER", "HELD", "DEAD", "UID")
-    output.table(head, map(_row, standings))
+    output.table(("AGENT", "LISTENS", "WAITING", "OLDEST", "DEFERRED", "CLAIMED", "DEAD", "UID"), map(_row, boxes))
 
 
 def status_(
-    name: Annotated[list[str], Arg("[NAME...]", "Boxes; none: $MAILBOX_AGENT, or all.", read=parse_address)] = (),  # type: ignore[assignment]
+    name: Annotated[list[str], Arg("[NAME...]", "Boxes. [$MAILBOX_AGENT, else all]", read=parse_address)] = (),  # type: ignore[assignment]
     *,
     json: Json = False,
     root: Root = None,
 ) -> None:
-    """Tell of boxes, in words: what waits, who listens and whether it keeps up, what is held or dead.
+    """Describe boxes in words: waiting, claimed and dead mail, and whether each listener keeps up.
 
     Examples:
       mailbox status bob
       mailbox status --json | jq .waiting
     """
-    import os
-
     from ..ops import inventory
-    from . import output
 
     found = find_root(path_of(root))
     own = os.environ.get("MAILBOX_AGENT")
-    for each in name or ([parse_address(own)] if own else found.boxes()):
+    for address in name or ([parse_address(own)] if own else found.boxes()):
         try:
-            standing = inventory.box_status(found, parse_address(each))
+            box = inventory.box_status(found, parse_address(address))
         except LookupError:
             if name or own:
                 raise
             continue  # removed in between
         if json:
-            output.write(output.json(_facts(standing)))
+            output.write(output.json(box.as_dict()))
             continue
-        print(output.bold(standing.name))
-        for line in _told(standing):
+        print(output.bold(box.name))
+        for line in _lines(box):
             print(f"  {output.one_line(line)}")
     if not (name or own or json):
         from ..documents.upkeep import summary
@@ -75,60 +78,62 @@ def status_(
             print(output.one_line(documents))
 
 
-def _row(each: "BoxStatus") -> tuple[str, ...]:
-    from . import output
-
-    numbers = (each.waiting, each.later, each.held, each.dead)
-    waiting, later, held, dead = ("?" if number is None else str(number) for number in numbers)
-    oldest = "" if each.oldest is None else output.span(each.oldest) if output.is_tty() else f"{each.oldest:.0f}"
-    return (each.name, _listens(each), waiting, oldest, later, held, dead, str(each.uid))
+def _row(box: "BoxStatus") -> tuple[str, ...]:
+    numbers = (box.waiting, box.deferred, box.claimed, box.dead)
+    waiting, deferred, claimed, dead = ("?" if number is None else str(number) for number in numbers)
+    oldest = "" if box.oldest is None else duration_text(box.oldest) if output.is_tty() else f"{box.oldest:.0f}"
+    return (box.name, _listens(box), waiting, oldest, deferred, claimed, dead, str(box.uid))
 
 
-def _listens(each: "BoxStatus") -> str:
-    """In a word."""
-    if each.listeners:
-        return "busy" if all(one.busy for one in each.listeners) else "yes"
-    if each.has_listener:
+def _listens(box: "BoxStatus") -> str:
+    if box.listeners:
+        return "busy" if all(listener.busy for listener in box.listeners) else "yes"
+    if box.has_listener:
         return "yes"
-    return "no" if each.new is not None else "?"
+    return "no" if box.new is not None else "?"
 
 
-def _told(each: "BoxStatus") -> list[str]:
-    from ..format.times import from_nanoseconds
-    from . import output
-
-    if each.trouble is not None:
-        return [f"it cannot be looked into: {each.trouble}"]
-    if each.new is None:
-        return ["we may not look into it: it is another user's" + (", and somebody listens" if each.bells else "")]
-    oldest = f", the oldest for {output.span(each.oldest)}" if each.oldest is not None else ""
-    told = [f"waiting: {each.waiting}{oldest}"]
-    if each.later:
-        told.append(f"put off: {each.later}")
-    if each.held:
-        leased = sum(lease.held for lease in each.leases)
-        told.append(f"held: {each.held}" + (f", {leased} of them under a lease" if leased else ""))
-    for lease in each.leases:
-        if lease.held:
-            until = from_nanoseconds(to_nanoseconds(lease.deadline))
-            told.append(f"lease: {lease.held}, {'ran out' if lease.over else 'runs out'} {output.when(until)}")
-    for label, number in (("dead letters", each.dead), ("kept", each.done)):
-        if number:
-            told.append(f"{label}: {number}")
-    for one in each.listeners:
-        doing = f"at work on {one.busy}" if one.busy else "idle"
-        told.append(
-            f"listener {one.consumer}: {doing}, last heard of {output.span(max(0, one.silent))} ago, "
-            f"handled {one.handled}; announced {one.announced}, found by looking {one.missed}"
+def _lines(box: "BoxStatus") -> "Iterator[str]":
+    if box.problem is not None:
+        yield f"it cannot be examined: {box.problem}"
+        return
+    if box.new is None:
+        yield "it belongs to another user, and its contents cannot be seen" + (
+            "; it has a listener" if box.doorbells else ""
         )
-        if one.watch:
-            told.append(f"listener {one.consumer}: its watch does not work: {one.watch}")
-    if not each.listeners:
-        told.append("somebody listens" if each.has_listener else "nobody listens")
-    return told
+        return
+    yield f"waiting: {box.waiting}" + (
+        f", the oldest for {duration_text(box.oldest)}" if box.oldest is not None else ""
+    )
+    if box.deferred:
+        yield f"deferred: {box.deferred}"
+    if box.claimed:
+        leased = sum(lease.claimed for lease in box.leases)
+        yield f"claimed: {box.claimed}" + (f", {leased} of them under a lease" if leased else "")
+    yield from _leases(box)
+    for label, number in (("dead letters", box.dead), ("done", box.done)):
+        if number:
+            yield f"{label}: {number}"
+    for listener in box.listeners:
+        yield from _listener(listener)
+    if not box.listeners:
+        yield "it has a listener" if box.has_listener else "no listener"
 
 
-def _facts(each: "BoxStatus") -> dict[str, Any]:
-    from dataclasses import asdict
+def _leases(box: "BoxStatus") -> "Iterator[str]":
+    from ..format.times import from_nanoseconds
 
-    return {**asdict(each), "waiting": each.waiting, "has_listener": each.has_listener}
+    for lease in box.leases:
+        if lease.claimed:
+            deadline = output.when(from_nanoseconds(to_nanoseconds(lease.deadline)))
+            yield f"lease: {lease.claimed}, {'expired' if lease.expired else 'expires'} {deadline}"
+
+
+def _listener(listener: "ListenerInfo") -> "Iterator[str]":
+    doing = f"working on {listener.busy}" if listener.busy else "idle"
+    yield (
+        f"listener {listener.consumer}: {doing}, reported {duration_text(max(0, listener.silent))} ago, "
+        f"handled {listener.handled}; announced {listener.announced}, found by polling {listener.missed}"
+    )
+    if listener.watch:
+        yield f"listener {listener.consumer}: its notifications do not work: {listener.watch}"

@@ -68,7 +68,7 @@ def remove_(
             kept = remove_box(found, each, force)
         except MailboxError as error:  # the others can still go
             output.error(error)
-            code = code or exit_codes.code(error) or 1
+            code = code or exit_codes.of_error(error)
             continue
         output.info(f"{each}: {'removed; its mail is kept aside' if kept else 'removed'}")
         if kept:

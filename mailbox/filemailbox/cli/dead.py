@@ -99,7 +99,7 @@ def _each(box: Mailbox, ids: list[str], all: bool, older: float | None, doing: s
                 id = act(each)
             except (MailboxError, FileNotFoundError) as error:  # one that has gone in between stops none of the others
                 progress.aside(partial(output.error, error))
-                code = code or exit_codes.code(error) or 1
+                code = code or exit_codes.of_error(error)
                 continue
             progress.step()
             progress.aside(partial(print, output.one_line(id)))

@@ -1,4 +1,4 @@
-"""Exit codes, and which error leads to which: sysexits(3) and timeout(1) where they have a word for it."""
+"""Exit codes, and the code of each error. The numbers are those of sysexits(3) and timeout(1) where these have one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,23 @@ CONFLICT: Final = 73  # EX_CANTCREAT: a document is not as the change expects
 IO: Final = 74  # EX_IOERR
 FULL: Final = 75  # EX_TEMPFAIL: disk or quota full
 PERMISSION: Final = 77  # EX_NOPERM
-TIMEOUT: Final = 124  # timeout(1): nothing came
-INTERRUPTED: Final = 130
+TIMEOUT: Final = 124  # timeout(1): no mail arrived in time
+INTERRUPTED: Final = 130  # 128 + SIGINT, as of a shell
+
+MEANINGS: Final = (
+    (DONE, "done, or stopped gracefully"),
+    (FAILED, "failed"),
+    (USAGE, "usage error"),
+    (TRUST, "a key, signature or pin is missing or wrong"),
+    (DATA, "malformed or too large"),
+    (NO_BOX, "box or document not found"),
+    (NO_ROOT, "mail root not found"),
+    (CONFLICT, "a document is not as the change expects: nothing was written"),
+    (IO, "I/O error"),
+    (FULL, "disk or quota full"),
+    (PERMISSION, "permission denied"),
+    (TIMEOUT, "timed out: no mail arrived"),
+)
 
 _CODES: Final = (
     (errors.TrustError, TRUST),
@@ -43,5 +58,10 @@ _CODES: Final = (
 
 
 def code(error: BaseException) -> int | None:
-    """The exit code that tells of *error*; None where it is a mistake of ours."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    """Return the exit code of *error*, or None if it is a bug of this package."""
+    return next((number for kind, number in _CODES if isinstance(error, kind)), None)
+
+
+def of_error(error: BaseException) -> int:
+    """Return the exit code of *error*: FAILED if it has none of its own."""
+    return code(error) or FAILED

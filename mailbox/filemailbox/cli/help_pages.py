@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..trust.levels import NAMES
+from . import exit_codes
 from .options import Arg, Opt, parameters
 from .verbs import GROUPS, VERBS, find
 
@@ -22,21 +23,6 @@ whether what is sent is sealed, or signed. Else it is signed where a key of ours
 
 Standard output is data, standard error is for people: tables and relative times on a terminal, tabs or JSON Lines and
 exact times in a pipe. NO_COLOR is honoured."""
-
-EXITS: Final = (
-    (0, "done, or stopped gracefully"),
-    (1, "failed"),
-    (2, "usage"),
-    (4, "a key, a signature, a pin: not proven"),
-    (65, "malformed or too large"),
-    (67, "no such box or document"),
-    (69, "no root there"),
-    (73, "a document is not as the change expects: nothing was written"),
-    (74, "I/O error"),
-    (75, "disk or quota full"),
-    (77, "permission"),
-    (124, "timed out: nothing came"),
-)
 
 
 def text(verb: str = "") -> str:
@@ -58,7 +44,7 @@ def _overview() -> str:
     parts[-1] += "\n" + _list((verb, summary(verb)) for verb in VERBS)
     parts += ["`mailbox VERB --help` tells more. `mailbox --version` prints the version."]
     parts += _paragraphs(ENVIRONMENT)
-    parts += ["Exit codes:\n" + _list((str(code), meaning) for code, meaning in EXITS)]
+    parts += ["Exit codes:\n" + _list((str(code), meaning) for code, meaning in exit_codes.MEANINGS)]
     return "\n\n".join(parts) + "\n"
 
 

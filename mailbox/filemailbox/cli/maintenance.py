@@ -1,10 +1,12 @@
-"""Care: what is wrong, and what is left over: doctor, gc."""
+"""Maintenance of a root and its boxes: doctor, gc."""
 
 from typing import TYPE_CHECKING
 
+from ..errors import MailboxError
 from ..format.address import Address, parse_address
 from ..store.root import Root as MailRoot
 from ..store.root import find_root
+from . import exit_codes, output
 from .common import Root, path_of
 from .options import Annotated, Arg, Opt, duration
 
@@ -14,41 +16,41 @@ if TYPE_CHECKING:
     from ..ops.cleanup import Garbage
     from ..ops.doctor import Finding
 
-SomeNames = Annotated[list[Address], Arg("[NAME...]", "Boxes; none: all of them.", read=parse_address)]
+SomeNames = Annotated[list[Address], Arg("[NAME...]", "Boxes. [all]", read=parse_address)]
+_SIGNS = {"error": "✗", "warning": "!", "note": "·"}
 
 
 def doctor_(
     name: SomeNames = (),  # type: ignore[assignment]
     *,
-    fix: Annotated[bool, Opt("--fix", help="Mend what is safe to mend. Mail is never touched.")] = False,
-    json: Annotated[bool, Opt("--json", help="One line of JSON for each finding.")] = False,
+    fix: Annotated[bool, Opt("--fix", help="Fix what is safe to fix. Mail is never touched.")] = False,
+    json: Annotated[bool, Opt("--json", help="Print one line of JSON for each finding.")] = False,
     root: Root = None,
 ) -> int:
-    """Find what is wrong with the root and its boxes, and say what to do. Exit code 1 where something is wrong.
+    """Find problems of the root and its boxes, each with a hint. Exit code 1 if there is an error.
 
-    It looks at owners, modes and mounts, at leftovers and leases, at mail that nobody listens for and notifications
-    that reach nobody, and says what protects agents from each other here.
+    It checks owners, modes and mounts, garbage and leases, mail without a listener and notifications that do not work.
+    It also reports the isolation model: which agents can reach each other's mail.
 
     Examples:
       mailbox doctor
       mailbox doctor bob --fix
-      mailbox doctor --json | jq -r 'select(.level == "wrong") | .what'
+      mailbox doctor --json | jq -r 'select(.severity == "error") | .problem'
     """
     from functools import partial
 
     from ..ops import doctor
-    from . import output
 
-    found, wrong, seen = find_root(path_of(root)), 0, 0
-    with output.Progress("looking") as progress:
-        for each in doctor.examine(found, list(name) or None, progress.step):
-            mended = _mend(each) if fix else ""
-            wrong += each.level == "wrong" and mended != "mended"
-            seen += each.level != "note"
-            progress.aside(partial(_print, each, mended, json))
+    found, errors, seen = find_root(path_of(root)), 0, 0
+    with output.Progress("examining") as progress:
+        for finding in doctor.examine(found, list(name) or None, progress.step):
+            outcome = _fix(finding) if fix else ""
+            errors += finding.severity == "error" and outcome != "fixed"
+            seen += finding.severity != "note"
+            progress.aside(partial(_print, finding, outcome, json))
     if output.is_tty() and not json and not seen:
-        print("all is well")
-    return 1 if wrong else 0
+        print("no problems found")
+    return exit_codes.FAILED if errors else exit_codes.DONE
 
 
 def gc_(
@@ -60,15 +62,16 @@ def gc_(
             "--older-than",
             metavar="DURATION",
             read=duration,
-            help="Also handled mail and removed documents that are older: 7d …",
+            help="Also remove handled mail and documents removed longer ago.",
         ),
     ] = None,
-    dry_run: Annotated[bool, Opt("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, Opt("--dry-run", help="Only print what would be removed.")] = False,
     root: Root = None,
 ) -> int:
-    """Take away what is left over: old drafts, notes without a letter, what dead processes left, bloated folders.
+    """Remove garbage: old temporary files, notes without a dead letter, remains of dead processes.
 
-    Prints what was done, a line each. Waiting mail and dead letters are never touched.
+    Prints what was removed, one line each. Waiting mail and dead letters are never touched. Folders that once held many
+    files are made small again.
 
     Examples:
       mailbox gc --dry-run
@@ -76,75 +79,66 @@ def gc_(
     """
     from functools import partial
 
-    from ..errors import MailboxError
-    from . import exit_codes, output
-
-    found, code = find_root(path_of(root)), 0
-    with output.Progress("sweeping") as progress:
+    found, code = find_root(path_of(root)), exit_codes.DONE
+    with output.Progress("cleaning up") as progress:
         for box in [*(list(name) or found.boxes()), *(() if name else (None,))]:
-            progress.step(f"sweeping {box or found.path}")
+            progress.step(f"cleaning up {box or found.path}")
             try:
-                for left, why in _sweep(found, box, older_than, dry_run):
+                for garbage, error in _collect(found, box, older_than, dry_run):
                     progress.step()
-                    if why is None:
-                        progress.aside(
-                            partial(print, "\t".join(map(output.one_line, (box or ".", left.what, left.path))))
-                        )
-                    else:  # the rest can still be swept
-                        progress.aside(partial(output.error, why))
-                        code = code or exit_codes.code(why) or 1
-            except (MailboxError, OSError) as error:  # the other boxes can still be swept
+                    if error is None:
+                        line = "\t".join(map(output.one_line, (box or ".", garbage.description, garbage.path)))
+                        progress.aside(partial(print, line))
+                    else:  # the rest can still be removed
+                        progress.aside(partial(output.error, error))
+                        code = code or exit_codes.of_error(error)
+            except (MailboxError, OSError) as error:  # the other boxes can still be cleaned up
                 progress.aside(partial(output.error, error))
-                code = code or exit_codes.code(error) or 1
+                code = code or exit_codes.of_error(error)
     return code
 
 
-def _sweep(
+def _collect(
     root: MailRoot, box: Address | None, older_than: float | None, dry_run: bool
-) -> "Iterator[tuple[Garbage, BaseException | None]]":
-    """What is left over in a box, or beside all of them, taken away unless *dry_run*; and why it could not be."""
-    from ..errors import MailboxError
-    from ..ops.cleanup import find_garbage, root_garbage, sweep
+) -> "Iterator[tuple[Garbage, Exception | None]]":
+    """Remove the garbage of a box, or (without one) of the root, unless *dry_run*. Yields it, and why it stayed."""
+    from ..ops.cleanup import find_garbage, remove_garbage, root_garbage
 
     if box is not None and not dry_run:
-        yield from sweep(root, box, older_than)
+        yield from remove_garbage(root, box, older_than)
         return
-    for left in find_garbage(root, box, older_than) if box is not None else root_garbage(root, older_than):
-        why: BaseException | None = None
+    for garbage in find_garbage(root, box, older_than) if box is not None else root_garbage(root, older_than):
+        failure: Exception | None = None
         try:
             if not dry_run:
-                left.clear()
+                garbage.remove()
         except (MailboxError, OSError) as error:
-            why = error
-        yield left, why
+            failure = error
+        yield garbage, failure
 
 
-def _mend(each: "Finding") -> str:
-    """Mend it where that is safe; what came of it."""
-    from ..errors import MailboxError
-
-    if each.fix is None:
+def _fix(finding: "Finding") -> str:
+    """Fix it if that is safe. Returns the outcome in words."""
+    if finding.fix is None:
         return ""
     try:
-        each.fix()
+        finding.fix()
     except (MailboxError, OSError) as error:
-        return f"could not be mended: {error}"
-    return "mended"
+        return f"could not be fixed: {error}"
+    return "fixed"
 
 
-def _print(each: "Finding", mended: str, json: bool) -> None:
-    from . import output
-
+def _print(finding: "Finding", outcome: str, json: bool) -> None:
     if json:
-        facts = {"level": each.level, "where": each.where, "what": each.what, "advice": each.advice}
-        output.write(output.json({**facts, "fixable": each.fix is not None, "mended": mended or None}))
+        output.write(output.json({**finding.as_dict(), "outcome": outcome or None}))
         return
     if not output.is_tty():
-        print("\t".join(map(output.one_line, (each.level, each.where, each.what, mended or each.advice))))
+        fields = (finding.severity, finding.where, finding.problem, outcome or finding.hint)
+        print("\t".join(map(output.one_line, fields)))
         return
-    sign = {"wrong": "✗", "warning": "!", "note": "·"}[each.level]
-    what = f"{sign} {output.one_line(each.where)}: {output.one_line(each.what)}"
-    print(output.bold(what) if each.level == "wrong" else what)
-    advice = mended or each.advice + (" (--fix mends it)" if each.fix is not None and each.level != "note" else "")
-    if advice.strip():
-        print(output.dim(f"    {output.one_line(advice)}"))
+    line = f"{_SIGNS[finding.severity]} {output.one_line(finding.where)}: {output.one_line(finding.problem)}"
+    print(output.bold(line) if finding.severity == "error" else line)
+    fixable = finding.fix is not None and finding.severity != "note"
+    hint = outcome or finding.hint + (" (--fix fixes it)" if fixable else "")
+    if hint.strip():
+        print(output.dim(f"    {output.one_line(hint.strip())}"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..format import codec
 from ..format.envelope import escape_invisible
+from ..format.wording import duration_text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,15 +65,7 @@ def ago(when: datetime) -> str:
     from datetime import UTC, datetime
 
     seconds = (datetime.now(UTC) - when).total_seconds()
-    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
-
-
-def span(seconds: float) -> str:
-    """A span of time, in one unit."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
+    return f"{duration_text(seconds)} ago" if seconds >= 0 else f"in {duration_text(-seconds)}"
 
 
 def exact(when: datetime) -> str:

@@ -154,5 +154,5 @@ def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callabl
                     settle(message)
             except MailboxError as error:
                 output.error(error)
-                code = code or exit_codes.code(error) or 1
+                code = code or exit_codes.of_error(error)
     return code

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequestError, quoted
 from ..format.address import ALL, Address, parse_address, parse_recipient
+from ..format.wording import duration_text
 from ..trust.levels import PLAIN, PROTECTIONS
 from .options import Annotated, Arg, Opt, count, duration, one_of
 from .options import uid as user_id
@@ -246,7 +247,7 @@ def relay_health_(
         return 1
     age = status.age(time.time())
     counts = f"{status.agents} agents, {status.delivered} messages delivered, {status.deferred} deferred"
-    print(output.one_line(f"relay: {counts}, last report {output.span(age)} ago"))
+    print(output.one_line(f"relay: {counts}, last report {duration_text(age)} ago"))
     for name, why in {**status.recipients, **status.outboxes}.items():
         print(output.one_line(f"relay: {name}: {why}"))
     if status.outage:

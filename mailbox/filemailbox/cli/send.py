@@ -152,7 +152,7 @@ def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") ->
             print(f"{result}\t{name}")
         else:
             output.error(f"{name}: {result}")
-            code = code or exit_codes.code(result) or exit_codes.FAILED
+            code = code or exit_codes.of_error(result)
     return code
 
 

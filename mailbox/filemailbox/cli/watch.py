@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Mailbox
 from ..errors import InvalidRequestError
+from ..format.wording import duration_text
 from ..settings import MAX_ATTEMPTS, POLL_INTERVAL
 from . import show_message as messages
 from .common import As, Json, MinTrust, Root, path_of
@@ -145,12 +146,12 @@ def health_(
     oldest = next((message.sent for message in box.peek("new")), None)
     waited = (datetime.now(UTC) - oldest).total_seconds() if oldest is not None else 0.0
     at = next((f", at {each.busy}" for each in alive if each.busy), "")
-    facts = f"{len(alive)} listening, last heard of {shown(silent)} ago{at}"
+    facts = f"{len(alive)} listening, last heard of {duration_text(silent)} ago{at}"
     if silent > max_age:
-        print(f"{box.name}: {facts}: stuck, or at work for longer than {shown(max_age)}")
+        print(f"{box.name}: {facts}: stuck, or at work for longer than {duration_text(max_age)}")
         return 1
     if max_wait is not None and waited > max_wait:
-        print(f"{box.name}: {facts}, but mail has been waiting for {shown(waited)}")
+        print(f"{box.name}: {facts}, but mail has been waiting for {duration_text(waited)}")
         return 1
     print(f"{box.name}: {facts}")
     return 0
@@ -197,14 +198,6 @@ def _heartbeat(listener: "Listener", manager: "SdNotify") -> Callable[[], None]:
             manager.stopping()
 
     return beat
-
-
-def shown(seconds: float) -> str:
-    """A span of time in one unit."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{int(seconds)} s"
 
 
 def log_to_stderr(form: str) -> None:

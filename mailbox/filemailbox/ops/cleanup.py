@@ -1,11 +1,13 @@
-"""What is left over in a box, and taking it away.
+"""Cleanup: find the garbage in a box, and remove it.
 
-Whether something is left over is never judged by age alone where a lock can tell; drafts and notes, which have no lock,
-are given 36 hours, as in Maildir.
+Where a lock exists, the lock decides. Age decides only for temporary files and notes, which have no lock: they are kept
+for 36 hours, as in Maildir.
 
-Root does this with the rights of the box's owner, and everybody by descriptors: the folders of a box are opened once,
-never through a link, and are the owner's. What is found, and how it is taken away, is data: it may come from a process
-of the owner's.
+Root works with the rights of the box's owner. All work is done on descriptors: each folder of a box is opened once,
+without following links, and must belong to the owner. The garbage and the way to remove it are data, because a process
+of the owner's may have found it.
+
+More than 400 lines, because each kind of garbage has a finder and a remover, and both must agree.
 """
 
 import contextlib
@@ -24,6 +26,7 @@ from ..format.address import Address
 from ..format.filename import is_id, lease_deadline, split_timed
 from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
+from ..format.wording import counted
 from ..receive.status import consumer_of
 from ..store.consumer_folder import move_all, recover
 from ..store.ids import timestamp_now
@@ -42,78 +45,83 @@ from ..system.locks import is_held, taken
 from ..system.mounts import mount_of
 from ..wake.doorbell import has_listener
 
-_BLOATED: Final = 1 << 20  # bytes of a folder from which on shrinking is worth it
-_ENTRY: Final = 256  # bytes of a folder that an entry is granted
-_IN_FLIGHT: Final = 0.1  # seconds that a rename of a sender may take from the name of the folder to the folder
-_INSISTENT: Final = 10.0  # seconds after which the old folder is left to one who keeps putting mail into it
+_BLOATED: Final = 1 << 20  # bytes of a folder: smaller ones are not shrunk
+_ENTRY: Final = 256  # bytes of a folder for one entry, generously
+_IN_FLIGHT: Final = 0.1  # seconds from the moment at which a rename has looked up the old folder until it is done
+_MAX_DRAIN: Final = 10.0  # seconds for which a folder is emptied into which a sender keeps putting mail
 
 Step: TypeAlias = tuple[str, str, str, str]
-"""What it is; the folder of the box in which it lies, empty for the box itself; its name; which of `_HOW` takes it
-away."""
+"""A description; the folder of the box that holds the garbage, empty for the box itself; its name; a key of
+`_REMOVERS`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """Something to take away: what it is, and how."""
+    """Something that can be removed."""
 
-    what: str
+    description: str
     path: str
-    how: Callable[[], object]
+    action: Callable[[], object]
 
-    def clear(self) -> None:
-        """Take it away. Raises StorageError and its kin where that cannot be."""
-        with (
-            translated_errors(f"taking away {quoted(self.path)}"),
-            contextlib.suppress(FileNotFoundError),
-        ):  # it went by itself
-            self.how()
+    def remove(self) -> None:
+        """Remove it. Does nothing if it has gone meanwhile. Raises StorageError and its kin."""
+        with translated_errors(f"removing {quoted(self.path)}"), contextlib.suppress(FileNotFoundError):
+            self.action()
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as JSON has it."""
+        return {"description": self.description, "path": self.path}
 
 
 def find_garbage(root: Root, address: Address, older_than: float | None = None) -> Iterator[Garbage]:
-    """What is left over in a box, handled mail included that was kept for more than *older_than* seconds.
+    """Yield the garbage of a box, including handled mail kept for more than *older_than* seconds.
 
-    Nothing is touched before its `clear` is called. Raises BoxNotFoundError, PermissionDeniedError.
+    Nothing is changed until its `remove` is called. Raises BoxNotFoundError, PermissionDeniedError.
     """
-    for left, _ in _swept(root, address, older_than, clear=False):
-        yield left
+    for garbage, _ in _collected(root, address, older_than, remove=False):
+        yield garbage
 
 
-def sweep(root: Root, address: Address, older_than: float | None = None) -> Iterator[tuple[Garbage, Exception | None]]:
-    """Take away what is left over in a box: each, and why it could not be, if so. Raises BoxNotFoundError, "
-    "PermissionDeniedError."""
-    return _swept(root, address, older_than, clear=True)
+def remove_garbage(
+    root: Root, address: Address, older_than: float | None = None
+) -> Iterator[tuple[Garbage, Exception | None]]:
+    """Remove the garbage of a box. Yields each piece, and the error if it could not be removed.
+
+    Raises BoxNotFoundError, PermissionDeniedError.
+    """
+    return _collected(root, address, older_than, remove=True)
 
 
-def _swept(
-    root: Root, address: Address, older_than: float | None, *, clear: bool
+def _collected(
+    root: Root, address: Address, older_than: float | None, *, remove: bool
 ) -> Iterator[tuple[Garbage, Exception | None]]:
     path = root.box(address)
     try:
         with opened(path) as box:
-            job = partial(_steps, box, path, older_than, clear)
-            for (what, folder, name, how), why in as_owner.stream(box, job):
-                step = (what, folder, name, how)
+            job = partial(_steps, box, path, older_than, remove)
+            for (description, folder, name, remover), why in as_owner.stream(box, job):
+                step = (description, folder, name, remover)
                 error = as_owner.raised(why) if why is not None else None
-                yield Garbage(what, _path(path, step), partial(_clear, path, step)), error
+                yield Garbage(description, _path(path, step), partial(_remove, path, step)), error
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
             raise root.missing(address) from error
-        raise storage_error(error, f"sweeping the box {quoted(address)}") from error
+        raise storage_error(error, f"cleaning up the box {quoted(address)}") from error
 
 
-def _steps(box: int, path: str, older_than: float | None, clear: bool) -> Iterator[tuple[Step, dict[str, Any] | None]]:
-    """As the owner: what is left over, each taken away at once with *clear*. One that resists stops no other."""
+def _steps(box: int, path: str, older_than: float | None, remove: bool) -> Iterator[tuple[Step, dict[str, Any] | None]]:
+    """As the owner: yield the garbage, and remove each at once if *remove*. A failure stops no other."""
     for step in _found(box, path, older_than):
         why = None
-        if clear:
+        if remove:
             try:
-                _take_away(box, step)
+                _remove_step(box, step)
             except FileNotFoundError:
-                pass  # it went by itself
+                pass  # it has gone meanwhile
             except (MailboxError, OSError) as error:
-                doing = f"taking away {quoted(_path(path, step))}"
+                doing = f"removing {quoted(_path(path, step))}"
                 why = as_owner.flat(error if isinstance(error, MailboxError) else storage_error(error, doing))
         yield step, why
 
@@ -123,13 +131,13 @@ def _found(box: int, path: str, older_than: float | None) -> Iterator[Step]:
     yield from _replaced(box)
     yield from _junk(box)
     with opened("tmp", box, owner) as tmp:
-        yield from _drafts(tmp)
+        yield from _temporary_files(tmp)
     with opened("cur", box, owner) as cur, opened("ledger", box, owner) as ledger:
         yield from _half_made(cur, ledger)
         yield from _leases(cur)
         yield from _requests(box, cur)
         with opened("run", box, owner) as run:
-            yield from _bells(run, cur)
+            yield from _doorbells(run, cur)
         with opened("dead", box, owner) as dead:
             yield from _notes(dead)
         with opened("done", box, owner) as done:
@@ -142,41 +150,40 @@ def _path(box: str, step: Step) -> str:
     return "/".join(filter(None, (box, step[1], step[2])))
 
 
-def _clear(path: str, step: Step) -> None:
+def _remove(path: str, step: Step) -> None:
     with opened(path) as box:
-        as_owner.call(box, partial(_take_away, box, step))
+        as_owner.call(box, partial(_remove_step, box, step))
 
 
-def _take_away(box: int, step: Step) -> None:
-    """As the owner: do one step. Everything is opened anew, and may have become something else."""
-    _, place, name, how = step
-    if place:
-        with opened(place, box, os.fstat(box).st_uid) as folder:
-            _HOW[how](box, folder, name)
+def _remove_step(box: int, step: Step) -> None:
+    """As the owner: do one step. Every folder is opened again, because it may have been replaced meanwhile."""
+    _, folder, name, remover = step
+    if folder:
+        with opened(folder, box, os.fstat(box).st_uid) as dir_fd:
+            _REMOVERS[remover](box, dir_fd, name)
     else:
-        _HOW[how](box, box, name)
+        _REMOVERS[remover](box, box, name)
 
 
-def _drafts(tmp: int) -> Iterator[Step]:
-    for name, facts in _entries(tmp):
-        if time.time() - facts.st_mtime > TMP_MAX_AGE:
-            how = "rmdir" if stat.S_ISDIR(facts.st_mode) else "unlink"  # one that a stranger has filled stays
-            yield "a draft that nobody touched for 36 hours", "tmp", name, how
+def _temporary_files(tmp: int) -> Iterator[Step]:
+    for name, st in _entries(tmp):
+        if time.time() - st.st_mtime > TMP_MAX_AGE:
+            remover = "rmdir" if stat.S_ISDIR(st.st_mode) else "unlink"  # a folder that another uid has filled stays
+            yield "a temporary file unchanged for 36 hours", "tmp", name, remover
 
 
 def root_garbage(root: Root, older_than: float | None = None) -> Iterator[Garbage]:
-    """What is left over in the root, beside its boxes. Kept boxes that hold mail are no leftovers.
+    """Yield the garbage in the root, beside its boxes. Removed boxes that hold mail are not garbage, and documents
+    removed more than *older_than* seconds ago are.
 
-    Documents that were removed more than *older_than* seconds ago are.
-
-    Nothing is touched before its `clear` is called. Raises PermissionDeniedError and its kin.
+    Nothing is changed until its `remove` is called. Raises PermissionDeniedError and its kin.
     """
     try:
         with opened(root.path, follow=True) as folder:
-            for name, facts in _entries(folder):
-                if name.startswith(f"{MARKER}.") and time.time() - facts.st_mtime > TMP_MAX_AGE:
+            for name, st in _entries(folder):
+                if name.startswith(f"{MARKER}.") and time.time() - st.st_mtime > TMP_MAX_AGE:
                     path = f"{root.path}/{name}"
-                    yield Garbage("the mark of a root, half written", path, partial(_clear_root, root, name))
+                    yield Garbage("a half-written marker of the root", path, partial(_remove_marker, root, name))
         if os.access(root.removed_dir, os.R_OK | os.W_OK | os.X_OK):
             with removed_dir(root) as kept:
                 for name, _ in _entries(kept):
@@ -185,60 +192,64 @@ def root_garbage(root: Root, older_than: float | None = None) -> Iterator[Garbag
                         yield Garbage("a removed box without mail", path, partial(discard_removed, root, name))
                 if not list_dir(kept):
                     empty = partial(close_attic, root)
-                    yield Garbage("the folder of removed boxes, which is empty", root.removed_dir, empty)
+                    yield Garbage("the empty folder of removed boxes", root.removed_dir, empty)
         from ..documents.upkeep import garbage  # a root without documents needs none of that
 
-        yield from (Garbage(each.what, each.path, each.how) for each in garbage(root, older_than))
+        yield from (Garbage(found.what, found.path, found.how) for found in garbage(root, older_than))
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise storage_error(error, f"sweeping the root {quoted(root.path)}") from error
+        raise storage_error(error, f"cleaning up the root {quoted(root.path)}") from error
 
 
-def _clear_root(root: Root, name: str) -> None:
+def _remove_marker(root: Root, name: str) -> None:
     with opened(root.path, follow=True) as folder:
         os.unlink(name, dir_fd=folder)
 
 
 def _replaced(box: int) -> Iterator[Step]:
-    """Folders that were `new/`, or were about to be, when whoever exchanged them was killed."""
-    for name, facts in _entries(box):
-        if name.startswith(NEW_SWAP_PREFIX) and stat.S_ISDIR(facts.st_mode):
+    """Folders that were `new/`, or were to become `new/`, when the process that exchanged them was killed."""
+    for name, st in _entries(box):
+        if name.startswith(NEW_SWAP_PREFIX) and stat.S_ISDIR(st.st_mode):
             with opened(name, box, os.fstat(box).st_uid) as replaced:
                 mail = len(mail_in(replaced))
             if mail:
-                yield f"{_messages(mail)} in a folder that was new/: to come back", "", name, "move"
-            elif time.time() - facts.st_mtime > TMP_MAX_AGE:
+                yield f"{counted(mail, 'message')} in a folder that was new/: will be moved back", "", name, "move"
+            elif time.time() - st.st_mtime > TMP_MAX_AGE:
                 yield "a folder that was new/", "", name, "remove junk"
 
 
 def _junk(box: int) -> Iterator[Step]:
-    """What has lain in `new/` for 36 hours and is no mail; folders that were `new/` and hold nothing else."""
+    """Files that have been in `new/` for 36 hours and are not mail; folders that were `new/` and hold nothing else."""
     kept = sorted(name for name in list_dir(box) if name.startswith(KEPT))
     for name in ("new", *kept):
         gone = contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError, PermissionDeniedError)
         with gone, opened(name, box, os.fstat(box).st_uid) as folder:
             if found := len(old_junk(folder)):
-                what = f"{found} thing{'s' if found > 1 else ''} in new/ that nobody took for 36 hours"
-                yield what, "", name, "remove junk"
+                yield (
+                    f"{counted(found, 'file')} in new/ that are not mail and unchanged for 36 hours",
+                    "",
+                    name,
+                    "remove junk",
+                )
             elif name != "new" and not list_dir(folder):
                 yield "a folder that was new/", "", name, "rmdir"
 
 
 def _half_made(cur: int, ledger: int) -> Iterator[Step]:
-    """What was being made or taken away when its process was killed: nobody looks for it under such a name."""
+    """Folders and ledger pages that a killed process was creating or removing: no process uses them."""
     for place, folder in (("cur", cur), ("ledger", ledger)):
-        for name, facts in _entries(folder):
-            if time.time() - facts.st_mtime <= TMP_MAX_AGE:
+        for name, st in _entries(folder):
+            if time.time() - st.st_mtime <= TMP_MAX_AGE:
                 continue
             if name.startswith(".") and lease_deadline(name[1:]) is not None:
-                yield "the folder of a consumer, half made", place, name, "half made"
+                yield "a half-made folder of a consumer", place, name, "half made"
             elif name.endswith(DRAFT):
-                yield "a page of the ledger, half written", place, name, "unlink"
+                yield "a half-written page of the ledger", place, name, "unlink"
 
 
 def _leases(cur: int) -> Iterator[Step]:
-    """What consumers held that are gone; a consumer that comes finds it by itself, this only does it now."""
+    """Claims of dead consumers. The next consumer releases them by itself; cleanup does it now."""
     for name in sorted(list_dir(cur)):
         deadline = lease_deadline(name)
         if deadline is None or deadline > timestamp_now():
@@ -246,35 +257,35 @@ def _leases(cur: int) -> Iterator[Step]:
         with contextlib.suppress(FileNotFoundError), opened(name, cur, os.fstat(cur).st_uid) as folder:
             mail = 0 if is_held(".lock", folder) else sum(map(is_mail, list_dir(folder)))
             if mail:
-                whose = f"a lease that ran out at {deadline}" if deadline else "a consumer that is gone"
-                yield f"{_messages(mail)} of {whose}: to come back", "cur", name, "recover"
+                whose = f"a lease that expired at {deadline}" if deadline else "a dead consumer"
+                yield f"{counted(mail, 'message')} of {whose}: will be released", "cur", name, "recover"
 
 
 def _requests(box: int, cur: int) -> Iterator[Step]:
-    """Locks of requests whose asker is gone. Their folders are the consumers' to sweep: answers may lie there."""
+    """Locks of requests whose requester is dead. Consumers remove the folders, because replies may be in them."""
     with opened("replies", box, os.fstat(box).st_uid) as replies:
         for name in sorted(list_dir(cur)):
             request = name.removeprefix(".").removesuffix(".lock")
-            if name != f".{request}.lock" or not is_id(request) or _is_there(request, replies):
+            if name != f".{request}.lock" or not is_id(request) or _exists(request, replies):
                 continue
             if not is_held(name, cur):
-                yield "the lock of a request that nobody waits for", "cur", name, "unlock"
+                yield "the lock of an abandoned request", "cur", name, "unlock"
 
 
-def _bells(run: int, cur: int) -> Iterator[Step]:
-    for name, facts in _entries(run):
-        if stat.S_ISSOCK(facts.st_mode) and time.time() - facts.st_mtime > 60 and not has_listener(at(run, name)):
-            yield "a bell that nobody hears", "run", name, "unlink"
+def _doorbells(run: int, cur: int) -> Iterator[Step]:
+    for name, st in _entries(run):
+        if stat.S_ISSOCK(st.st_mode) and time.time() - st.st_mtime > 60 and not has_listener(at(run, name)):
+            yield "a doorbell without a listener", "run", name, "unlink"
         consumer = consumer_of(name)
         if consumer is not None and not is_held(f"{consumer}/.lock", cur):
-            how = "rmdir" if stat.S_ISDIR(facts.st_mode) else "unlink"
-            yield "what a listener that is gone said of itself", "run", name, how
+            remover = "rmdir" if stat.S_ISDIR(st.st_mode) else "unlink"
+            yield "the status file of a dead listener", "run", name, remover
 
 
 def _notes(dead: int) -> Iterator[Step]:
-    for name, facts in _entries(dead):
-        letter = name.removesuffix(".why") + ".json"
-        if name.endswith(".why") and not _is_there(letter, dead) and time.time() - facts.st_mtime > TMP_MAX_AGE:
+    for name, st in _entries(dead):
+        dead_letter = name.removesuffix(".why") + ".json"
+        if name.endswith(".why") and not _exists(dead_letter, dead) and time.time() - st.st_mtime > TMP_MAX_AGE:
             yield "a note without a dead letter", "dead", name, "unlink"
 
 
@@ -285,11 +296,11 @@ def _done(done: int, older_than: float | None) -> Iterator[Step]:
     for name in sorted(list_dir(done)):
         parts = split_timed(name)
         if parts and parts[0] < limit:
-            yield "a message handled long enough ago", "done", name, "unlink"
+            yield "a handled message older than asked for", "done", name, "unlink"
 
 
 def _consumers(cur: int) -> Iterator[Step]:
-    """Free folders of consumers but one: the last is needed to drain a volume that is full."""
+    """Free folders of consumers, except one: the last is needed to drain a full volume."""
     free, held = [], 0
     for name in sorted(list_dir(cur)):
         deadline = lease_deadline(name)
@@ -301,14 +312,14 @@ def _consumers(cur: int) -> Iterator[Step]:
             elif not any(map(is_mail, list_dir(folder))):
                 free.append(name)
     plain = [name for name in free if not lease_deadline(name)]
-    keep = plain[0] if plain else None  # one that is taken may be a lease by the time that it is needed
+    keep = plain[0] if plain else None  # not a lease: a consumer may be using it again by the time it is needed
     for name in free:
         if name != keep and (keep or held):
-            yield "the folder of a consumer that is gone", "cur", name, "consumer"
+            yield "the folder of a dead consumer", "cur", name, "consumer"
 
 
 def _bloated(box: int, path: str) -> Iterator[Step]:
-    """Folders that were full once: ext4 never makes them smaller, and every look reads all of it."""
+    """Folders that once held many files: ext4 never makes them smaller, and every scan reads all of it."""
     with opened("new", box, os.fstat(box).st_uid) as new:
         size = os.fstat(new).st_size
         full = size >= _BLOATED and _file_system(f"{path}/new").startswith("ext")
@@ -317,11 +328,11 @@ def _bloated(box: int, path: str) -> Iterator[Step]:
 
 
 def shrink(path: str) -> None:
-    """Put a fresh folder in the place of `new/` of the box at *path*, in one step: there is never a moment without one.
+    """Replace `new/` of the box at *path* by a fresh folder, in one step: at no moment is there none.
 
-    What was in the old one is moved over, also what senders who had its name already still put there. One who holds it
-    open can go on with that for ever: then it stays, and what lies there comes back as after a crash in between, by the
-    consumers' hourly look or the next gc. Raises OSError where the kernel cannot.
+    Mail in the old folder is moved over, including mail of senders who had already looked up its name. A sender that
+    holds the old folder open can go on indefinitely: then the folder stays, and its mail is moved back as after a
+    crash, by the hourly maintenance of a consumer or by the next gc. Raises OSError if the kernel cannot exchange them.
     """
     with opened(path) as box:
         as_owner.call(box, partial(_shrink, box, box, "new"))
@@ -331,10 +342,10 @@ def _shrink(box: int, _: int, name: str) -> None:
     fresh, owner = f"{NEW_SWAP_PREFIX}{os.urandom(6).hex()}", os.fstat(box).st_uid
     with contextlib.ExitStack() as folders:
         old = folders.enter_context(opened(name, box, owner))
-        facts = os.fstat(old)
+        st = os.fstat(old)
         os.mkdir(fresh, 0o700, dir_fd=box)
         try:
-            set_mode_and_owner(at(box, fresh), stat.S_IMODE(facts.st_mode), (facts.st_uid, facts.st_gid))
+            set_mode_and_owner(at(box, fresh), stat.S_IMODE(st.st_mode), (st.st_uid, st.st_gid))
             new = folders.enter_context(opened(fresh, box, owner))
             rename(at(box, fresh), at(box, name), EXCHANGE)
         except OSError:
@@ -342,8 +353,8 @@ def _shrink(box: int, _: int, name: str) -> None:
             raise
         move_all(old, new)
         time.sleep(_IN_FLIGHT)
-        until = time.monotonic() + _INSISTENT
-        while time.monotonic() < until:
+        deadline = time.monotonic() + _MAX_DRAIN
+        while time.monotonic() < deadline:
             move_all(old, new)
             try:
                 os.rmdir(fresh, dir_fd=box)
@@ -351,10 +362,10 @@ def _shrink(box: int, _: int, name: str) -> None:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 if not mail_in(old):
-                    return  # only junk is left: see Aside
+                    return  # only junk is left, which _junk() removes in time
             else:
                 return
-    log.warning("%s was new/ before, and somebody still puts mail into it: that comes back late", quoted(fresh))
+    log.warning("a sender still puts mail into %s, which was new/: that mail arrives late", quoted(fresh))
 
 
 def _move(box: int, _: int, name: str) -> None:
@@ -364,7 +375,7 @@ def _move(box: int, _: int, name: str) -> None:
 
 
 def _recover_claims(box: int, cur: int, name: str) -> None:
-    """Under the lock of the folder: a consumer that has come meanwhile does it itself."""
+    """Under the lock of the folder. If a new consumer has locked it, that consumer does the same by itself."""
     owner = os.fstat(box).st_uid
     with opened(name, cur, owner) as folder, opened("later", box, owner) as later, taken(".lock", folder) as free:
         if free:
@@ -372,7 +383,7 @@ def _recover_claims(box: int, cur: int, name: str) -> None:
 
 
 def _remove_consumer(_: int, cur: int, name: str) -> None:
-    """Under its lock, and under another name first: whoever has opened the lock meanwhile finds no folder any more."""
+    """Under its lock, and renamed first: a consumer that has opened the lock meanwhile no longer finds the folder."""
     with opened(name, cur, os.fstat(cur).st_uid) as folder, taken(".lock", folder) as free:
         if free and not any(map(is_mail, list_dir(folder))):
             gone = f".{name}"
@@ -402,14 +413,14 @@ def _rmdir(_: int, folder: int, name: str) -> None:
 
 
 def _remove_junk(box: int, _: int, name: str) -> None:
-    """Take away what is old there; the folder, too, where it was `new/` and is empty then."""
+    """Remove old junk from a folder, and the folder itself if it was `new/` and is now empty."""
     with opened(name, box, os.fstat(box).st_uid) as folder:
         remove(folder, old_junk(folder))
         if name != "new" and not mail_in(folder):
             os.rmdir(name, dir_fd=box)
 
 
-_HOW: Final[dict[str, Callable[[int, int, str], None]]] = {
+_REMOVERS: Final[dict[str, Callable[[int, int, str], None]]] = {
     "unlink": _unlink,
     "rmdir": _rmdir,
     "move": _move,
@@ -428,7 +439,7 @@ def _entries(folder: int) -> Iterator[tuple[str, os.stat_result]]:
             yield name, os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
-def _is_there(name: str, folder: int) -> bool:
+def _exists(name: str, folder: int) -> bool:
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -439,7 +450,3 @@ def _is_there(name: str, folder: int) -> bool:
 def _file_system(path: str) -> str:
     mount = mount_of(path)
     return mount.kind if mount else ""
-
-
-def _messages(count: int) -> str:
-    return f"{count} message{'s' if count != 1 else ''}"

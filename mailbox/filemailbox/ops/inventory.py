@@ -1,6 +1,7 @@
-"""Who is there, who listens, how far behind: the boxes of a root at a glance.
+"""Inventory: the boxes of a root at a glance. Who listens, how much waits, how far behind.
 
-That somebody listens is asked from the kernel: the lock of a consumer's folder is held, or a bell hears.
+The kernel says whether a consumer is alive (the lock of its folder is held) and whether a doorbell has a listener.
+Nothing is changed, and nothing needs to be written: a monitor with the right to read is enough.
 """
 
 import contextlib
@@ -8,10 +9,11 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
+from ..errors import errno_text
 from ..format.address import Address
 from ..format.filename import TIMESTAMP_LENGTH, lease_deadline
 from ..format.order import is_mail
@@ -23,144 +25,150 @@ from ..system.as_owner import opened
 from ..system.locks import is_held
 from ..wake import doorbell
 
-_NAMES: Final = 1000  # in a run/ that are looked at: its owner can hang there what he likes
+_MAX_DOORBELLS: Final = 1000  # entries of a run/ that are examined: its owner can put any number there
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A claim that outlives its process."""
 
-    folder: str
-    deadline: str  # stamp
-    held: int  # messages
+    folder: str  # its name in cur/
+    deadline: str  # timestamp
+    claimed: int  # messages
 
     @property
-    def over(self) -> bool:
-        """Whether it has run out."""
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
         return self.deadline <= timestamp_now()
 
 
 @dataclass(frozen=True, slots=True)
 class BoxStatus:
-    """One box: what lies where, and who listens. Numbers are None where we may not look."""
+    """One box: the number of messages in each state, and who listens. A number is None if it cannot be seen."""
 
     name: Address
     uid: int
     gid: int
     new: int | None = None
     due: int | None = None  # in later/, its time has come
-    later: int | None = None  # in later/, its time has not come
-    held: int | None = None  # in the folders of consumers, leases included
+    deferred: int | None = None  # in later/, its time has not come
+    claimed: int | None = None  # in the folders of consumers, leases included
     dead: int | None = None
     done: int | None = None
     oldest: float | None = None  # seconds for which the oldest message in new/ has been waiting
     consumers: int = 0  # folders in cur/ whose lock is held
-    bells: int = 0  # that hear
-    listeners: tuple[ListenerInfo, ...] = ()  # that say something of themselves
+    doorbells: int = 0  # that have a listener
+    listeners: tuple[ListenerInfo, ...] = ()  # that write a status file
     leases: tuple[Lease, ...] = ()
-    trouble: str | None = None  # why it could not be looked into, where that is no matter of rights
+    problem: str | None = None  # why the box cannot be examined, unless permissions are the reason
 
     @property
     def waiting(self) -> int | None:
-        """How many messages could be taken now."""
+        """The number of messages that could be received now."""
         return None if self.new is None else self.new + (self.due or 0)
 
     @property
     def has_listener(self) -> bool:
-        """Whether somebody takes mail from it at this moment, or waits for some."""
-        return bool(self.listeners or self.bells or self.consumers)
+        """Whether a live process takes mail from the box, or waits for some."""
+        return bool(self.listeners or self.doorbells or self.consumers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it: all fields, `waiting` and `has_listener`."""
+        return {**asdict(self), "waiting": self.waiting, "has_listener": self.has_listener}
 
 
 def box_status(root: Root, name: Address) -> BoxStatus:
-    """How a box stands. Raises BoxNotFoundError where there is none; where we may not or cannot look, numbers are "
-    "None."""
+    """Return the status of one box. Raises BoxNotFoundError. Numbers that cannot be seen are None."""
     box = root.box(name)
     try:
-        facts = os.stat(box)
-        bells = sum(_hears(path) for path in _bells(f"{box}/run"))
+        st = os.stat(box)
+        doorbells = sum(_has_listener(path) for path in _doorbells(f"{box}/run"))
     except (FileNotFoundError, NotADirectoryError):
         raise root.missing(name) from None
     except OSError as error:
-        return BoxStatus(name, -1, -1, trouble=_why(error))
+        return BoxStatus(name, -1, -1, problem=errno_text(error))
     try:
         with os.scandir(f"{box}/new") as entries:
             waiting = [entry.name for entry in entries if is_mail(entry.name)]
-        due, later = _later(f"{box}/later")
-        consumers, held, leases = _held(f"{box}/cur")
+        due, deferred = _later(f"{box}/later")
+        consumers, claimed, leases = _claimed(f"{box}/cur")
         dead, done = _count(f"{box}/dead"), _count(f"{box}/done")
-    except (PermissionError, FileNotFoundError, NotADirectoryError):  # doctor says what is wrong there
-        return BoxStatus(name, facts.st_uid, facts.st_gid, bells=bells)
-    except (OSError, ValueError) as error:  # one box's own trouble: the others can still be looked at
-        return BoxStatus(name, facts.st_uid, facts.st_gid, bells=bells, trouble=_why(error))
-    talking: tuple[ListenerInfo, ...] = ()
+    except (PermissionError, FileNotFoundError, NotADirectoryError):  # doctor reports what is wrong
+        return BoxStatus(name, st.st_uid, st.st_gid, doorbells=doorbells)
+    except (OSError, ValueError) as error:  # the trouble of one box must not hide the others
+        return BoxStatus(name, st.st_uid, st.st_gid, doorbells=doorbells, problem=errno_text(error))
+    listeners: tuple[ListenerInfo, ...] = ()
     with contextlib.suppress(OSError):
-        talking = tuple(listening(box))
+        listeners = tuple(listening(box))
     return BoxStatus(
         name,
-        facts.st_uid,
-        facts.st_gid,
+        st.st_uid,
+        st.st_gid,
         len(waiting),
         due,
-        later,
-        held,
+        deferred,
+        claimed,
         dead,
         done,
         _oldest(f"{box}/new", waiting),
         consumers,
-        bells,
-        talking,
+        doorbells,
+        listeners,
         leases,
     )
 
 
 def all_boxes(root: Root) -> Iterator[BoxStatus]:
-    """How every box of a root stands."""
+    """Yield the status of each box of a root, by name."""
     for name in root.boxes():
         with contextlib.suppress(LookupError):  # removed in between
             yield box_status(root, name)
 
 
-def _why(error: Exception) -> str:
-    return ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
-
-
 def _oldest(new: str, waiting: list[str]) -> float | None:
+    """Return the age of the oldest message in seconds: by the time in its name, else by its mtime."""
     if not waiting:
         return None
-    ours = [name for name in waiting if name[TIMESTAMP_LENGTH - 1 : TIMESTAMP_LENGTH + 1] == "Z-"]
+    ours = [name for name in waiting if _has_timestamp(name)]
     times = []
     with contextlib.suppress(ValueError):
         times += [to_nanoseconds(min(ours)[:TIMESTAMP_LENGTH])] if ours else []
     for name in waiting if len(ours) < len(waiting) else ():
-        if name[TIMESTAMP_LENGTH - 1 : TIMESTAMP_LENGTH + 1] != "Z-":
+        if not _has_timestamp(name):
             with contextlib.suppress(OSError):
                 times.append(os.lstat(f"{new}/{name}").st_mtime_ns)
     return max(0.0, (time.time_ns() - min(times)) / 1e9) if times else None
 
 
+def _has_timestamp(filename: str) -> bool:
+    return filename[TIMESTAMP_LENGTH - 1 : TIMESTAMP_LENGTH + 1] == "Z-"
+
+
 def _later(path: str) -> tuple[int, int]:
+    """Count the messages in `later/`: due, and deferred."""
     now = timestamp_now()
     with os.scandir(path) as entries:
-        times = [entry.name for entry in entries if is_mail(entry.name)]
-    due = sum(name <= now for name in times)
-    return due, len(times) - due
+        filenames = [entry.name for entry in entries if is_mail(entry.name)]
+    due = sum(filename <= now for filename in filenames)
+    return due, len(filenames) - due
 
 
-def _held(cur: str) -> tuple[int, int, tuple[Lease, ...]]:
-    consumers, held, leases = 0, 0, []
+def _claimed(cur: str) -> tuple[int, int, tuple[Lease, ...]]:
+    """Return the number of live consumers, the number of claimed messages, and the leases."""
+    consumers, claimed, leases = 0, 0, []
     with os.scandir(cur) as entries:
         folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in folders:
         deadline = lease_deadline(name)
         if deadline is None:
             continue
-        with contextlib.suppress(FileNotFoundError), opened(f"{cur}/{name}") as folder:
-            count = sum(map(is_mail, os.listdir(folder)))
-            held += count
-            consumers += is_held(".lock", folder)
+        with contextlib.suppress(FileNotFoundError), opened(f"{cur}/{name}") as dir_fd:
+            count = sum(map(is_mail, os.listdir(dir_fd)))
+            claimed += count
+            consumers += is_held(".lock", dir_fd)
             if deadline:
                 leases.append(Lease(name, deadline, count))
-    return consumers, held, tuple(leases)
+    return consumers, claimed, tuple(leases)
 
 
 def _count(path: str) -> int:
@@ -168,14 +176,14 @@ def _count(path: str) -> int:
         return sum(is_mail(entry.name) for entry in entries)
 
 
-def _bells(run: str) -> Iterator[str]:
+def _doorbells(run: str) -> Iterator[str]:
     with contextlib.suppress(OSError), os.scandir(run) as entries:
-        for entry in islice(entries, _NAMES):
+        for entry in islice(entries, _MAX_DOORBELLS):
             if not entry.name.startswith(".") and stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
                 yield entry.path
 
 
-def _hears(path: str) -> bool:
+def _has_listener(path: str) -> bool:
     try:
         return doorbell.has_listener(path)
     except OSError:

@@ -86,7 +86,9 @@ def test_status_tells_of_a_box_in_words(mailbox: Callable[..., Any], alice: Mail
     mailbox("receive", "--no-ack", "--lease", "1h")
 
     said = mailbox("status").out
-    assert said.startswith("bob\n  waiting: 1, the oldest for 0 s\n  put off: 1\n  held: 1, 1 of them under a lease\n")
+    assert said.startswith(
+        "bob\n  waiting: 1, the oldest for 0 s\n  deferred: 1\n  claimed: 1, 1 of them under a lease\n"
+    )
     assert "runs out 2" in said
     assert "dead letters: 1" in said
     assert mailbox("status", "alice", "bob").out.count("waiting") == 2
@@ -103,7 +105,7 @@ def test_status_tells_how_a_listener_does(
     until(lambda: "listener" in mailbox("status", "bob").out)
     said = mailbox("status", "bob").out
 
-    assert ": idle, last heard of 0 s ago, handled 0" in said
+    assert ": idle, reported 0 s ago, handled 0" in said
     assert mailbox("agents").lines[1].startswith("bob\tyes")
 
 
@@ -119,14 +121,14 @@ def test_doctor_says_what_is_wrong_and_mends_it(mailbox: Callable[..., Any], roo
     """Exit code 1 as long as something is wrong."""
     (root / "bob" / "new").chmod(0o700)
     ill = mailbox("doctor")
-    [record] = [record for record in mailbox("doctor", "bob", "--json").records if record["level"] == "wrong"]
+    [record] = [record for record in mailbox("doctor", "bob", "--json").records if record["severity"] == "error"]
     mended = mailbox("doctor", "--fix")
 
     assert ill.code == 1
     assert "wrong\tbob\tits new/ has the mode 0700, expected 3733: others cannot deliver\t" in ill.out
-    assert (record["where"], record["fixable"], record["mended"]) == ("bob", True, None)
+    assert (record["where"], record["fixable"], record["outcome"]) == ("bob", True, None)
     assert mended.code == 0
-    assert "\tmended\n" in mended.out
+    assert "\tfixed\n" in mended.out
     assert mailbox("doctor").code == 0
 
 
@@ -146,7 +148,7 @@ def test_gc_prints_what_it_takes_away(mailbox: Callable[..., Any], root: Path) -
     os.utime(draft, (long_ago, long_ago))
     would, did, nothing = mailbox("gc", "--dry-run"), mailbox("gc"), mailbox("gc")
 
-    assert would.out == did.out == f"bob\ta draft that nobody touched for 36 hours\t{draft}\n"
+    assert would.out == did.out == f"bob\ta temporary file unchanged for 36 hours\t{draft}\n"
     assert (nothing.code, nothing.out) == (0, "")
     assert not draft.exists()
 
@@ -157,7 +159,7 @@ def test_gc_takes_handled_mail_by_its_age(mailbox: Callable[..., Any], root: Pat
     (root / "bob" / "done" / name).write_text("{}")
 
     assert mailbox("gc", "alice", "--older-than", "1d").out == ""
-    assert "handled long enough ago" in mailbox("gc", "bob", "--older-than", "1d").out
+    assert "a handled message older than asked for" in mailbox("gc", "bob", "--older-than", "1d").out
     assert list((root / "bob" / "done").iterdir()) == []
 
 
@@ -181,7 +183,7 @@ def test_gc_of_all_boxes_sweeps_the_root_as_well(mailbox: Callable[..., Any], ro
     all_ = mailbox("gc")
 
     assert (one.code, one.out) == (0, "")
-    assert (all_.code, all_.out) == (0, f".\tthe mark of a root, half written\t{mark}\n")
+    assert (all_.code, all_.out) == (0, f".\ta half-written marker of the root\t{mark}\n")
     assert not mark.exists()
 
 
@@ -256,7 +258,7 @@ def test_a_box_that_cannot_be_looked_into_hides_no_other(
     assert status.code == 0
     assert "bob\n  waiting: 1" in status.out
     assert doctor.code in (0, 1)
-    assert "\tbob\t1 message waits" in doctor.out
+    assert "\tbob\t1 message waiting" in doctor.out
     assert gc.code in (0, 74)
 
 
@@ -276,9 +278,9 @@ def test_trouble_with_the_disk_is_told_in_the_row_of_its_box(
     rows, status, doctor = mailbox("agents").lines, mailbox("status", sender=""), mailbox("doctor")
 
     assert [row.split("\t")[:3] for row in rows] == [["alice", "?", "?"], ["bob", "no", "1"]]
-    assert "alice\n  it cannot be looked into: input/output error\nbob\n  waiting: 1" in status.out
-    assert "wrong\talice\tit cannot be looked into: input/output error" in doctor.out
-    assert "\tbob\t1 message waits" in doctor.out
+    assert "alice\n  it cannot be examined: input/output error\nbob\n  waiting: 1" in status.out
+    assert "error\talice\tit cannot be examined: input/output error" in doctor.out
+    assert "\tbob\t1 message waiting" in doctor.out
 
 
 def test_what_strangers_make_beside_the_boxes_ends_no_command(mailbox: Callable[..., Any], root: Path) -> None:

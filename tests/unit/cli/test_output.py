@@ -156,12 +156,12 @@ def test_colours_are_left_out_where_they_are_not_wanted(root: Path, bob: Mailbox
 
 def test_doctor_on_a_terminal_says_that_all_is_well(root: Path) -> None:
     """And marks what is not."""
-    assert Terminal(root, "doctor").text().endswith("all is well\n")
+    assert Terminal(root, "doctor").text().endswith("no problems found\n")
 
     (root / "bob" / "new").chmod(0o700)
     ill = plain(Terminal(root, "doctor").text())
     assert "✗ bob: its new/ has the mode 0700" in ill
-    assert "(--fix mends it)" in ill
+    assert "(--fix fixes it)" in ill
 
 
 def test_ctrl_c_is_no_traceback(root: Path, until: Callable[..., None]) -> None:

@@ -590,7 +590,7 @@ def test_health_says_whether_somebody_listens(watch: Watch, root: Path, until: U
     watching.wait()
 
     assert before == (1, "bob: nobody listens\n")
-    assert during[1].startswith("bob: 1 listening, last heard of 0.")
+    assert during[1].startswith("bob: 1 listening, last heard of 0 s")
     assert health(root) == before
     assert health(root, "--as", "nobody")[0] == 67
 

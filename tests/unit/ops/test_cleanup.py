@@ -25,8 +25,8 @@ def swept(bob: Mailbox, older_than: float | None = None) -> list[str]:
     """Take everything away that is left over; what it was."""
     found = []
     for left in find_garbage(bob.root, parse_address("bob"), older_than):
-        left.clear()
-        found.append(left.what)
+        left.remove()
+        found.append(left.description)
     return found
 
 
@@ -49,7 +49,7 @@ def test_old_drafts_go_and_young_ones_stay(root: Path, bob: Mailbox) -> None:
         path.write_text("x")
     os.utime(old, (LONG_AGO, LONG_AGO))
 
-    assert swept(bob) == ["a draft that nobody touched for 36 hours"]
+    assert swept(bob) == ["a temporary file unchanged for 36 hours"]
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -82,7 +82,7 @@ def test_handled_mail_goes_when_that_is_asked_for(root: Path) -> None:
         one.rename(one.with_name("20200101T000000.000000000Z~" + one.name.partition("~")[2]))
 
         assert swept(bob) == []
-        assert swept(bob, 86400) == ["a message handled long enough ago"]
+        assert swept(bob, 86400) == ["a handled message older than asked for"]
         assert len(list((root / "bob" / "done").iterdir())) == 1
 
 
@@ -95,7 +95,7 @@ def test_folders_of_consumers_that_are_gone_go_but_one(root: Path, start: Callab
     for box in boxes[1:]:
         box.close()
 
-    assert swept(boxes[0]) == ["the folder of a consumer that is gone"] * 2
+    assert swept(boxes[0]) == ["the folder of a dead consumer"] * 2
     assert len(consumers(root)) == 2
     boxes[0].close()
     assert len(swept(boxes[0])) == 1
@@ -114,7 +114,7 @@ def test_what_a_dead_consumer_held_comes_back(root: Path, bob: Mailbox, start: C
     assert swept(bob) == []
     holder.kill()
 
-    assert swept(bob)[0] == "1 message of a consumer that is gone: to come back"
+    assert swept(bob)[0] == "1 message of a dead consumer: will be released"
     assert [message.state for message in bob.peek()] == ["later"]
 
 
@@ -124,7 +124,11 @@ def test_leases_that_ran_out_are_swept_and_others_are_not(root: Path, bob: Mailb
         bob.send("bob", span)
         with Mailbox("bob", root, lease=span) as box:
             assert box.receive() is not None
-    until(lambda: any("1 message of a lease that ran out" in each.what for each in find_garbage(bob.root, bob.name)))
+    until(
+        lambda: any(
+            "1 message of a lease that expired" in each.description for each in find_garbage(bob.root, bob.name)
+        )
+    )
     swept(bob)
 
     assert [message.body for message in bob.peek("later")] == [0.01]
@@ -135,7 +139,7 @@ def test_locks_of_requests_that_nobody_waits_for_go(root: Path, bob: Mailbox) ->
     """What a killed requester has left; one that waits keeps its own."""
     (root / "bob" / "cur" / f".{new_id()}.lock").write_text("")
 
-    assert swept(bob) == ["the lock of a request that nobody waits for"]
+    assert swept(bob) == ["the lock of an abandoned request"]
     assert not any(name.endswith(".lock") for name in consumers(root))
 
 
@@ -150,7 +154,7 @@ def test_bells_and_words_of_listeners_that_are_gone_go(root: Path, bob: Mailbox)
     for path in run.iterdir():
         os.utime(path, (LONG_AGO, LONG_AGO))
 
-    assert sorted(swept(bob)) == ["a bell that nobody hears", "what a listener that is gone said of itself"]
+    assert sorted(swept(bob)) == ["a doorbell without a listener", "the status file of a dead listener"]
     assert [path.name for path in run.iterdir()] == ["alive"]
     alive.close()
 
@@ -222,7 +226,7 @@ def test_who_holds_the_old_folder_open_cannot_keep_gc(
         shrink(str(root / "bob"))
 
     assert "somebody still puts mail into it" in caplog.text
-    assert swept(bob) == ["1 message in a folder that was new/: to come back"]
+    assert swept(bob) == ["1 message in a folder that was new/: will be moved back"]
     assert len(list((root / "bob" / "new").iterdir())) == next(put)
 
 
@@ -295,7 +299,7 @@ def test_what_was_half_made_goes_after_36_hours(root: Path, bob: Mailbox) -> Non
     (ledger / "none-alice.jsonl.new").touch()
     os.utime(ledger / "none-alice.jsonl.new", (LONG_AGO, LONG_AGO))
 
-    assert swept(bob) == ["the folder of a consumer, half made"] * 2 + ["a page of the ledger, half written"]
+    assert swept(bob) == ["a half-made folder of a consumer"] * 2 + ["a half-written page of the ledger"]
     assert [name for name in consumers(root) if name.startswith(".")] == [".0123456789ac"]
 
 
@@ -312,10 +316,10 @@ def test_the_root_is_swept_of_what_was_cut_off(root: Path, bob: Mailbox) -> None
     os.utime(mark, (LONG_AGO, LONG_AGO))
     found = []
     for left in root_garbage(bob.root):
-        left.clear()
-        found.append(left.what)
+        left.remove()
+        found.append(left.description)
 
-    assert found == ["the mark of a root, half written", "a removed box without mail"]
+    assert found == ["a half-written marker of the root", "a removed box without mail"]
     assert len(list(kept.iterdir())) == 1
     assert sorted(path.name for path in root.iterdir()) == [".mailbox", ".removed", "alice", "bob"]
 
@@ -324,6 +328,6 @@ def test_an_empty_folder_of_removed_boxes_goes(root: Path, bob: Mailbox) -> None
     """The removal was killed before its last step, or right after its first."""
     (root / ".removed").mkdir()
     for left in root_garbage(bob.root):
-        left.clear()
+        left.remove()
 
     assert not (root / ".removed").exists()

@@ -26,11 +26,11 @@ def found(root: Path, *only: str) -> list[Finding]:
 
 
 def wrong(root: Path) -> list[str]:
-    return [each.what for each in found(root) if each.level == "wrong"]
+    return [each.problem for each in found(root) if each.severity == "error"]
 
 
 def warnings(root: Path) -> list[str]:
-    return [each.what for each in found(root) if each.level == "warning"]
+    return [each.problem for each in found(root) if each.severity == "warning"]
 
 
 def mend(root: Path) -> None:
@@ -41,7 +41,7 @@ def mend(root: Path) -> None:
 
 def test_a_fresh_root_is_well(root: Path) -> None:
     """It only names the world."""
-    assert [each.level for each in found(root)] == ["note"]
+    assert [each.severity for each in found(root)] == ["note"]
 
 
 @pytest.mark.parametrize("folder", ["tmp", "new", "replies", "cur", "later", "dead", "done", "ledger", "run"])
@@ -64,14 +64,14 @@ def test_a_missing_folder_is_found_and_made(root: Path, folder: str) -> None:
     ("folder", "mode", "told"),
     [
         pytest.param("new", 0o700, "others cannot deliver", id="closed"),
-        pytest.param("new", 0o2733, "others can delete and replace what waits", id="not sticky"),
-        pytest.param("new", 0o1733, "what another uid sends cannot be read", id="no setgid"),
-        pytest.param("new", 0o3777, "others can list what waits", id="listable"),
+        pytest.param("new", 0o2733, "others can delete and replace waiting mail", id="not sticky"),
+        pytest.param("new", 0o1733, "mail from another uid cannot be read", id="no setgid"),
+        pytest.param("new", 0o3777, "others can list waiting mail", id="listable"),
         pytest.param("replies", 0o755, "others cannot deliver", id="replies closed"),
-        pytest.param("cur", 0o755, "others can read or change what is held", id="cur open"),
-        pytest.param("later", 0o777, "others can read or change what is held", id="later open"),
+        pytest.param("cur", 0o755, "others can read or change claimed mail", id="cur open"),
+        pytest.param("later", 0o777, "others can read or change claimed mail", id="later open"),
         pytest.param("run", 0o700, "others cannot ring", id="run closed"),
-        pytest.param("run", 0o777, "others can take the bells away", id="run open"),
+        pytest.param("run", 0o777, "others can remove the doorbells", id="run open"),
         pytest.param("done", 0o000, "its owner cannot use it", id="nothing"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_box_that_others_can_write_is_wrong(root: Path) -> None:
 def test_a_root_that_anybody_can_rename_in_is_wrong(root: Path) -> None:
     """1777 is fine: there everybody renames only what is his."""
     root.chmod(0o777)
-    assert "anybody can move whole boxes away" in wrong(root)[0]
+    assert "any uid can replace whole boxes" in wrong(root)[0]
 
     root.chmod(0o1777)
     assert wrong(root) == []
@@ -112,8 +112,8 @@ def test_what_stands_in_the_way_of_a_folder_is_not_mended_away(root: Path) -> No
     path.rmdir()
     path.write_text("mine")
 
-    [finding] = [each for each in found(root) if each.level == "wrong"]
-    assert (finding.what, finding.fix) == ("its done is no folder", None)
+    [finding] = [each for each in found(root) if each.severity == "error"]
+    assert (finding.problem, finding.fix) == ("its done is not a folder", None)
 
 
 def test_folders_of_another_owner_are_wrong(as_root: None, root: Path) -> None:
@@ -149,7 +149,7 @@ def test_two_mounts_of_one_file_system_are_two_mounts(as_root: None, root: Path,
 def test_unread_mail_that_nobody_listens_for_is_a_warning(root: Path, alice: Mailbox, bob: Mailbox) -> None:
     """Not while somebody waits for it."""
     alice.send("bob", 1)
-    assert warnings(root)[0].startswith("1 message waits, the oldest for ")
+    assert warnings(root)[0].startswith("1 message waiting, the oldest for ")
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
         bell.bind(str(root / "bob" / "run" / "bell"))
@@ -161,7 +161,7 @@ def test_a_lease_that_ran_out_is_a_warning(root: Path, bob: Mailbox, until: Call
     bob.send("bob", 1)
     with Mailbox("bob", root, lease=0.01) as box:
         box.receive()
-    until(lambda: any("a lease ran out with 1 message not settled" in what for what in warnings(root)))
+    until(lambda: any("a lease expired with 1 message not settled" in what for what in warnings(root)))
     mend(root)
 
     assert [message.attempt for message in bob.peek("later")] == [2]
@@ -207,15 +207,15 @@ def test_dead_letters_are_told(root: Path, bob: Mailbox) -> None:
     assert message is not None
     message.reject("no")
 
-    told = [(each.what, each.advice) for each in found(root) if each.where == "bob"]
-    assert told == [("1 dead letter", "`mailbox dead list --as bob`")]
+    told = [(each.problem, each.hint) for each in found(root) if each.where == "bob"]
+    assert told == [("1 dead letter", "`mailbox dead list --as bob` shows why")]
 
 
 def test_leftovers_are_told_and_taken_away(root: Path) -> None:
     """What gc does, doctor sees."""
     (root / "bob" / "cur" / f".{new_id()}.lock").write_text("")
 
-    assert "the lock of a request that nobody waits for" in found(root)[1].what
+    assert "the lock of an abandoned request" in found(root)[1].problem
     mend(root)
     assert len(found(root)) == 1
 
@@ -225,7 +225,7 @@ def test_files_that_nobody_takes_are_told(root: Path) -> None:
     (root / "bob" / "new" / "mail.jsn").write_text("{}")
 
     whose = f"uid {os.geteuid()}'s"
-    assert [each.what for each in found(root)][1] == f'something in new/ that nobody takes, {whose}: "mail.jsn"'
+    assert [each.problem for each in found(root)][1] == f'1 file in new/ that is not mail, {whose}: "mail.jsn"'
 
 
 def test_strangers_in_a_root_are_told(root: Path) -> None:
@@ -237,10 +237,10 @@ def test_strangers_in_a_root_are_told(root: Path) -> None:
     bob.send("bob", 1)
     remove_box(bob.root, parse_address("bob"), force=True)
 
-    told = " ".join(each.what for each in found(root, "alice"))
+    told = " ".join(each.problem for each in found(root, "alice"))
     for part in (
         "Carol cannot be a box",
-        ".dave: a box that was never finished",
+        ".dave is an unfinished box",
         "erin is a symbolic link",
         "1 removed boxes",
     ):
@@ -262,7 +262,7 @@ def test_dead_notifications_are_told(root: Path, bob: Mailbox, monkeypatch: pyte
     monkeypatch.setattr(doctor, "box_status", lambda *where: replace(seen(*where), listeners=(deaf, blind)))
 
     assert [what for what in warnings(root) if "bob" in what or "listener" in what or "dead" in what][:2] == [
-        "notifications are dead: of 10 messages, 9 were found only by looking",
+        "notifications do not work: of 10 messages, 9 were found only by polling",
         "the listener 0123456789ac has no notifications: no inotify",
     ]
 
@@ -270,10 +270,10 @@ def test_dead_notifications_are_told(root: Path, bob: Mailbox, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("kind", "options", "level", "told"),
     [
-        pytest.param("nfs4", "rw", "warning", "announced to nobody here", id="network"),
-        pytest.param("virtiofs", "rw", "warning", "announced to nobody here", id="virtual machine"),
+        pytest.param("nfs4", "rw", "warning", "cause no notification here", id="network"),
+        pytest.param("virtiofs", "rw", "warning", "cause no notification here", id="virtual machine"),
         pytest.param("overlay", "rw", "warning", "not on a volume", id="no volume"),
-        pytest.param("ext4", "ro", "wrong", "mounted read-only", id="read-only"),
+        pytest.param("ext4", "ro", "error", "mounted read-only", id="read-only"),
     ],
 )
 def test_mounts_that_do_not_do_are_told(
@@ -284,13 +284,13 @@ def test_mounts_that_do_not_do_are_told(
 
     monkeypatch.setattr(doctor, "mount_of", lambda path: Mount(str(root), (0, 1), kind, frozenset([options]), "x"))
 
-    assert any(each.level == level and told in each.what for each in found(root))
+    assert any(each.severity == level and told in each.problem for each in found(root))
 
 
 def test_the_world_of_one_uid(root: Path) -> None:
     """Nothing protects the boxes from each other."""
-    assert "one uid" in found(root)[0].what
-    assert "nothing keeps an agent from reading" in found(root)[0].what
+    assert "one uid" in found(root)[0].problem
+    assert "each agent can read, change" in found(root)[0].problem
 
 
 def test_the_world_of_a_uid_each(as_root: None, shared: Path) -> None:
@@ -298,7 +298,7 @@ def test_the_world_of_a_uid_each(as_root: None, shared: Path) -> None:
     root = init_root(shared / "mail")
     create_box(root, parse_address("alice"), (2001, 2001))
     create_box(root, parse_address("bob"), (2002, 2002))
-    assert "a uid for each box" in found(shared / "mail")[0].what
+    assert "a uid for each box" in found(shared / "mail")[0].problem
     assert wrong(shared / "mail") == []
 
     create_box(root, parse_address("carol"), (2003, 2002))
@@ -310,19 +310,19 @@ def test_the_world_of_private_volumes(root: Path, mount: Callable[..., Path]) ->
     for name in ("alice", "bob"):
         mount(root / name, "size=1m")
 
-    assert "private volumes" in next(each.what for each in found(root) if "the world" in each.what)
+    assert "private volumes" in next(each.problem for each in found(root) if "isolation" in each.problem)
 
 
 def test_other_worlds(as_root: None, tmp_path: Path, shared: Path) -> None:
     """No box, one box, some that share a uid."""
     root = init_root(shared / "mail")
-    worlds = [found(shared / "mail")[0].what]
+    worlds = [found(shared / "mail")[0].problem]
     for name, uid in (("alice", 2001), ("bob", 2001), ("carol", 2002)):
         create_box(root, parse_address(name), (uid, uid))
-        worlds.append(found(shared / "mail")[0].what)
+        worlds.append(found(shared / "mail")[0].problem)
 
     assert worlds[0] == "there are no boxes yet"
-    assert worlds[1] == "the world: a single box"
+    assert worlds[1] == "isolation: a single box"
     assert "one uid (2001)" in worlds[2]
     assert "2 uids for 3 boxes" in worlds[3]
 
@@ -336,9 +336,9 @@ def test_a_root_where_no_uid_proves_anything_is_told(as_root: None, shared: Path
         Path(root.path).chmod(0o1777)
     else:
         os.chown(root.path, 2001, 2001)
-    alone = [each.what for each in found(shared / "mail") if "no sender is proven" in each.what]
+    alone = [each.problem for each in found(shared / "mail") if "no sender is proven" in each.problem]
     create_box(root, parse_address("bob"), (2002, 2002))
-    told = [each.what for each in found(shared / "mail") if "no sender is proven" in each.what]
+    told = [each.problem for each in found(shared / "mail") if "no sender is proven" in each.problem]
 
     assert (len(alone), len(told)) == (0, 1)
 
@@ -355,7 +355,7 @@ def test_hard_links_that_are_not_protected_are_told(
     if setting is not None:
         (tmp_path / "setting").write_text(setting)
 
-    assert sum("fs.protected_hardlinks is 0" in each.what for each in found(shared / "mail")) == told
+    assert sum("fs.protected_hardlinks is 0" in each.problem for each in found(shared / "mail")) == told
 
 
 @pytest.mark.parametrize(
@@ -390,11 +390,11 @@ def test_a_host_on_which_others_can_stall_the_kernel_is_told(
     device.chmod(mode)
     monkeypatch.setattr(doctor, "_FUSE", str(device))
     monkeypatch.setattr(doctor, "_NAMESPACES", {str(tmp_path / "namespaces"): "0"})
-    monkeypatch.setattr(doctor, "_FAULTS", str(tmp_path / "faults"))
+    monkeypatch.setattr(doctor, "_USERFAULTFD", str(tmp_path / "faults"))
     for name, said in (("namespaces", namespaces), ("faults", faults)):
         if said is not None:
             (tmp_path / name).write_text(said)
-    stalls = [each.what for each in found(shared / "mail") if "in state D" in each.what]
+    stalls = [each.problem for each in found(shared / "mail") if "in state D" in each.problem]
 
     assert len(stalls) == len(told)
     assert all(word in what for word, what in zip(told, stalls, strict=True))
@@ -409,7 +409,7 @@ def test_a_uid_without_its_group_is_told(as_root: None, shared: Path, start: Cal
         "from filemailbox.store.root import find_root; from filemailbox.ops import doctor\n"
         "list(doctor.examine(find_root(sys.argv[1])))\n"
         "os.setgroups([]); os.setgid(0); os.setuid(2001)\n"
-        "print([each.what for each in doctor.examine(find_root(sys.argv[1])) if each.level == 'wrong'])",
+        "print([each.problem for each in doctor.examine(find_root(sys.argv[1])) if each.severity == 'error'])",
         shared / "mail",
     )
 
@@ -420,7 +420,7 @@ def test_only_what_was_asked_for_is_looked_at(root: Path) -> None:
     """And a box that is not there is an error."""
     (root / "bob" / "new").chmod(0o700)
 
-    assert [each.level for each in found(root, "alice")] == ["note"]
+    assert [each.severity for each in found(root, "alice")] == ["note"]
     with pytest.raises(BoxNotFoundError):
         found(root, "carol")
 
@@ -434,4 +434,4 @@ def test_mail_that_no_relay_carries_is_told_of(root: Path) -> None:
     (message,) = (root / "alice/outbox").iterdir()
     os.utime(message, (0, 0))
 
-    assert [each.split(", the oldest")[0] for each in warnings(root)] == ["1 message waits in its outbox"]
+    assert [each.split(", the oldest")[0] for each in warnings(root)] == ["1 message waiting in its outbox"]

@@ -42,7 +42,7 @@ def test_what_lies_where_is_counted(root: Path, bob: Mailbox) -> None:
     rejected.reject("no")
     now = box_status(bob.root, parse_address("bob"))
 
-    assert (now.new, now.due, now.later, now.held, now.dead, now.done) == (2, 1, 1, 1, 1, 0)
+    assert (now.new, now.due, now.deferred, now.claimed, now.dead, now.done) == (2, 1, 1, 1, 1, 0)
     assert now.waiting == 3
     assert now.oldest is not None
     assert 0 <= now.oldest < 60
@@ -80,7 +80,7 @@ def test_a_consumer_that_lives_is_seen(root: Path, bob: Mailbox, start: Callable
 def test_a_bell_that_hears_is_seen(root: Path, bob: Mailbox) -> None:
     """And one that nobody holds any more is not counted."""
     bell = Bell(str(root / "bob" / "run"))
-    assert box_status(bob.root, parse_address("bob")).bells == 1
+    assert box_status(bob.root, parse_address("bob")).doorbells == 1
 
     bell.close()
     assert box_status(bob.root, parse_address("bob")).has_listener is False
@@ -93,7 +93,7 @@ def test_leases_are_named(root: Path, bob: Mailbox) -> None:
         box.receive()
     [lease] = box_status(bob.root, parse_address("bob")).leases
 
-    assert (lease.held, lease.over) == (1, False)
+    assert (lease.claimed, lease.expired) == (1, False)
 
 
 def test_the_roster_has_every_box(root: Path, bob: Mailbox) -> None:

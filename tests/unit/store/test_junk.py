@@ -314,8 +314,8 @@ def test_notes_are_so_many_and_then_they_are_counted(root: Path, new: Path, bob:
 def swept(root: Path) -> list[str]:
     found = []
     for left in find_garbage(find_root(root), BOB):
-        found.append(left.what)
-        left.clear()
+        found.append(left.description)
+        left.remove()
     return found
 
 
@@ -332,16 +332,16 @@ def test_doctor_names_junk_and_gc_takes_it_away(root: Path, new: Path, later: Ca
     full_folders(new, 3)
     (new / "mail.json").write_text("{}")
     os.chown(new / ".junk", 2002 if os.geteuid() == 0 else -1, -1)
-    told = [finding.what for finding in doctor.examine(find_root(root)) if "that nobody takes" in finding.what]
+    told = [finding.problem for finding in doctor.examine(find_root(root)) if "not mail" in finding.problem]
     early = swept(root)
     later()
     late = swept(root)
 
     assert len(told) == 1
-    assert "23 things in new/" in told[0]
+    assert "23 files in new/" in told[0]
     assert f"uid {2002 if os.geteuid() == 0 else os.geteuid()}'s" in told[0]
     assert early == []
-    assert late == ["23 things in new/ that nobody took for 36 hours"]
+    assert late == ["23 files in new/ that are not mail and unchanged for 36 hours"]
     assert os.listdir(new) == ["mail.json"]
 
 
@@ -354,15 +354,15 @@ def test_what_was_left_behind_is_told_and_goes_as_a_whole(
         alice.send("bob", n)
         assert bodies(bob) == [n]
     os.chmod(kept(root)[0], 0o700)
-    told = [finding.what for finding in doctor.examine(find_root(root)) if "that nobody takes" in finding.what]
+    told = [finding.problem for finding in doctor.examine(find_root(root)) if "not mail" in finding.problem]
     junk.keep(str(kept(root)[0]))
     early = swept(root)
     later()
     late = swept(root)
 
-    assert "1500 things in .new-" in told[0]
+    assert "1500 files in .new-" in told[0]
     assert early == []
-    assert late == ["1500 things in new/ that nobody took for 36 hours"]
+    assert late == ["1500 files in new/ that are not mail and unchanged for 36 hours"]
     assert kept(root) == []
 
 

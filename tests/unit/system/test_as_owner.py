@@ -19,7 +19,7 @@ import filemailbox
 from filemailbox import BoxNotFoundError, Mailbox, MailboxError, PermissionDeniedError, StorageError
 from filemailbox.format.address import Address
 from filemailbox.format.filename import ID_LENGTH, parse_filename
-from filemailbox.ops.cleanup import find_garbage, sweep
+from filemailbox.ops.cleanup import find_garbage, remove_garbage
 from filemailbox.store.box import create_box, repair_box
 from filemailbox.store.consumer_folder import ConsumerFolder
 from filemailbox.store.ledger import Ledger
@@ -73,7 +73,7 @@ def sweep_all(volume: Root) -> bool:
     with contextlib.suppress(MailboxError, OSError):
         for left in find_garbage(volume, Address("bob")):
             with contextlib.suppress(MailboxError, OSError):
-                left.clear()
+                left.remove()
     return True
 
 
@@ -200,7 +200,7 @@ def test_a_folder_that_is_swapped_during_the_sweep_costs_nobody_a_file(
         secret = box / place
     for left in found:
         with contextlib.suppress(MailboxError):
-            left.clear()
+            left.remove()
 
     assert found != []
     assert sorted(path.name for path in secret.rglob("*")) == sorted(path.name for path in before)
@@ -232,7 +232,7 @@ def test_an_owner_that_swaps_without_pause_gets_nothing(volume: Root, box: Path,
         bob.hear(20)
         for _ in range(100):
             with contextlib.suppress(MailboxError):
-                swept += sum(1 for _ in sweep(volume, Address("bob"), 1))
+                swept += sum(1 for _ in remove_garbage(volume, Address("bob"), 1))
 
     assert sorted(os.listdir(secret)) == sorted(name for _, name in kept), f"{swept} leftovers were swept"
 
@@ -451,7 +451,7 @@ def test_what_resists_stops_none_of_the_rest(volume: Root, box: Path, mailbox: C
     said = mailbox("gc", "--root", volume.path)
 
     assert os.listdir(box / "tmp") == ["a"]
-    assert said.out.count("a draft that nobody touched") == 1
+    assert said.out.count("a temporary file unchanged") == 1
     assert "taking away" in said.err
     assert said.code != 0
 
@@ -535,7 +535,7 @@ def become(uid, gid):
 as_owner._become = become
 volume, bob = find_root(sys.argv[1]), Address("bob")
 create_box(volume, bob, (2001, 2001))
-print([str(why) for left, why in sweep(volume, bob)])
+print([str(why) for left, why in remove_garbage(volume, bob)])
 """,
         volume.path,
     )
