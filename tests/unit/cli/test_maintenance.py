@@ -89,7 +89,7 @@ def test_status_tells_of_a_box_in_words(mailbox: Callable[..., Any], alice: Mail
     assert said.startswith(
         "bob\n  waiting: 1, the oldest for 0 s\n  deferred: 1\n  claimed: 1, 1 of them under a lease\n"
     )
-    assert "runs out 2" in said
+    assert "expires 2" in said
     assert "dead letters: 1" in said
     assert mailbox("status", "alice", "bob").out.count("waiting") == 2
     assert mailbox("status", sender="").out.count("waiting") == 2
@@ -102,7 +102,7 @@ def test_status_tells_how_a_listener_does(
 ) -> None:
     """Idle or at work, what it handled, what reached it how."""
     start("import sys; from filemailbox.cli.run import main; sys.exit(main())", "watch", "--as", "bob", "--root", root)
-    until(lambda: "listener" in mailbox("status", "bob").out)
+    until(lambda: "reported" in mailbox("status", "bob").out)
     said = mailbox("status", "bob").out
 
     assert ": idle, reported 0 s ago, handled 0" in said
@@ -125,7 +125,7 @@ def test_doctor_says_what_is_wrong_and_mends_it(mailbox: Callable[..., Any], roo
     mended = mailbox("doctor", "--fix")
 
     assert ill.code == 1
-    assert "wrong\tbob\tits new/ has the mode 0700, expected 3733: others cannot deliver\t" in ill.out
+    assert "error\tbob\tits new/ has the mode 0700, expected 3733: others cannot deliver\t" in ill.out
     assert (record["where"], record["fixable"], record["outcome"]) == ("bob", True, None)
     assert mended.code == 0
     assert "\tfixed\n" in mended.out
@@ -317,7 +317,7 @@ def test_an_observer_needs_no_right_to_write(
 ) -> None:
     """On a volume that is mounted read-only it sees who listens, and what else there is to see."""
     start("import sys; from filemailbox.cli.run import main; sys.exit(main())", "watch", "--as", "bob", "--root", root)
-    until(lambda: "listener" in mailbox("status", "bob").out)
+    until(lambda: "reported" in mailbox("status", "bob").out)
     observer = start(READ_ONLY, root)
     said: list[str] = []
     while not said or said[-1] not in ("no mount", "over"):

@@ -220,7 +220,7 @@ def test_who_holds_the_old_folder_open_cannot_keep_gc(
         move_all(old, new)
         Path(f"/proc/self/fd/{old}/{next(put)}.json").write_text("{}")
 
-    monkeypatch.setattr("filemailbox.ops.cleanup._INSISTENT", 0.05)
+    monkeypatch.setattr("filemailbox.ops.cleanup._MAX_DRAIN", 0.05)
     with monkeypatch.context() as patch:
         patch.setattr("filemailbox.ops.cleanup.move_all", insist)
         shrink(str(root / "bob"))
