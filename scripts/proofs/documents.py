@@ -472,7 +472,7 @@ def _left_over(path: str) -> Iterator[str]:
     before, upkeep.ABANDONED = upkeep.ABANDONED, -1.0  # type: ignore[misc]  # the ctime cannot be set
     try:
         for left in cleanup.root_garbage(find_root(path), -1.0):
-            left.clear()
+            left.remove()
     finally:
         upkeep.ABANDONED = before  # type: ignore[misc]
     for folder, folders, files in os.walk(f"{path}/.documents"):

@@ -35,7 +35,7 @@ def cleared(plan: Plan, older_than: float | None = None) -> list[str]:
     found = []
     for each in cleanup.root_garbage(plan.root, older_than):
         found.append(each.path.partition("/.documents/")[2])
-        each.clear()
+        each.remove()
     return found
 
 
@@ -136,7 +136,7 @@ def test_a_sound_document_is_not_spoken_of(plan: Plan, home: Path) -> None:
     plan.put({"n": 2})
 
     assert found(plan) == []
-    assert not any("documents" in each.what or "documents" in each.where for each in doctor.examine(plan.root))
+    assert not any("documents" in each.problem or "documents" in each.where for each in doctor.examine(plan.root))
 
 
 def test_doctor_says_what_stands_in_the_way_and_moves_it(plan: Plan, versions: Path, soon: None) -> None:
