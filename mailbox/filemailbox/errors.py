@@ -36,9 +36,12 @@ is what to do now. `Retry` and `Reject` are not errors: a handler raises them to
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
-from types import TracebackType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Any
 
 
 class MailboxError(Exception):

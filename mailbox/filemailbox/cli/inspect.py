@@ -1,7 +1,7 @@
 """Look at mail, and leave it where it is: list, read, wait."""
 
 from ..client import Mailbox
-from ..store.layout import State
+from ..store.state import State
 from .common import As, Id, Json, Root, path_of
 from .options import Annotated, Opt, count, duration, one_of
 

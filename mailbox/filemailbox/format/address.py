@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, NewType
-
 from ..errors import InvalidAddressError
 
-Address = NewType("Address", str)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NewType
+
+    Address = NewType("Address", str)
+else:
+    Address = str
 """The name of a box, checked."""
 
 ALL: Final = "all"

@@ -8,8 +8,10 @@ Call `codec.dumps` and `codec.loads` through the module: the first use rebinds b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, Protocol, TypeAlias
 
 LINE: Final = 1 << 10
 """orjson's OPT_APPEND_NEWLINE."""
@@ -20,11 +22,11 @@ INDENT: Final = 1 << 0
 UTC_Z: Final = 1 << 7
 """orjson's OPT_UTC_Z."""
 
-Default: TypeAlias = Callable[[Any], Any] | None
+if TYPE_CHECKING:
+    Default: TypeAlias = Callable[[Any], Any] | None
 
-
-class _Dumps(Protocol):
-    def __call__(self, value: Any, default: Default = None, option: int = 0, /) -> bytes: ...
+    class _Dumps(Protocol):
+        def __call__(self, value: Any, default: Default = None, option: int = 0, /) -> bytes: ...
 
 
 _SPARED_CALLS: Final = 256  # together they take less than a tenth of the import

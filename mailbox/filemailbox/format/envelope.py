@@ -11,14 +11,18 @@ a script can write `{"from":"a","msg":"hello"}`. Only sealed mail has no body be
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any, Final
+from _collections_abc import Mapping  # without the package `collections`, which takes longer to import
 
 from ..errors import InvalidBodyError, InvalidRequestError, NotMailError, quoted
 from . import codec
+from .pattern import Pattern
 from .times import parse_time
 from .timestamp import sent_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    from typing import Any, Final
 
 MAX_DEPTH: Final = 64
 """Deepest nesting of arrays and objects."""
@@ -52,7 +56,7 @@ _EXPECTED: Final[dict[type, str]] = {
 
 # These characters move the cursor, hide or reorder text in a terminal. In valid JSON they occur inside strings only, so
 # escaping them changes the bytes and not the meaning. orjson escapes the rest of C0.
-_INVISIBLE: Final = (
+_INVISIBLE: Final = Pattern(
     "[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 _HOPS: Final = range(1001)
@@ -151,7 +155,7 @@ def escape_invisible(data: bytes) -> bytes:
     """Return the same JSON, safe to print: characters that move the cursor, hide or reorder text are escaped."""
     if data.isascii() and 0x7F not in data:
         return data
-    return re.sub(_INVISIBLE, _escaped, data.decode()).encode()
+    return _INVISIBLE.sub(_escaped, data.decode()).encode()
 
 
 def _check_time(name: str, text: str) -> None:
@@ -246,6 +250,8 @@ def _escaped(match: re.Match[str]) -> str:
 
 def _too_deep(data: bytes) -> bool:
     """Return True if *data*, which is valid JSON, nests deeper than MAX_DEPTH."""
+    import re
+
     return _nests(re.sub(_STRING, b"", data))
 
 

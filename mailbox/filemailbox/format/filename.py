@@ -21,10 +21,12 @@ In `later/` and `done/` a second timestamp and a `~` precede the name: when it i
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final, NamedTuple
-
 from .address import is_address
+from .pattern import Pattern
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 TIMESTAMP_LENGTH: Final = len("20261124T014530.123456789Z")
 ID_LENGTH: Final = TIMESTAMP_LENGTH + len("-3f9c0a12b4d5")
@@ -34,34 +36,58 @@ TIMESTAMP_PATTERN: Final = (
 MAX_STEM: Final = 64
 """Longest part of an external name that is kept, in characters."""
 
-_NAME: Final = re.compile(rf"({TIMESTAMP_PATTERN}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json", re.ASCII)
-_TIMED: Final = re.compile(rf"({TIMESTAMP_PATTERN})~(.+)", re.ASCII)
-# Rarer than a name: `re` compiles these at their first use, and keeps them.
-_ID: Final = rf"(?a){TIMESTAMP_PATTERN}-[0-9a-f]{{12}}"
-_CONSUMER: Final = rf"(?a)[0-9a-f]{{12}}(?:,U=({TIMESTAMP_PATTERN}))?"
+_NAME: Final = Pattern(rf"({TIMESTAMP_PATTERN}-[0-9a-f]{{12}})((?:,[A-Z]=[A-Za-z0-9._-]*)*)\.json")
+_TIMED: Final = Pattern(rf"({TIMESTAMP_PATTERN})~(.+)")
+_ID: Final = Pattern(rf"{TIMESTAMP_PATTERN}-[0-9a-f]{{12}}")
+_CONSUMER: Final = Pattern(rf"[0-9a-f]{{12}}(?:,U=({TIMESTAMP_PATTERN}))?")
+_UNSAFE: Final = Pattern(r"[^A-Za-z0-9._-]")
 _MAX_DIGITS: Final = 18
 
 
-class Filename(NamedTuple):
-    """A message's file name, taken apart: str() puts it together again."""
+class Filename:
+    """A message's file name, taken apart: str() puts it together again.
 
-    id: str
-    size: int | None = None
-    """S="""
-    attempt: int = 1
-    """A=, trusted only in folders that senders cannot write."""
-    stem: str | None = None
-    """N="""
-    requeued: int = 0
-    """R="""
-    origin: str | None = None
-    """F=, trusted only in a file that belongs to the relay."""
-    wait: int = 0
-    """W=, trusted as A= is."""
+    A class by hand: importing what makes a dataclass or a named tuple takes longer than a send.
+    """
+
+    __slots__ = ("attempt", "id", "origin", "requeued", "size", "stem", "wait")
+
+    def __init__(
+        self,
+        id: str,
+        size: int | None = None,
+        attempt: int = 1,
+        stem: str | None = None,
+        requeued: int = 0,
+        origin: str | None = None,
+        wait: int = 0,
+    ) -> None:
+        self.id = id
+        self.size = size
+        """S="""
+        self.attempt = attempt
+        """A=, trusted only in folders that senders cannot write."""
+        self.stem = stem
+        """N="""
+        self.requeued = requeued
+        """R="""
+        self.origin = origin
+        """F=, trusted only in a file that belongs to the relay."""
+        self.wait = wait
+        """W=, trusted as A= is."""
 
     def replace(self, **fields: Any) -> Filename:
         """Return the same name with other values of some *fields*."""
-        return self._replace(**fields)
+        return Filename(**{name: getattr(self, name) for name in self.__slots__} | fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filename) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __repr__(self) -> str:
+        return f"<Filename {self}>"
 
     def __str__(self) -> str:
         text = self.id
@@ -111,7 +137,7 @@ def _is_number(digits: str) -> bool:
 
 def is_id(text: str) -> bool:
     """Return True if *text* has the form of a message id."""
-    return re.fullmatch(_ID, text) is not None
+    return _ID.fullmatch(text) is not None
 
 
 def timed_filename(timestamp: str, filename: str) -> str:
@@ -130,10 +156,10 @@ def lease_deadline(consumer: str) -> str | None:
 
     "" for a consumer without a lease, None if no consumer has such a name.
     """
-    match = re.fullmatch(_CONSUMER, consumer)
+    match = _CONSUMER.fullmatch(consumer)
     return (match[1] or "") if match else None
 
 
 def stem_of(external: str) -> str:
     """Return what is kept of an external file name, as the value of `N=`."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", external.removesuffix(".json"))[:MAX_STEM]
+    return _UNSAFE.sub("_", external.removesuffix(".json"))[:MAX_STEM]

@@ -11,7 +11,10 @@ Everything else raises NotSmallError, and orjson decides.
 from __future__ import annotations
 
 from _json import encode_basestring, make_scanner
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _MAX_BYTES: Final = 1 << 16
 _MAX_VALUES: Final = 200  # orjson writes 254 levels and reads 1024: whatever stays below nests less deep

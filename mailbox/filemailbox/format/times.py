@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Final
-
 from ..errors import InvalidRequestError, quoted
+from .pattern import Pattern
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from datetime import datetime, timedelta
+    from typing import Final
 
-_RFC3339: Final = r"(?a)\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)"
+_RFC3339: Final = Pattern(r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)")
 _LAST_SECOND: Final = 253402300799  # of the year 9999
 
 
 def parse_time(text: str) -> datetime:
     """Return an RFC 3339 time as an aware datetime. Raises ValueError and OverflowError; a zone is required."""
-    if re.fullmatch(_RFC3339, text) is None:  # fromisoformat accepts more, and each Python something else
+    if _RFC3339.fullmatch(text) is None:  # fromisoformat accepts more, and each Python something else
         raise ValueError(text)
     from datetime import UTC, datetime
 

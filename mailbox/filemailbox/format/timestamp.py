@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _LATEST: Final = 253402300799_999999999  # the end of the year 9999
 _CACHED_SECONDS: Final = 8

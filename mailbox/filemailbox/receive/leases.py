@@ -22,9 +22,9 @@ from ..format.timestamp import sent_time, to_nanoseconds, to_timestamp
 from ..settings import Settings
 from ..store.consumer_folder import ConsumerFolder, Tenancy
 from ..store.ids import timestamp_now
-from ..store.layout import State
 from ..store.root import Root
 from ..store.spool import Spool
+from ..store.state import State
 from ..system.files import FOLDER, READ, close, list_dir
 from ..system.locks import Lock
 from ..system.strict_read import strict_read

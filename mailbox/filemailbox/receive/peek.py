@@ -24,7 +24,7 @@ from ..format.order import is_mail
 from ..format.times import format_time, from_nanoseconds, modified_time, parse_time
 from ..format.timestamp import to_nanoseconds
 from ..store.ids import timestamp_now
-from ..store.layout import State
+from ..store.state import State
 from ..system.files import FOLDER, READ, close, list_dir
 from ..system.locks import is_held
 from ..system.strict_read import is_only_link, strict_read

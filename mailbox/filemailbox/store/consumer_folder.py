@@ -30,8 +30,9 @@ from ..system.locks import Lock
 from .box import make_consumer
 from .ids import timestamp_now, with_fresh_id
 from .junk import keep_old, mail_in
-from .layout import NEW_SWAP_PREFIX, State
+from .layout import NEW_SWAP_PREFIX
 from .root import Root
+from .state import State
 
 UNMOVABLE_ERRNOS: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
 """The kernel's answers for a file that cannot be moved, though the folder is ours: a mount point, or chattr +i."""

@@ -24,8 +24,9 @@ uid it acts as that uid (system/as_owner.py), and gives back only what root itse
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Final, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 FORMAT: Final = 1
 MARKER: Final = ".mailbox"
@@ -35,12 +36,15 @@ NEW_SWAP_PREFIX: Final = ".new-"
 """The prefix of a folder in a box that is about to be `new/`, or was."""
 
 
-class Folder(NamedTuple):
+class Folder:
     """One folder of a box."""
 
-    mode: int
-    holds_mail: bool = False
-    """True if mail in it must not be lost when the box is removed."""
+    __slots__ = ("holds_mail", "mode")
+
+    def __init__(self, mode: int, holds_mail: bool = False) -> None:
+        self.mode = mode
+        self.holds_mail = holds_mail
+        """True if mail in it must not be lost when the box is removed."""
 
 
 _FOLDERS: Final = {
@@ -62,23 +66,3 @@ FOLDERS: Final = {name: folder.mode for name, folder in _FOLDERS.items() if name
 OUTBOX_MODE: Final = _FOLDERS[OUTBOX].mode
 
 MAIL_FOLDERS: Final = tuple(name for name, folder in _FOLDERS.items() if folder.holds_mail)
-
-
-class State(StrEnum):
-    """The state of a message: the name of its folder. In the order in which they are listed."""
-
-    NEW = "new"
-    DEFERRED = "later"
-    CLAIMED = "cur"
-    DEAD = "dead"
-    DONE = "done"
-
-    @property
-    def has_timed_names(self) -> bool:
-        """True if a file name begins with a time: when the message is due, or was handled."""
-        return self in (State.DEFERRED, State.DONE)
-
-    @property
-    def is_waiting(self) -> bool:
-        """True if a consumer will claim it: `mailbox list` shows these states by default."""
-        return self in (State.NEW, State.DEFERRED)

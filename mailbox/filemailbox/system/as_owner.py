@@ -16,8 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
-import signal
 
 from .. import errors
 from ..errors import MailboxError, PermissionDeniedError, StorageError, quoted
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OFTEN: Final = 250  # milliseconds between two looks whether the child was stopped
 _BATCH: Final = 65536
-_NEEDED: Final = ("ctypes", "json", "logging", "shutil", "socket")
+_NEEDED: Final = ("ctypes", "json", "logging", "select", "shutil", "signal", "socket")
 """What a job may import once it has begun. The owner may not be able to read where Python lies, so root does it."""
 
 
@@ -96,6 +94,8 @@ def stream(box: int, job: Callable[[], Iterable[T]]) -> Iterator[T]:
         yield from _heard(child, heard, facts.st_uid)
     finally:
         os.close(heard)
+        import signal
+
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)  # it has ended, or nobody wants more of it
         with contextlib.suppress(ChildProcessError):
@@ -117,6 +117,8 @@ def _serve(uid: int, gid: int, tell: int, job: Callable[[], Iterable[Any]]) -> N
     """In the child: become the owner, do it, tell, and end. Never returns."""
     status = 1
     try:
+        import signal
+
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         _become(uid, gid)
@@ -165,6 +167,7 @@ def _say(tell: int, said: dict[str, Any]) -> None:
 def _heard(child: int, heard: int, uid: int) -> Iterator[Any]:
     """What the child says, until it has said that this is all."""
     import json
+    import select
 
     pipe, rest = select.poll(), b""
     pipe.register(heard, select.POLLIN)

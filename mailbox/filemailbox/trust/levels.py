@@ -6,12 +6,16 @@ help, and the defaults of a mailbox, derive from that table. FORMAT.md, "Trust",
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, TypeAlias
-
 from ..errors import InvalidRequestError, quoted
 
-Protection: TypeAlias = Literal["plain", "signed", "sealed"]
-"""Protection of a message in writing: sealing includes a signature."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Literal, TypeAlias
+
+    Protection: TypeAlias = Literal["plain", "signed", "sealed"]
+    """Protection of a message in writing: sealing includes a signature."""
+else:
+    Protection = str
 
 PLAIN: Final = "plain"
 NONE: Final = "none"
@@ -21,15 +25,18 @@ SIGNED: Final = "signed"
 SEALED: Final = "sealed"
 
 
-class Level(NamedTuple):
+class Level:
     """The facts of one trust level."""
 
-    name: str
-    by_key: bool
-    """A key proves the sender. Such mail stays proven when a third party copies it, so replays must be recognized."""
-    answer: Protection
-    """Protection of the mail that a mailbox which demands this level writes, unless an option overrides it."""
-    help: str
+    __slots__ = ("answer", "by_key", "help", "name")
+
+    def __init__(self, name: str, by_key: bool, answer: Protection, help: str) -> None:
+        self.name = name
+        self.by_key = by_key
+        """A key proves the sender. Such mail stays proven if a third party copies it, so replays must be recognized."""
+        self.answer = answer
+        """Protection of the mail that a mailbox which demands this level writes, unless an option overrides it."""
+        self.help = help
 
 
 TRUST_LEVELS: Final = (
