@@ -5,7 +5,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
 
     (base)       errors log settings environment
     format/      bytes in, bytes out: no disk, no clock, no network
-                 address small_json codec filename order times timestamp wording envelope
+                 address pattern small_json codec filename order times timestamp wording envelope
     system/      what the kernel offers and Python does not
                  as_owner files inotify locks mounts sd_notify strict_read
     store/       one box on disk: folders, and the renames between them

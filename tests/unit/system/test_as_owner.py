@@ -452,7 +452,7 @@ def test_what_resists_stops_none_of_the_rest(volume: Root, box: Path, mailbox: C
 
     assert os.listdir(box / "tmp") == ["a"]
     assert said.out.count("a temporary file unchanged") == 1
-    assert "taking away" in said.err
+    assert "removing" in said.err
     assert said.code != 0
 
 
@@ -525,7 +525,7 @@ import os, sys
 from filemailbox.system import as_owner
 from filemailbox.store.box import create_box
 from filemailbox.store.root import find_root
-from filemailbox.ops.cleanup import sweep
+from filemailbox.ops.cleanup import remove_garbage
 from filemailbox.format.address import Address
 real = as_owner._become
 def become(uid, gid):
