@@ -58,15 +58,15 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (MAX_HOPS, "above {} it MUST NOT be sent"),
         (max(envelope._HOPS), "whole number, 0 to {} |"),
         (MAX_KEY // 1000, "string, at most {} 024 bytes in UTF-8"),
-        (intake.INCOMPLETE_GRACE, "once it is still for {:g} s"),
-        (settings.POLL_INTERVAL * 1000, "At least every {:g} ms of looking"),
+        (intake.INCOMPLETE_GRACE, "once it is unchanged for {:g} s"),
+        (settings.POLL_INTERVAL * 1000, "At least every {:g} ms of polling"),
         (spool.TMP_MAX_AGE / 3600, "more than {:g} hours ago"),
         (settings.MAX_ATTEMPTS, "the limit of attempts, by default {}"),
         (settings.RETRY_DELAY, "unless the handler says otherwise, {:g} s, doubled"),
         (settings.MAX_RETRY_DELAY, "at most {:g} s, less up to half of it by chance"),
         (ledger.LIMIT // 1000, "with the {} 000 that were sent last"),
         (ledger.LIMIT * 2 // 1000, "At {} 000 keys or more"),
-        (doorbell.STALE_AFTER, "older than {:g} s and that nobody hears"),
+        (doorbell.STALE_AFTER, "older than {:g} s and has no listener"),
         (doorbell.MAX_NAMES_READ, "in one `run/` ({} here"),
         (doorbell.MAX_SOCKETS_TRIED, "it tries ({})"),
         (doorbell.MAX_BELLS_RUNG, "and rings ({})"),
@@ -91,7 +91,7 @@ def test_the_numbers_are_the_code_s(number: float, sentence: str) -> None:
 
 def test_what_is_escaped_is_what_the_page_says() -> None:
     """Character by character, over all of Unicode."""
-    text = PROSE.split("what a terminal obeys or hides: ")[1].split(". It MUST NOT")[0]
+    text = PROSE.split("a terminal obeys or hides: ")[1].split(". It MUST NOT")[0]
     spans = re.findall(r"U\+([0-9A-F]+)(?: to U\+([0-9A-F]+))?", text)
     said = {code for first, last in spans for code in range(int(first, 16), int(last or first, 16) + 1)}
     every = "".join(map(chr, [*range(0x20, 0xD800), *range(0xE000, 0x110000)]))
@@ -182,6 +182,6 @@ def test_the_page_counts_the_vectors() -> None:
     """And names each file."""
     listed = re.findall(r"`(\w+\.json)`", PAGE.split("\n## Vectors\n")[1])
 
-    assert "holds seven JSON files" in PAGE
+    assert "holds eight JSON files" in PAGE
     assert set(listed) == {path.name for path in VECTORS.iterdir()}
-    assert len(set(listed)) == 7
+    assert len(set(listed)) == 8

@@ -1,22 +1,14 @@
 """The prose of the package: docstrings name an actor and a verb; errors, logs and help use the words of the field."""
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.prose import BANNED, HEADS
+
 PACKAGE = Path(__file__).parents[2] / "mailbox" / "filemailbox"
-
-HEADS = re.compile(r"(What|Who|Whose|Whom|Whoever|Whatever|Whether|That|How|So)\b")
-"""A docstring begins with none of these: the reader would wait for the verb."""
-
-BANNED = re.compile(
-    r"\b(told|tells?|said|says?|anew|for ever|none of ours|nobody|somebody|anybody|lies|stands|looks at|looked at"
-    r"|gone already|is as well)\b"
-)
-"""Words for people, or words that have to be read twice."""
 
 ALLOWED: dict[str, str] = {}
 """A phrase with a banned word, and the reason for it."""

@@ -1,4 +1,4 @@
-"""Help: one text for `--help`, README.md and COMMANDS.md, made from the annotations and docstrings of the verbs."""
+"""Help: one text for `--help` and the page of commands, made from the annotations and docstrings of the verbs."""
 
 import textwrap
 from collections.abc import Iterator
@@ -92,18 +92,18 @@ def _list(rows: "Iterator[tuple[str, str]] | list[tuple[str, str]]") -> str:
 
 
 def page() -> str:
-    """COMMANDS.md: all of it, as a page."""
-    parts = ["# mailbox(1): the commands", "*Made from `mailbox VERB --help`; a test keeps it so.*"]
-    parts += [f"```text\n{text()}```"]
+    """The page of all commands, in Markdown: a table of them, then the help of each."""
+    parts = ["# Commands", "*Made from `mailbox VERB --help`; a test keeps it so.*", rows()]
+    parts += ["## mailbox", f"```text\n{text()}```"]
     for name in VERBS:
         parts += [f"## mailbox {name}", f"```text\n{text(name)}```"]
     return "\n\n".join(parts) + "\n"
 
 
 def rows() -> str:
-    """The verbs as a table in Markdown, for README.md."""
+    """The verbs as a table in Markdown, each a link to its help."""
     lines = ["| command | does |", "| --- | --- |"]
     for verb in VERBS:
         places = [each.what.metavar for each in parameters(find(verb)) if isinstance(each.what, Arg)]
-        lines += [f"| `{' '.join([verb, *places])}` | {summary(verb)} |"]
+        lines += [f"| [`{' '.join([verb, *places])}`](#mailbox-{verb.replace(' ', '-')}) | {summary(verb)} |"]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Help: one text, kept as golden files; README.md and COMMANDS.md are made of it.
+"""Help: one text, kept as golden files; the page of commands is made of it.
 
 MAILBOX_WRITE_HELP=1 scripts/test tests/unit/cli/test_help_pages.py writes them all anew.
 """
@@ -16,11 +16,11 @@ import pytest
 from filemailbox.cli import help_pages
 from filemailbox.cli.options import Opt, parameters
 from filemailbox.cli.verbs import GROUPS, VERBS, find
-from support.paths import REPO, TESTS
+from support.pages import COMMANDS
+from support.paths import TESTS
 
 GOLDEN = TESTS / "help"
 WRITE = bool(os.environ.get("MAILBOX_WRITE_HELP"))
-BEGIN, END = "<!-- commands: made from --help -->\n", "\n<!-- commands end -->"
 
 
 def same(path: Path, text: str) -> bool:
@@ -56,19 +56,8 @@ def test_no_golden_file_is_left_of_a_verb_that_has_gone() -> None:
 
 
 def test_the_reference_page_is_made_of_the_help() -> None:
-    """COMMANDS.md beside FORMAT.md."""
-    assert same(REPO / "mailbox" / "COMMANDS.md", help_pages.page())
-
-
-def test_the_readme_lists_the_commands() -> None:
-    """The table between the markers is made from the verbs."""
-    readme = REPO / "README.md"
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-
-    assert begin, "README.md has lost the markers around its table of commands"
-    assert end, "README.md has lost the markers around its table of commands"
-    assert same(readme, before + begin + help_pages.rows() + end + after)
+    """reference/commands.md in the documentation."""
+    assert same(COMMANDS, help_pages.page())
 
 
 @pytest.mark.parametrize(
