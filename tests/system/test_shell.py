@@ -364,7 +364,7 @@ def test_what_is_refused_leaves_nothing_behind(in_turn: Shell, words: list[objec
     ran = in_turn.send(*words)
 
     assert (ran.code, ran.out) == (code, b"")
-    assert re.fullmatch(r"mailbox-send: .+\n", ran.err)
+    assert re.fullmatch(r"mailbox-send: .+\n(hint: .+\n)?", ran.err)
     assert left(in_turn.root, "new", "tmp") == []
 
 
@@ -1568,11 +1568,11 @@ WRONG = {
 
 @pytest.mark.parametrize(("words", "code"), WRONG.values(), ids=WRONG)
 def test_what_is_asked_wrongly_is_refused(in_turn: Shell, words: list[str], code: int) -> None:
-    """With the exit codes of `mailbox receive`, and a sentence."""
+    """With the exit codes of `mailbox receive`, a sentence, and often a hint."""
     ran = in_turn.receive(*words)
 
     assert (ran.code, ran.out) == (code, b"")
-    assert re.fullmatch(r"mailbox-recv: .+\n", ran.err)
+    assert re.fullmatch(r"mailbox-recv: .+\n(hint: .+\n)?", ran.err)
 
 
 def test_without_flock_it_refuses(dash: Shell, alice: Mailbox) -> None:
