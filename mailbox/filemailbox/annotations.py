@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
+from .documents.document import Document
 from .receive.listener import Listener
 from .receive.message import Message
 
@@ -23,6 +24,7 @@ __all__ = [
     "Any",
     "AsyncIterator",
     "Callable",
+    "Document",
     "F",
     "Iterable",
     "Iterator",

@@ -60,7 +60,7 @@ def measure(*, quick: bool = False, plan: Plan | None = None) -> Report:
                 if disk == "tmpfs":
                     report.tables.append(_readers(folder, plan))
                     report.tables.append(_commands(folder, plan))
-                    report.grids.append(_warn_lost_claim(folder))
+                    report.grids.append(_lost(folder))
         except disks.LeftOut as why:
             report.notes.append(f"{disk} is left out: {why}.")
     return report
@@ -176,7 +176,7 @@ def _commands(folder: str, plan: Plan) -> Table:
     return Table(f"tmpfs, a process that reads {plan.versions} versions", "ms", "of 1 version", [figure])
 
 
-def _warn_lost_claim(folder: str, writers: int = 8, each: int = 50) -> Grid:
+def _lost(folder: str, writers: int = 8, each: int = 50) -> Grid:
     rows: list[tuple[str, ...]] = []
     ways: dict[str, Callable[[Document[dict[str, int]]], object]] = {
         "update()": lambda document: document.update(lambda body: {"n": body["n"] + 1}, attempts=100_000),

@@ -29,7 +29,7 @@ from filemailbox.documents import history as histories
 from filemailbox.documents.document import Document
 from filemailbox.documents.version import digest, filename, first_base, number_of
 from filemailbox.ops import cleanup
-from filemailbox.store.root import find_root
+from filemailbox.store import root as roots
 
 from . import apart, disks, stepper, trial
 from .record import LeftOut, Record, Result
@@ -282,7 +282,7 @@ class Deed:
     def again(self) -> None:
         self.act()
 
-    def verify(self, outcome: stepper.Outcome) -> Iterator[str]:
+    def judge(self, outcome: stepper.Outcome) -> Iterator[str]:
         """What is wrong afterwards."""
         with Mailbox("bob", self.path) as box:
             document: Document[Any] = box.document("team/plan")
@@ -373,10 +373,10 @@ class Create(Deed):
         if n != 0:
             yield f"the count is {n}"
 
-    def verify(self, outcome: stepper.Outcome) -> Iterator[str]:
+    def judge(self, outcome: stepper.Outcome) -> Iterator[str]:
         if outcome.done and not os.path.isdir(f"{self.path}/.documents/team/plan/versions"):
             yield "it was made, and is not there"
-        yield from super().verify(outcome)
+        yield from super().judge(outcome)
 
 
 class Remove(Deed):
@@ -392,11 +392,11 @@ class Remove(Deed):
         if outcome.done or "again" in outcome.said:
             yield "it was removed, and is there"
 
-    def verify(self, outcome: stepper.Outcome) -> Iterator[str]:
+    def judge(self, outcome: stepper.Outcome) -> Iterator[str]:
         kept = [each for each, _, files in os.walk(f"{self.path}/.documents") if filename(4) in files]
         if len(kept) != 1:
             yield f"its newest version lies in {len(kept)} places"
-        yield from super().verify(outcome)
+        yield from super().judge(outcome)
 
 
 DEEDS: Final[dict[str, Callable[[str], Deed]]] = {
@@ -427,7 +427,7 @@ def _strike(place: str, make: Callable[[str], Deed], fault: stepper.Fault | None
         deed = make(path)
         with _hasty():
             outcome = stepper.step(deed, at, fault, path if fault else None)
-            wrong = [*_said(outcome), *deed.verify(outcome), *_left_over(path)]
+            wrong = [*_said(outcome), *deed.judge(outcome), *_left_over(path)]
         what = f"{fault} at" if fault else "killed before"
         result.broken += [f"{what} call {at}, {outcome.struck}: {each}" for each in wrong]
         if outcome.struck is None:
@@ -471,7 +471,7 @@ def _left_over(path: str) -> Iterator[str]:
 
     before, upkeep.ABANDONED = upkeep.ABANDONED, -1.0  # type: ignore[misc]  # the ctime cannot be set
     try:
-        for left in cleanup.root_garbage(find_root(path), -1.0):
+        for left in cleanup.root_garbage(roots.find_root(path), -1.0):
             left.remove()
     finally:
         upkeep.ABANDONED = before  # type: ignore[misc]

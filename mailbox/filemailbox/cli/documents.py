@@ -53,7 +53,7 @@ Command = Annotated[list[str], Arg("[-- CMD ARG...]", "A command.")]
 Record = Annotated[bool, Opt("--json", help="A line of JSON: version, by, at, trust, note, body.")]
 Text = Annotated[bool, Opt("--text", help="The body is text, such as Markdown, not JSON.")]
 Note = Annotated[str | None, Opt("--note", "-m", metavar="TEXT", help="A line for people: what was changed.")]
-Sign = Annotated[bool, Opt("--sign", help="Sign it: readers know that it is from us. [where we have a key]")]
+Sign = Annotated[bool, Opt("--sign", help="Sign it: readers know that it is from us. [if we have a key]")]
 Notify = Annotated[
     list[str],
     Opt(
@@ -61,7 +61,7 @@ Notify = Annotated[
     ),
 ]
 Attempts = Annotated[
-    int, Opt("--attempts", metavar="N", read=count, help="How often to try where others are faster. [100]")
+    int, Opt("--attempts", metavar="N", read=count, help="How often to try if others are faster. [100]")
 ]
 MinTrust = Annotated[
     str | None,
@@ -87,7 +87,7 @@ def doc_list_(
       mailbox doc list --json | jq -r .name
     """
     from ..documents import upkeep
-    from ..format.times import parse_time
+    from ..format import times
     from ..store.root import find_root
     from . import output
 
@@ -101,7 +101,7 @@ def doc_list_(
             output.one_line(each.name),
             "?" if each.version is None else str(each.version),
             output.one_line(each.by or ""),
-            output.when(parse_time(each.at)) if each.at else "",
+            output.when(times.parse_time(each.at)) if each.at else "",
             "" if each.size is None else str(each.size),
             output.one_line(each.problem or each.note or ""),
         )
@@ -116,7 +116,7 @@ def doc_get_(
     version: Annotated[
         int | None, Opt("--version", metavar="N", read=_version, help="An older version. [the current one]")
     ] = None,
-    text: Annotated[bool, Opt("--text", help="Print the text as it is; fail where the body is not text.")] = False,
+    text: Annotated[bool, Opt("--text", help="Print the text as it is; fail if the body is not text.")] = False,
     json: Record = False,
     min_trust: MinTrust = None,
     sender: As = None,
@@ -152,7 +152,7 @@ def doc_put_(
         int | None,
         Opt("--if-version", metavar="N", read=_seen, help="Only if N is the current version; 0: if there is none."),
     ] = None,
-    create: Annotated[bool, Opt("--create", help="Make the document; fail where there is one.")] = False,
+    create: Annotated[bool, Opt("--create", help="Make the document; fail if there is one.")] = False,
     text: Text = False,
     note: Note = None,
     group: Annotated[
@@ -216,7 +216,7 @@ def doc_edit_(
     """Change a document by a command, or in $EDITOR. Prints the number of the new version.
 
     The command gets the current body on its standard input; what it prints is the new body, and the command runs again
-    where another writer was faster. Where it fails, or changes nothing, nothing is written. Without a command $EDITOR
+    if another writer was faster. If it fails, or changes nothing, nothing is written. Without a command $EDITOR
     opens; what others write meanwhile is merged line by line, and a conflict opens $EDITOR again.
 
     Examples:
@@ -252,7 +252,7 @@ def doc_merge_(
 ) -> int:
     """Change members of a document by a JSON Merge Patch (RFC 7396). Prints the number of the new version.
 
-    An object goes deeper, null removes a member, all else replaces. It is tried again where another writer was faster.
+    An object goes deeper, null removes a member, all else replaces. It is tried again if another writer was faster.
     A test that fails is exit code 73.
 
     Examples:
@@ -278,7 +278,7 @@ def doc_patch_(
 ) -> int:
     """Change a document by a JSON Patch (RFC 6902). Prints the number of the new version.
 
-    It is tried again where another writer was faster. An operation `test` that fails is exit code 73. It needs the
+    It is tried again if another writer was faster. An operation `test` that fails is exit code 73. It needs the
     library jsonpatch: pip install 'filemailbox[patch]'.
 
     Examples:
@@ -338,7 +338,7 @@ def doc_diff_(
     sender: As = None,
     root: Root = None,
 ) -> int:
-    """Show what differs between two versions, as a unified diff. Exit code 1 where something does.
+    """Show what differs between two versions, as a unified diff. Exit code 1 if something does.
 
     Examples:
       mailbox doc diff plan
@@ -373,7 +373,7 @@ def doc_watch_(
             "--timeout",
             metavar="DURATION",
             read=duration,
-            help="Stop if nothing comes for so long: exit code 124.",
+            help="Stop when nothing has come for so long: exit code 124.",
         ),
     ] = None,
     json: Record = False,
@@ -454,7 +454,7 @@ def _given(body: str | None, text: bool) -> "Any":
 
 
 def _announce(made: "Version[Any]", notify: "Sequence[str]", sender: str | None, root: str | None) -> int:
-    """Print the number of a new version, then tell those who are to know; the code of the first failure."""
+    """Print the number of a new version, then notify its watchers. Return the exit code of the first failure."""
     from ..errors import MailboxError
     from . import exit_codes, output
 

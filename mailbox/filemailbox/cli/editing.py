@@ -54,7 +54,7 @@ def by_command(
 
 
 def in_editor(document: Document[Any], attempts: int, options: dict[str, Any]) -> Version[Any]:
-    """Put what somebody makes of the current body in $EDITOR; what others write meanwhile is merged."""
+    """Put what the user makes of the current body in $EDITOR; what others write meanwhile is merged."""
     from . import output
 
     base = document.get()
@@ -110,7 +110,7 @@ def _settle(
 ) -> tuple[Version[Any] | None, Version[Any], str]:
     """Put *edited*, merged with what others wrote. Return the version, the next base, and the text to go on with.
 
-    The version is None where the merge left a conflict.
+    The version is None if the merge left a conflict.
     """
     while True:
         try:
@@ -130,7 +130,7 @@ def _merged(base: Version[Any], ours: str, theirs: Version[Any]) -> tuple[str, b
 
 
 def _run(command: Sequence[str], body: Any) -> Any:
-    """What *command* makes of a body. Raises MailboxError where it fails."""
+    """Return what *command* makes of a body. Raises MailboxError if it fails."""
     try:
         done = subprocess.run(command, input=_input(body), stdout=subprocess.PIPE, check=False)
     except OSError as error:

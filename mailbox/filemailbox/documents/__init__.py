@@ -1,7 +1,7 @@
 """Shared documents: state that several agents read and change, without losing a change.
 
 A document is a folder of versions. To change it is to add the next version: a draft is written and hard-linked under
-the next number, and link(2) fails where another writer has taken that number. So the kernel compares and swaps; no lock
+the next number, and link(2) fails if another writer has taken that number. So the kernel compares and swaps; no lock
 is held, and no server runs. Who is built on whom, from the ground up:
 
     name        names of documents: pure

@@ -4,26 +4,23 @@
     uid      the file belongs to the owner of the author's box, and no other uid can write it: facts of the kernel
     signed   a pinned key, over every byte of it
 
-A uid proves something only where it is one agent's, and where the root keeps agents from taking each other's places.
+A uid proves something only if it is one agent's, and if the root keeps agents from taking each other's places.
 The base of a version ties it to one document: the owner of another one cannot move it there.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..errors import UnverifiedSenderError, quoted
 from ..trust.levels import NAMES, NONE, PROVEN, SIGNED, UID, rank
+from ..trust.owners import owners_of
 
 if TYPE_CHECKING:
     from ..store.root import Root
     from ..trust.keyring import Keyring
     from .history import Stored
-
-_FRESH: Final = 1.0  # seconds for which the owners of the boxes are believed to be the same
 
 
 class Authors:
@@ -31,15 +28,12 @@ class Authors:
 
     def __init__(self, root: Root, keyring: Keyring | None = None, min_trust: str = NONE) -> None:
         self._root, self._keyring, self._min_trust = root, keyring, min_trust
-        self._owners: dict[int, str] = {}
-        self._looked_at = 0.0
 
     def trust(self, stored: Stored) -> str:
         """Return what proves the author.
 
-        Raises UnverifiedSenderError where a key of the author is pinned and did not sign it, or where the proof is
-        less than what is
-        asked for.
+        Raises UnverifiedSenderError if a key of the author is pinned and did not sign it, or if the proof is less than
+        what is asked for.
         """
         by = stored.members["by"]
         try:
@@ -75,25 +69,9 @@ class Authors:
     def _by_uid(self, st: os.stat_result) -> str | None:
         if st.st_mode & 0o022:
             return None  # others can write it
-        if time.monotonic() >= self._looked_at:
-            self._looked_at = time.monotonic() + _FRESH
-            self._owners = _owners(self._root)
-        return self._owners.get(st.st_uid)
+        return owners_of(self._root).names.get(st.st_uid)
 
 
 def least(min_trust: str | None) -> str:
     """Return *min_trust* as a level that versions can have: nothing here is sealed."""
-    return SIGNED if min_trust in PROVEN else min_trust if min_trust is not None and min_trust in NAMES else NONE
-
-
-def _owners(root: Root) -> dict[int, str]:
-    """Return whose uid is whose: each that is one box's alone, where no agent can put a box in another's place."""
-    try:
-        above = os.stat(root.path)
-        boxes = {name: os.lstat(root.box(name)) for name in root.boxes()}
-    except OSError:
-        return {}
-    uids = [st.st_uid for st in boxes.values()]
-    if above.st_mode & 0o022 or (above.st_uid != 0 and above.st_uid in uids):
-        return {}
-    return {st.st_uid: name for name, st in boxes.items() if uids.count(st.st_uid) == 1 and stat.S_ISDIR(st.st_mode)}
+    return SIGNED if min_trust in PROVEN else min_trust if min_trust in NAMES else NONE

@@ -35,8 +35,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def at_pointer(body: Any, pointer: str) -> Any:
-    """Return the value at a JSON Pointer (RFC 6901), or None where there is none. Raises InvalidRequestError for a "
-    "bad pointer."""
+    """Return the value at a JSON Pointer (RFC 6901), or None if there is none. Raises InvalidRequestError."""
     if pointer and not pointer.startswith("/"):
         raise InvalidRequestError(f"{quoted(pointer)} is not a JSON Pointer: expected one such as /tasks/t7/owner")
     for step in pointer.split("/")[1:]:
@@ -61,8 +60,7 @@ def check_tests(body: Any, tests: dict[str, Any]) -> None:
 def json_patch(target: Any, patch: Any) -> Any:
     """Return *target* changed by *patch*, a JSON Patch (RFC 6902): a list of operations.
 
-    Raises PatchTestError where an operation `test` fails, InvalidRequestError for what is no patch or does not fit
-    the body.
+    Raises PatchTestError if an operation `test` fails, InvalidRequestError for what is no patch or does not fit.
     """
     try:
         import jsonpatch
@@ -87,7 +85,7 @@ def as_text(body: Any) -> str:
 
 
 def from_text(text: str, like: Any) -> Any:
-    """Return the body that *text* stands for: text where *like* is text, else JSON. Raises InvalidBodyError."""
+    """Return the body that *text* stands for: text if *like* is text, else JSON. Raises InvalidBodyError."""
     if isinstance(like, str):
         return text
     try:
@@ -99,7 +97,7 @@ def from_text(text: str, like: Any) -> Any:
 def three_way(base: str, ours: str, theirs: str, name_ours: str, name_theirs: str) -> tuple[str, bool]:
     """Return *ours* and *theirs*, both made from *base*, merged line by line; and whether that left no conflict.
 
-    A conflict is shown as git shows it: both sides between marks. Raises MailboxError where merge3 is not installed.
+    A conflict is shown as git shows it: both sides between marks. Raises MailboxError if merge3 is not installed.
     """
     try:
         from merge3 import Merge3

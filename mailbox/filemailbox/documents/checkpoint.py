@@ -17,7 +17,7 @@ from .folders import NEW_FILE, Folders, read_small, write_all
 from .version import MAX_NUMBER
 
 EVERY: Final = 8
-"""A reader writes a checkpoint where the last one is this many versions behind."""
+"""A reader writes a checkpoint if the last one is this many versions behind."""
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -42,7 +42,7 @@ def of(folders: Folders, uid: int) -> tuple[int, str] | None:
 def write(folders: Folders, number: int, digest: str, uid: int | None = None) -> bool:
     """Write down, for this uid or for *uid*, that the history is verified up to *number*. Return whether that worked.
 
-    Not flushed: a checkpoint that a power cut takes is missed by nobody. The version it names must be flushed.
+    Not flushed: a checkpoint that a power cut takes is not missed. The version it names must be flushed.
     """
     if folders.checkpoints < 0:
         return False

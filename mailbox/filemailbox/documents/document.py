@@ -17,11 +17,9 @@ from ..errors import (
     InvalidRequestError,
     MailboxError,
     NotMailError,
-    UnverifiedSenderError,
     quoted,
 )
-from ..format import codec
-from ..format.times import format_time, parse_time
+from ..format import codec, times
 from ..receive import typed_bodies
 from ..settings import POLL_INTERVAL
 from ..wake.doorbell import Ringer
@@ -31,7 +29,7 @@ from .author import Authors, least
 from .folders import Access
 from .history import History, Stored
 from .name import document_name
-from .version import MAX_SIZE, Version, encode, first_base
+from .version import MAX_SIZE, Version, decode, encode, first_base
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -82,7 +80,7 @@ class Document(Generic[T]):
 
     @property
     def _guard(self) -> threading.RLock:
-        """The lock; a new one in the child of a fork, where another thread may have held the old one for good."""
+        """The lock. The child of a fork gets a new one: another thread may have held the old one."""
         if self._process != os.getpid():
             self._held, self._process, self._watches = threading.RLock(), os.getpid(), 0
             self._waiting = None  # its descriptors are the parent's
@@ -93,10 +91,9 @@ class Document(Generic[T]):
     def get(self, version: int | None = None) -> Version[T]:
         """Return the current version, or the one with that number.
 
-        Raises DocumentNotFoundError where there is no document, or no such version (any more). Raises
-        DocumentBrokenError where the history is not what it was, BodyTypeError where the body is not `into`,
-        UnverifiedSenderError where
-        its author is pinned and did not sign it.
+        Raises DocumentNotFoundError if there is no document, or no such version (any more). Raises
+        DocumentBrokenError if the history is not what it was, BodyTypeError if the body is not `into`,
+        UnverifiedSenderError if its author is pinned and did not sign it.
         """
         with self._guard:
             stored = self._history.head()
@@ -138,12 +135,11 @@ class Document(Generic[T]):
                     it, what others have written meanwhile is overwritten: use it, or update(), for whatever you have
                     read before
         note        a line for people: what was changed
-        sign        sign it (default: where there is a key of our own)
+        sign        sign it (default: if there is a key of our own)
         notify      agents that get mail of the type `document` about it
 
-        Raises ConflictError, whose `current` is the version that is current, DocumentNotFoundError where there is none
-        to change; nothing was written then. Raises DurabilityUnknownError where it was, and the disk did not confirm
-        it.
+        Raises ConflictError, whose `current` is the version that is current, DocumentNotFoundError if there is none
+        to change; nothing was written then. Raises DurabilityUnknownError if it was, and the disk did not confirm it.
         """
         if if_version == 0:
             return self.create(value, note=note, sign=sign, notify=notify)
@@ -153,8 +149,8 @@ class Document(Generic[T]):
             while True:
                 if if_version is not None and head.number != if_version:
                     raise self._conflict(head, if_version)
-                line, body = self._line(head.number + 1, head.digest, value, note, sign)
-                added = self._history.add(line, head)
+                line, members, body = self._line(head.number + 1, head.digest, value, note, sign)
+                added = self._history.add(line, members, head)
                 if added is not None:
                     break
                 before, head = head, self._history.head()
@@ -183,10 +179,10 @@ class Document(Generic[T]):
         keep      how many versions are kept [1000]
         keep_for  for how many seconds at most; the current version is always kept
 
-        Raises ConflictError where it is there already.
+        Raises ConflictError if it is there already.
         """
         with self._guard:
-            line, body = self._line(1, first_base(self.name), value, note, sign)
+            line, _, body = self._line(1, first_base(self.name), value, note, sign)
             try:
                 folders.create(self.root, self.name, line, Access(group, private), keep, keep_for)
             except ConflictError:
@@ -209,9 +205,9 @@ class Document(Generic[T]):
         sign: bool | None = None,
         notify: Iterable[str] = (),
     ) -> Version[T]:
-        """Put what *function* makes of the current body; call it again where another writer was faster.
+        """Put what *function* makes of the current body; call it again if another writer was faster.
 
-        So *function* must do nothing but compute. Raises ConflictError where *attempts* were not enough.
+        So *function* must do nothing but compute. Raises ConflictError if *attempts* were not enough.
         """
         pause = _PAUSES[0]
         for attempt in range(attempts):
@@ -239,7 +235,7 @@ class Document(Generic[T]):
         return self._guarded(merged, options)
 
     def patch(self, operations: list[dict[str, Any]], **options: Any) -> Version[T]:
-        """update() by a JSON Patch (RFC 6902). Raises ConflictError where an operation `test` fails.
+        """update() by a JSON Patch (RFC 6902). Raises ConflictError if an operation `test` fails.
 
         It needs the library jsonpatch: `pip install 'filemailbox[patch]'`.
         """
@@ -262,12 +258,12 @@ class Document(Generic[T]):
         *timeout*, end when nothing has come for so many seconds.
         """
         with self._watching() as wake:
-            deadline, empty = _deadline(timeout), 0
+            deadline, empty, last = _deadline(timeout), 0, ""
             while True:
                 heard = wake.arm()
                 current = self.get()
-                if since is None or current.version > since:
-                    since, empty = current.version, 0
+                if since is None or current.version > since or (last and current.digest != last):
+                    since, last, empty = current.version, current.digest, 0
                     yield current
                     deadline = _deadline(timeout)
                     continue
@@ -282,12 +278,12 @@ class Document(Generic[T]):
         from ..receive import aio
 
         with self._watching() as wake:
-            deadline, empty = _deadline(timeout), 0
+            deadline, empty, last = _deadline(timeout), 0, ""
             while True:
                 heard = wake.arm()
                 current = await aio.off_loop(self.get)
-                if since is None or current.version > since:
-                    since, empty = current.version, 0
+                if since is None or current.version > since or (last and current.digest != last):
+                    since, last, empty = current.version, current.digest, 0
                     yield current
                     deadline = _deadline(timeout)
                     continue
@@ -375,47 +371,55 @@ class Document(Generic[T]):
         """Return what we have just written: nothing of it is doubted."""
         try:
             trust = self._authors.trust(stored)
-        except UnverifiedSenderError:  # less than min_trust
+        except MailboxError:  # less than min_trust, or it cannot be known now: it was written all the same
             trust = "none"
-        return _with_body(self._version_as_it_is(stored, trust), body)
+        return self._version_of(stored, body, trust)
 
     def _version_as_it_is(self, stored: Stored, trust: str = "none") -> Version[Any]:
+        return self._version_of(stored, codec.loads(stored.data)["body"], trust)
+
+    def _version_of(self, stored: Stored, body: Any, trust: str) -> Version[Any]:
         members = stored.members
         return Version(
             self.name,
             stored.number,
             members["by"],
-            parse_time(members["at"]),
+            stored.at,
             members["base"],
             members.get("note"),
-            codec.loads(stored.data)["body"],
+            body,
             stored.digest,
             trust,
             stored.data,
         )
 
-    def _line(self, number: int, base: str, value: Any, note: str | None, sign: bool | None) -> tuple[bytes, T]:
-        """Return the line of a version, and its body as a reader will get it. Raises BodyTypeError before all is "
-        "written."""
+    def _line(
+        self, number: int, base: str, value: Any, note: str | None, sign: bool | None
+    ) -> tuple[bytes, dict[str, Any], T]:
+        """Return the line of a version, its members without the body, and the body as a reader will get it.
+
+        What no reader would take is refused here, before anything is written. Raises InvalidBodyError, BodyTypeError.
+        """
         from datetime import UTC, datetime
 
-        line = encode(number, self.by, format_time(datetime.now(UTC)), base, value, note)
+        line = encode(number, self.by, times.format_time(datetime.now(UTC)), base, value, note)
         wanted = self._sign if sign is None else sign
         if wanted is None:
             wanted = self._keyring is not None and self._keyring.has_own
-        body: T = typed_bodies.convert(codec.loads(line)["body"], self._into)
-        if not wanted:
-            return line, body
-        if self._keyring is None:
-            raise InvalidRequestError(
-                "sign= needs keys, and none are known: MAILBOX_KEY_DIR or keys= names their folder"
-            )
-        from . import signature
+        if wanted:
+            if self._keyring is None:
+                raise InvalidRequestError(
+                    "sign= needs keys, and none are known", hint="key_dir= or MAILBOX_KEY_DIR names their folder"
+                )
+            from . import signature
 
-        line = signature.signed(line, self._keyring.own())
-        if len(line) > MAX_SIZE:
-            raise InvalidBodyError(f"the version has {len(line)} bytes with its signature, and {MAX_SIZE} is the limit")
-        return line, body
+            line = signature.signed(line, self._keyring.own())
+            if len(line) > MAX_SIZE:
+                raise InvalidBodyError(
+                    f"the version has {len(line)} bytes with its signature, and {MAX_SIZE} is the limit"
+                )
+        members = decode(line, number, base)
+        return line, members, typed_bodies.convert(members.pop("body"), self._into)
 
     def _conflict(self, head: Stored, wanted: int) -> ConflictError:
         current = self._version_as_it_is(head)
@@ -489,7 +493,7 @@ class Document(Generic[T]):
         st = os.stat("run", dir_fd=opened.home, follow_symlinks=False)
         if not stat.S_ISDIR(st.st_mode):
             raise folders.broken(self.name, "its run/ is not a folder")
-        wake = Waker(path, self._poll_interval, "versions")
+        wake = Waker(path, self._poll_interval, watched="versions")
         wake.watch()
         return wake
 

@@ -2,7 +2,7 @@
 
     ROOT/.documents/plan/
       versions/      0000000001.json …    the history: a version never changes
-      drafts/        being written        nobody reads it; what was moved out of the way is kept here for a while
+      drafts/        being written        never read; what was moved out of the way is kept here for a while
       checkpoints/   UID.json             how far that uid has verified the history
       run/           doorbells of watchers
       .settings.json {"format":1,"keep":1000}
@@ -70,7 +70,7 @@ class Access:
     group: int | None = None
     """The gid whose members may write; None: only the maker's uid."""
     private: bool = False
-    """Whether only those who may write may read."""
+    """True if only those who may write may read."""
 
     def modes(self) -> dict[str, int]:
         """Return the mode of each folder."""
@@ -116,7 +116,7 @@ class Folders:
 
     @property
     def shared(self) -> bool:
-        """Whether a group may write."""
+        """True if a group may write."""
         return bool(self.mode & 0o020)
 
     @property
@@ -125,7 +125,7 @@ class Folders:
         return 0o644 if self.mode & 0o004 else 0o640
 
     def settings(self) -> dict[str, int]:
-        """Return `keep`, and `keep_for` in seconds where it is set. What cannot be read counts as not set."""
+        """Return `keep`, and `keep_for` in seconds if it is set. What cannot be read counts as not set."""
         found = read_small(SETTINGS, self.home) or {}
         keep, keep_for = found.get("keep"), found.get("keep_for")
         settings = {"keep": max(keep, LEAST_KEPT) if type(keep) is int else KEEP}
@@ -146,11 +146,11 @@ class Folders:
         try:
             return os.open(folder, _OPEN, dir_fd=self.home)
         except (FileNotFoundError, NotADirectoryError):
-            return -1  # a copy that somebody has made of the versions alone can be read; doctor says what is wrong
+            return -1  # a copy of the versions alone can be read; doctor says what is wrong
 
 
 def read_small(name: str, folder: int, owner: int | None = None) -> dict[str, object] | None:
-    """Return the JSON object in a small file, or None where there is none that can be believed.
+    """Return the JSON object in a small file, or None if there is none that can be believed.
 
     With *owner*, the file must belong to that uid, and no other may be able to change it.
     """
@@ -182,9 +182,8 @@ def create(
 ) -> None:
     """Make the document *name* with *first*, the line of its first version. It survives a power cut.
 
-    It is built under a hidden name, and renamed when complete. Raises ConflictError where it is there already,
-    StorageError
-    and its kin.
+    It is built under a hidden name, and renamed when complete. Raises ConflictError if it is there already,
+    StorageError and its kin.
     """
     if keep is not None and keep < LEAST_KEPT:
         raise InvalidRequestError(f"keep= is {keep}, expected at least {LEAST_KEPT} versions")
@@ -217,7 +216,7 @@ def create(
 def remove(root: Root, name: str) -> str:
     """Remove a document by one rename, and return the path where it is kept.
 
-    Raises DocumentNotFoundError, DocumentBrokenError where other documents lie in it, StorageError and its kin.
+    Raises DocumentNotFoundError, ConflictError if other documents lie in it, StorageError and its kin.
     """
     *above, last = name.split("/")
     parent = home = -1
@@ -349,7 +348,7 @@ def _write(name: str, folder: int, data: bytes, mode: int, group: int | None) ->
 
 
 def _set(folder: int, name: str, mode: int, group: int | None) -> None:
-    """Give an open folder this mode and group. Raises PermissionDeniedError where they do not take."""
+    """Give an open folder this mode and group. Raises PermissionDeniedError if they do not take."""
     if group is not None:
         os.fchown(folder, -1, group)
     os.fchmod(folder, mode)
@@ -364,9 +363,9 @@ def _set(folder: int, name: str, mode: int, group: int | None) -> None:
 
 
 def _put_in_place(parent: int, hidden: str, building: int, last: str, name: str) -> None:
-    """Rename a document that is complete to its name. Raises ConflictError where there is one."""
+    """Rename a document that is complete to its name. Raises ConflictError if there is one."""
     try:
-        os.rename(hidden, last, src_dir_fd=parent, dst_dir_fd=parent)  # refused where that folder holds anything
+        os.rename(hidden, last, src_dir_fd=parent, dst_dir_fd=parent)  # refused if that folder holds anything
         return
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):

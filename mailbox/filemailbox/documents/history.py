@@ -1,7 +1,7 @@
 """The history of a document: the end of the run of versions, the next version, the older ones.
 
     drafts/HEX            written
-    versions/N+1.json     linked: link(2) fails where the number is taken. This is the change
+    versions/N+1.json     linked: link(2) fails if the number is taken. This is the change
     (flushed)             one fsync of the file: content, both names
     drafts/HEX            unlinked: from now on the version has one link
 
@@ -20,10 +20,18 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import DocumentNotFoundError, DurabilityUnknownError, NotMailError, quoted, storage_error
+from ..errors import (
+    DocumentNotFoundError,
+    DurabilityUnknownError,
+    NotMailError,
+    PermissionDeniedError,
+    quoted,
+    storage_error,
+)
+from ..format import times
 from ..store import deliver
 from ..system import files
 from . import checkpoint
@@ -32,6 +40,7 @@ from .version import MAX_NUMBER, MAX_SIZE, decode, digest, filename, first_base,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from ..store.root import Root
 
@@ -56,12 +65,13 @@ class Stored:
     digest: str
     members: dict[str, Any]
     """What it says, but its body: who changes that must not change what is remembered here."""
+    at: datetime
     st: os.stat_result
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A file under the next number that is no version: nobody can go on before it is out of the way."""
+    """A file under the next number that is no version: no writer can go on before it is out of the way."""
 
     number: int
     why: str
@@ -71,7 +81,7 @@ def _stored(data: bytes, st: os.stat_result, number: int, base: str) -> Stored:
     """Return a version that follows the one with the digest *base*. Raises NotMailError."""
     members = decode(data, number, base)
     del members["body"]
-    return Stored(number, data, digest(data), members, st)
+    return Stored(number, data, digest(data), members, times.parse_time(members["at"]), st)
 
 
 class History:
@@ -93,7 +103,7 @@ class History:
 
     @property
     def folders(self) -> Folders:
-        """The folders, open; opened anew where the document was removed and made again."""
+        """The folders, open; opened again if the document was removed and made again."""
         if self._folders is not None and not self._folders.still_there():
             self.close()
         if self._folders is None:
@@ -113,8 +123,7 @@ class History:
     def head(self) -> Stored:
         """Return the current version.
 
-        Raises DocumentNotFoundError; DocumentBrokenError where what was seen before is gone or is another;
-        StorageError.
+        Raises DocumentNotFoundError; DocumentBrokenError if what was seen before is gone or is another; StorageError.
         """
         folders = self.folders
         known = self._known
@@ -138,12 +147,13 @@ class History:
         known = self._known
         return known if known is not None and known.number == number else None
 
-    def add(self, line: bytes, base: Stored) -> Stored | None:
-        """Add *line* as the version after *base*. Return it, or None where that number is taken: read the head again.
+    def add(self, line: bytes, members: dict[str, Any], base: Stored) -> Stored | None:
+        """Add *line* as the version after *base*. Return it, or None if that number is taken: read the head again.
 
-        Once it returns a version, that survives kill -9 and a power cut. Raises DurabilityUnknownError where it was
-        added and the
-        disk did not confirm it; StorageError and its kin where nothing was added.
+        *members* are what decode() makes of it, without the body.
+
+        Once it returns a version, that survives kill -9 and a power cut. Raises DurabilityUnknownError if it was added
+        and the disk did not confirm it; StorageError and its kin if nothing was added.
         """
         folders = self.folders
         if self.known(base.number) is None:
@@ -151,7 +161,6 @@ class History:
         if folders.drafts < 0:
             raise broken(self.name, "it has no drafts/")
         number, draft = base.number + 1, os.urandom(12).hex()
-        decode(line, number, base.digest)  # what no reader would take is not written
         try:
             file = os.open(draft, NEW_FILE, 0o600, dir_fd=folders.drafts)
         except OSError as error:
@@ -166,6 +175,8 @@ class History:
                     return None
             except OSError as error:
                 self._unlink(folders.drafts, draft)
+                if isinstance(error, PermissionDeniedError):
+                    raise
                 raise self._refused(error) from error
             try:
                 os.fsync(file)
@@ -184,7 +195,8 @@ class History:
             files.close(file)
         if not folders.still_there():
             raise DocumentNotFoundError(self.name, self.root.path)  # it was removed while we wrote
-        self._known, self.obstacle = _stored(line, st, number, base.digest), None
+        self._known = Stored(number, line, digest(line), members, times.parse_time(members["at"]), st)
+        self.obstacle = None
         if number >= max(self._checkpoint, self._tried) + checkpoint.EVERY:
             self._write_checkpoint(self._known)
         if number % _TRIM_EVERY == 0 and folders.owner == os.geteuid():
@@ -192,7 +204,7 @@ class History:
         return self._known
 
     def at(self, number: int) -> Stored | None:
-        """Return the version *number*, proven by all that came after it; None where it is not kept (any more)."""
+        """Return the version *number*, proven by all that came after it; None if it is not kept (any more)."""
         for each in self.backwards():
             if each.number <= number:
                 return each if each.number == number else None
@@ -201,7 +213,7 @@ class History:
     def backwards(self) -> Iterator[Stored]:
         """Return the versions from the current one back to the oldest that is kept.
 
-        Each is proven by the base of the one after it. Raises DocumentBrokenError where one is another than that.
+        Each is proven by the base of the one after it. Raises DocumentBrokenError if one is another than that.
         """
         current = self.head()
         while True:
@@ -231,7 +243,7 @@ class History:
         """Move what lies under the next number, and is no version, to drafts/. Return whether the head may have moved.
 
         Waits until the file has not changed for five seconds: a writer may be at work on it, in its own way. Raises
-        DocumentBrokenError where this process may not move it.
+        DocumentBrokenError if this process may not move it.
         """
         obstacle = self.obstacle
         if obstacle is None:
@@ -255,7 +267,10 @@ class History:
                 return True  # it has become a version, or another file
         aside = f"moved-{obstacle.number:010d}-{os.urandom(6).hex()}"
         try:
-            os.rename(name, aside, src_dir_fd=folders.versions, dst_dir_fd=folders.drafts)
+            try:
+                os.rename(name, aside, src_dir_fd=folders.versions, dst_dir_fd=folders.drafts)
+            except PermissionError:  # a folder of another uid can only be renamed where it is
+                os.rename(name, aside, src_dir_fd=folders.versions, dst_dir_fd=folders.versions)
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -286,7 +301,7 @@ class History:
                 )
 
     def _same(self, known: Stored) -> Stored | None:
-        """Return *known* as it lies there now; None where that is gone or is another."""
+        """Return *known* as it lies there now; None if that is gone or is another."""
         assert self._folders is not None
         try:
             st = os.stat(filename(known.number), dir_fd=self._folders.versions, follow_symlinks=False)
@@ -301,7 +316,7 @@ class History:
             raise self._refused(error) from error
         if found is None or found[0] != known.data:
             return None
-        return Stored(known.number, known.data, known.digest, known.members, found[1])
+        return replace(known, st=found[1])
 
     def _start(self, seen: dict[int, str]) -> Stored:
         """Return the latest version that is known to belong to the history."""
@@ -370,18 +385,24 @@ class History:
         try:
             os.link(draft, name, src_dir_fd=folders.drafts, dst_dir_fd=folders.versions, follow_symlinks=False)
         except OSError as error:
-            # Whoever linked our draft for us has added it, and an error can come after the deed: the file itself tells.
+            # Another process can have linked our draft for us, and an error can come after the deed: the file decides.
             with contextlib.suppress(OSError):
                 st = os.stat(name, dir_fd=folders.versions, follow_symlinks=False)
                 if os.path.samestat(st, os.fstat(file)):
                     return True
             if isinstance(error, FileExistsError):
                 return False
+            if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
+                raise PermissionDeniedError(
+                    f"writing the document {quoted(self.name)}: link(2) is refused ({(error.strerror or '').lower()}). "
+                    "Documents need a file system with hard links",
+                    error.errno,
+                ) from error
             raise
         return True
 
     def _settle_base(self, folders: Folders, base: Stored) -> None:
-        """Wait until the version before ours is flushed; flush all where its writer does not. Raises OSError.
+        """Wait until the version before ours is flushed; flush all if its writer does not. Raises OSError.
 
         To fsync the file of another writer while that does the same is no way: on btrfs under Linux 6.18 changes that
         rested on it were lost in simulated power cuts, one in 40 000.
@@ -419,8 +440,8 @@ class History:
                 if self._checkpoint <= number:
                     self._write_checkpoint(head)
                     if self._checkpoint <= number:
-                        return  # without it nobody would find the history again
-                with contextlib.suppress(FileNotFoundError):
+                        return  # without it no reader would find the history again
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                     os.unlink(filename(number), dir_fd=folders.versions)
                 self._oldest = number + 1
 
@@ -457,7 +478,7 @@ def is_trimmable(folders: Folders, number: int, current: int, settings: dict[str
 
 
 def _read_version(name: str, folder: int, folders: Folders) -> tuple[bytes, os.stat_result] | None:
-    """Return the bytes of a file and what the kernel says of it; None where there is none.
+    """Return the bytes of a file and what the kernel says of it; None if there is none.
 
     Raises NotMailError for what can be no version, OSError for trouble of our own.
     """

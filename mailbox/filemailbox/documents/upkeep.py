@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..store.root import Root
 
-ABANDONED: Final = 36 * 3600.0  # seconds after which a draft is nobody's, as in tmp/ of a box
+ABANDONED: Final = 36 * 3600.0  # seconds after which a draft is abandoned, as in tmp/ of a box
 _BELL: Final = 60.0  # seconds
 _CROWDED: Final = 10  # times as many files as are to be kept: worth a warning
 
@@ -135,11 +135,11 @@ def _garbage_of(root: Root, name: str) -> Iterator[Garbage]:
                 hidden = folder == "drafts" or each.startswith(".")
                 if hidden and time.time() - max(st.st_mtime, st.st_ctime) > ABANDONED:
                     path = f"{folders.path}/{folder}/{each}"
-                    yield Garbage(f"{what} that nobody touched for 36 hours", path, partial(_unlink, each, opened))
+                    yield Garbage(f"{what} that is older than 36 hours", path, partial(_unlink, each, opened))
         for each, opened, st in _files_in(folders, "run"):
             path = f"{folders.path}/run/{each}"
             if stat.S_ISSOCK(st.st_mode) and time.time() - st.st_mtime > _BELL and not has_listener(path):
-                yield Garbage("a bell that nobody hears", path, partial(_unlink, each, opened))
+                yield Garbage("a doorbell without a listener", path, partial(_unlink, each, opened))
         head = history.head()
         if history.obstacle is not None:
             path = f"{folders.path}/versions/{filename(history.obstacle.number)}"
@@ -161,7 +161,7 @@ def _old_versions(folders: Folders, head: Stored) -> Iterator[Garbage]:
         yield Garbage(f"a checkpoint that is old: it moves to version {head.number}", path, how)
         mark = checkpoint.of(folders, folders.owner)
     for number in old:
-        if mark is not None and mark[0] > number:  # else without it nobody would find the history again
+        if mark is not None and mark[0] > number:  # else no reader would find the history again
             path = f"{folders.path}/versions/{filename(number)}"
             take_away = partial(_unlink, filename(number), folders.versions)
             yield Garbage("a version that is not kept any more", path, take_away)
@@ -182,7 +182,7 @@ def findings(root: Root) -> Iterator[Finding]:
             "wrong",
             DOCUMENTS,
             f"it has the mode {mode:04o}: others can move whole documents away and put others in their place",
-            "chmod 0755, or 1777 where any agent may make documents",
+            "chmod 0755, or 1777 if any agent may make documents",
         )
     for name in layout.documents(root):
         history = History(root, name, only_looking=True)
@@ -219,7 +219,7 @@ def _findings_of(history: History, where: str) -> Iterator[Finding]:
         yield Finding(
             "wrong",
             where,
-            f"nobody can write it: the number of version {obstacle.number} is taken by a file of uid {st.st_uid} that "
+            f"it cannot be written: the number of version {obstacle.number} is taken by a file of uid {st.st_uid} that "
             f"is no version: {obstacle.why}",
             "it is moved to drafts/" if may else "its owner, the document's owner or root moves it away",
             _mover(history.root, history.name) if may else None,
@@ -258,7 +258,7 @@ def _modes(folders: Folders, where: str) -> Iterator[Finding]:
         yield Finding(
             "wrong",
             where,
-            f"its versions/ has the mode {mode:04o}: anybody can delete what others have written",
+            f"its versions/ has the mode {mode:04o}: every uid can delete what others have written",
             "expected 0755, or 3775 with a group",
             _setter(folders, mode & ~0o002),
         )
@@ -335,12 +335,12 @@ def _entries(folder: int) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _unlink(name: str, folder: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # a folder in their place stops no sweep
         os.unlink(name, dir_fd=folder)
 
 
 def summary(root: Root) -> str | None:
-    """Return the documents of a root in a sentence; None where there are none."""
+    """Return the documents of a root in a sentence; None if there are none."""
     every = list(inventory(root))
     if not every:
         return None

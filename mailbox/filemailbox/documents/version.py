@@ -20,9 +20,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from .. import settings
 from ..errors import InvalidBodyError, InvalidRequestError, NotMailError, quoted
-from ..format import codec, envelope
+from ..format import codec, envelope, times
 from ..format.address import is_address
-from ..format.times import format_time, parse_time
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ class Version(Generic[T]):
             "document": self.document,
             "version": self.version,
             "by": self.by,
-            "at": format_time(self.at),
+            "at": times.format_time(self.at),
             "trust": self.trust,
             "note": self.note,
             "base": self.base,
@@ -147,7 +146,7 @@ def decode(data: bytes, number: int, base: str) -> dict[str, Any]:
     if members.get("note").__class__ not in (str, type(None)):
         raise NotMailError('its "note" is not a string')
     try:
-        parse_time(members["at"])
+        times.parse_time(members["at"])
     except (ValueError, OverflowError):
         raise NotMailError(f'its "at" is {quoted(members["at"])}, which is not a time') from None
     return members

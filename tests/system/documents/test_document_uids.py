@@ -20,8 +20,8 @@ from filemailbox import DocumentBrokenError, Mailbox, MailboxError
 from filemailbox.documents import document, history, upkeep  # noqa: F401  # a child of another uid may not find them
 from filemailbox.documents.version import encode, filename
 from filemailbox.format.address import Address
-from filemailbox.store.box import create_box
-from filemailbox.store.root import find_root, init_root
+from filemailbox.store import box as boxes
+from filemailbox.store import root as roots
 from support.uids import Actor
 from support.uids import act as act_in_a_namespace
 
@@ -66,9 +66,9 @@ def act(name: str, job: Callable[[], Any]) -> Any:
 def volume(shared: Path) -> Path:
     """A root that agents cannot change, a box for each, and a document `plan` of the group, made by root."""
     path = shared / "mail"
-    root = init_root(path)
+    root = roots.init_root(path)
     for name, uid in UIDS.items():
-        create_box(root, Address(name), (uid, uid))
+        boxes.create_box(root, Address(name), (uid, uid))
     Mailbox("operator", path).document("plan").create({"n": 1}, group=GROUP)
     return path
 
@@ -208,10 +208,46 @@ def test_a_number_that_a_member_blocks_is_freed_by_root(
     assert act("bob", lambda: plan(volume, "bob").get().version) == 1
     assert plan(volume, "operator").get().version == 1
     assert "version 2 is taken by a file of uid 2004 that is no version" in act("alice", refused)
-    (finding,) = upkeep.findings(find_root(volume))
+    (finding,) = upkeep.findings(roots.find_root(volume))
     assert finding.fix is not None
     finding.fix()
     assert put(volume, "alice", {"n": 2}) == 2
+
+
+def test_a_folder_that_a_member_puts_there_is_moved_by_the_owner(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not root may not move a folder of another uid to another place, but may rename it."""
+    monkeypatch.setattr(history, "UNCHANGED", 0.0)
+    home = volume / ".documents/plan"
+    for path in (home, *home.iterdir()):
+        os.chown(path, 2001, -1)
+    home.joinpath("versions").chmod(0o3775)
+    home.joinpath("drafts").chmod(0o3730)
+
+    def job() -> None:
+        (versions(volume) / filename(2)).mkdir(mode=0o700)
+        (versions(volume) / filename(2) / "x").write_text("x")
+
+    act("mallory", job)
+
+    assert put(volume, "bob", {"n": 2}) == "DocumentBrokenError"
+    assert put(volume, "alice", {"n": 2}) == 2
+    assert put(volume, "bob", {"n": 3}) == 3
+
+
+def test_a_folder_in_the_place_of_an_old_version_stops_no_trim(volume: Path) -> None:
+    """Neither of the owner nor of gc."""
+    Mailbox("operator", volume).document("short").create(0, group=GROUP, keep=2)
+    short = Mailbox("operator", volume).document("short")
+    for number in range(1, 40):
+        short.put(number)
+    folder = volume / ".documents/short/versions"
+    act("mallory", (folder / filename(3)).mkdir)
+    for number in range(40, 80):
+        short.put(number)
+    for each in upkeep.garbage(roots.find_root(volume)):
+        each.how()
+
+    assert sorted(each.name for each in folder.iterdir()) == [filename(3), filename(79), filename(80)]
 
 
 def test_a_member_that_blocks_a_number_can_go_on_itself(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +264,7 @@ def test_a_member_that_spoils_its_own_old_version_rolls_nobody_back(volume: Path
     put(volume, "mallory", {"n": 2})
     for number in range(3, 15):
         put(volume, "alice", {"n": number})
-    for each in upkeep.garbage(find_root(volume)):
+    for each in upkeep.garbage(roots.find_root(volume)):
         each.how()
     path = versions(volume) / filename(2)
     act("mallory", lambda: path.unlink() if deed == "delete" else path.write_text("x"))
@@ -261,7 +297,7 @@ def test_a_link_to_a_secret_shows_nothing(volume: Path, shared: Path, tmp_path: 
     act("mallory", lambda: (versions(volume) / filename(2)).symlink_to(secret))
 
     assert plan(volume, "operator").get().version == 1
-    said = [f"{each.what} {each.advice}" for each in upkeep.findings(find_root(volume))]
+    said = [f"{each.what} {each.advice}" for each in upkeep.findings(roots.find_root(volume))]
     assert said
     assert not any("hunter2" in each for each in said)
 
@@ -281,7 +317,7 @@ def test_root_moves_and_deletes_nothing_outside(volume: Path, shared: Path, monk
                     (volume / ".documents/plan" / folder / name).symlink_to(outside)
 
     act("mallory", job)
-    for each in upkeep.garbage(find_root(volume), 0):
+    for each in upkeep.garbage(roots.find_root(volume), 0):
         each.how()
 
     assert [each.name for each in outside.iterdir()] == ["precious"]

@@ -90,7 +90,7 @@ def test_lines_before_one_that_fails_are_sent_and_named(mailbox: Callable[..., A
         pytest.param(["send", "carol", "hi"], b"", 67, 'there is no box "carol"', id="no box"),
         pytest.param(["send", "alice"], b"\xff\xfe", 65, "the body is not UTF-8", id="no text"),
         pytest.param(["send", "alice"], b"x" * (1 << 21), 65, "the limit is", id="too large"),
-        pytest.param(["send", "alice", "--lines"], b"x" * (1 << 21), 65, "the limit is", id="a line too large"),
+        pytest.param(["send", "alice", "--lines"], b"x" * (1 << 21), 65, "that is the limit", id="a line too large"),
         pytest.param(["send", "alice", "hi", "--lines"], b"", 2, "give no BODY", id="lines and a body"),
         pytest.param(["send", "alice", "hi", "--root", "/nowhere"], b"", 69, "is the volume mounted?", id="no root"),
         pytest.param(["read", "nothing"], b"", 1, 'no message "nothing"', id="no message"),
@@ -324,7 +324,7 @@ def test_what_is_not_leased_says_why_it_cannot_be_settled(mailbox: Callable[...,
 
     assert message is not None
     assert (waits.code, held.code) == (1, 1)
-    assert "`mailbox receive --no-ack` takes it" in waits.err
+    assert "`mailbox receive --no-ack` claims it" in waits.err
     assert "is claimed without a lease" in held.err
 
 

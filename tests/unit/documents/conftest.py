@@ -9,7 +9,7 @@ from filemailbox import Mailbox
 from filemailbox.documents import history as histories
 from filemailbox.documents.document import Document
 from filemailbox.documents.history import History
-from filemailbox.store.root import find_root
+from filemailbox.store import root as roots
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def versions(home: Path) -> Path:
 @pytest.fixture
 def cold(root: Path) -> Callable[[], History]:
     """cold(): the history as a new process sees it."""
-    return lambda: History(find_root(root), "plan")
+    return lambda: History(roots.find_root(root), "plan")
 
 
 @pytest.fixture

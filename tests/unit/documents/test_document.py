@@ -58,7 +58,7 @@ def test_what_is_put_is_got(alice: Mailbox, bob: Mailbox) -> None:
 
 def test_a_document_that_is_not_there_is_not_made_by_put(alice: Mailbox) -> None:
     """A typing error is seen at once."""
-    with pytest.raises(DocumentNotFoundError, match='"plna"') as caught:
+    with pytest.raises(DocumentNotFoundError, match='there is no document "plna"') as caught:
         alice.document("plna").get()
     assert "mailbox doc put plna --create" in (caught.value.hint or "")
     with pytest.raises(DocumentNotFoundError):
@@ -378,6 +378,19 @@ def test_a_watcher_wakes_when_a_shell_adds_a_version(plan: Plan, root: Path, hom
         assert next(watching).version == 2
         watching.close()  # type: ignore[attr-defined]
         timer.join()
+
+
+def test_a_watcher_sees_a_document_that_was_made_again(plan: Plan, root: Path) -> None:
+    """Although its number is lower: it is another one."""
+    plan.put({"n": 2})
+    with Mailbox("bob", root) as bob:
+        watching = bob.document("plan").watch()
+        assert next(watching).version == 2
+        plan.remove()
+        plan.create({"n": 100})
+
+        assert next(watching).body == {"n": 100}
+        watching.close()  # type: ignore[attr-defined]
 
 
 def test_a_watch_ends_when_nothing_comes(plan: Plan) -> None:

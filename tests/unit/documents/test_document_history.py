@@ -31,8 +31,8 @@ from filemailbox.documents.folders import Folders
 from filemailbox.documents.history import History
 from filemailbox.documents.version import digest, encode, filename
 from filemailbox.format.address import Address
+from filemailbox.store import box as boxes
 from filemailbox.store import deliver
-from filemailbox.store.box import create_box
 
 AT = "2026-11-24T01:45:30.123456Z"
 Plan = Document[dict[str, int]]
@@ -320,6 +320,22 @@ def test_on_a_full_disk_nothing_is_written_and_all_can_be_read(
     assert plan.put({"n": 2}).version == 2
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(
+    plan: Plan, home: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It is no fault of modes or owners."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    with pytest.raises(PermissionDeniedError, match="need a file system with hard links"):
+        plan.put({"n": 2})
+    assert list((home / "drafts").iterdir()) == []
+
+
 def test_a_document_that_is_removed_while_it_is_written_is_not_written(
     plan: Plan, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -580,7 +596,7 @@ def test_nothing_of_a_document_is_a_box(alice: Mailbox, root: Path) -> None:
     assert [str(each) for each in alice.root.boxes()] == ["alice", "bob"]
     for name in ("documents", "removed"):
         with pytest.raises(InvalidRequestError, match="no agent can be called"):
-            create_box(alice.root, Address(name))
+            boxes.create_box(alice.root, Address(name))
     assert (root / ".documents/plan/versions").is_dir()
 
 

@@ -16,7 +16,7 @@ from filemailbox.documents import checkpoint, folders
 from filemailbox.documents.document import Document
 from filemailbox.documents.folders import Access, Folders
 from filemailbox.documents.version import encode, first_base
-from filemailbox.store.root import find_root
+from filemailbox.store import root as roots
 
 HOME = Path(__file__).parents[3]
 SCRIPT = HOME / "scripts/mailbox-doc"
@@ -54,7 +54,7 @@ def shell(root: Path) -> Run:
 
 def planted(root: Path, files: list[Any], mark: Any = None) -> None:
     """The document `plan`, with these files in the place of its versions."""
-    found = find_root(root)
+    found = roots.find_root(root)
     folders.create(found, "plan", encode(1, "alice", AT, first_base("plan"), 0), Access())
     versions = root / ".documents/plan/versions"
     (versions / "0000000001.json").unlink()
@@ -233,7 +233,7 @@ def test_the_lines_in_the_format_work(root: Path, plan: Document[Any]) -> None:
     """FORMAT.md shows what a shell does: run as it stands there."""
     page = (HOME / "mailbox/FORMAT.md").read_text()
     (block,) = re.findall(
-        r"What a shell does, once it knows N, its file and who writes:\n\n```sh\n(.*?)```", page, re.S
+        r"A shell that knows N, its file and the author writes like this:\n\n```sh\n(.*?)```", page, re.S
     )
     done = subprocess.run(
         ["sh", "-eu", "-c", block],

@@ -168,7 +168,7 @@ def test_doctor_says_that_a_history_is_broken(plan: Plan, versions: Path) -> Non
 @pytest.mark.parametrize(
     ("folder", "mode", "says", "mended"),
     [
-        pytest.param("versions", 0o777, "anybody can delete", 0o775, id="open to all"),
+        pytest.param("versions", 0o777, "every uid can delete", 0o775, id="open to all"),
         pytest.param("versions", 0o775, "members can delete", 0o3775, id="not sticky"),
         pytest.param("..", 0o777, "others can move whole documents away", None, id="the folder of all"),
     ],

@@ -13,7 +13,7 @@ from filemailbox.documents.folders import Access, Folders
 from filemailbox.documents.history import History
 from filemailbox.documents.name import is_document_name
 from filemailbox.documents.version import decode, encode, first_base, number_of
-from filemailbox.store.root import find_root
+from filemailbox.store import root as roots
 from filemailbox.trust import seal
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors/documents.json").read_text())
@@ -100,7 +100,7 @@ def test_a_writer_writes_these_bytes_or_refuses(vector: Any) -> None:
 def test_a_history_ends_here_or_is_broken(vector: Any, tmp_path: Path) -> None:
     """`histories`."""
     Mailbox.init("alice", tmp_path / "mail").close()
-    root = find_root(tmp_path / "mail")
+    root = roots.find_root(tmp_path / "mail")
     name = vector["document"]
     folders.create(root, name, encode(1, "alice", "2026-11-24T01:45:30.123456Z", first_base(name), 0), Access())
     versions = tmp_path / "mail/.documents" / name / "versions"
