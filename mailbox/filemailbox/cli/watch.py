@@ -148,7 +148,7 @@ def health_(
     at = next((f", at {each.busy}" for each in alive if each.busy), "")
     facts = f"{len(alive)} listening, last heard of {duration_text(silent)} ago{at}"
     if silent > max_age:
-        print(f"{box.name}: {facts}: stuck, or at work for longer than {duration_text(max_age)}")
+        print(f"{box.name}: {facts}: stuck, or at work for longer than {max_age:g} s")
         return 1
     if max_wait is not None and waited > max_wait:
         print(f"{box.name}: {facts}, but mail has been waiting for {duration_text(waited)}")

@@ -13,11 +13,11 @@ _SHORT_ID: Final = slice(16, 25)  # the nanoseconds: what differs between the id
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration in one unit, rounded down: `0.5 s`, `90 s`, `2 min`, `47 h`, `3 d`."""
+    """Return a duration in one unit, rounded down: `90 s`, `2 min`, `47 h`, `3 d`."""
     for unit, length in _UNITS:
         if seconds >= 2 * length:
             return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s" if seconds >= 1 or seconds < 0.05 else f"{seconds:.1f} s"
+    return f"{int(seconds)} s"
 
 
 def counted(number: int, noun: str) -> str:
