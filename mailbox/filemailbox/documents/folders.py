@@ -242,7 +242,11 @@ def remove(root: Root, name: str) -> str:
     path = "/".join((root.path, DOCUMENTS, *above, kept))
     with contextlib.suppress(OSError):  # folders above it that hold nothing any more; a shared one stays
         for length in range(len(above), 0, -1):
-            os.rmdir("/".join((root.path, DOCUMENTS, *above[:length])))
+            parent = _open_path(root, above[: length - 1])
+            try:
+                os.rmdir(above[length - 1], dir_fd=parent)
+            finally:
+                files.close(parent)
     return path
 
 

@@ -291,12 +291,15 @@ def _setter(folders: Folders, mode: int) -> Callable[[], object] | None:
     if os.geteuid() not in (0, folders.owner):
         return None
     root, name = folders.path.split(f"/{DOCUMENTS}/", 1)
+    seen = folders.owner, folders.mode
 
     def fix() -> None:
         from ..store.root import Root
 
         opened = Folders(Root(root), name)
         try:
+            if (opened.owner, opened.mode) != seen:
+                return  # another folder than the one that was looked at
             os.chmod(f"/proc/self/fd/{opened.versions}", mode)
         finally:
             opened.close()

@@ -6,6 +6,9 @@
 
 A sender of another uid may neither list nor open these folders, only create and rename in them. So it uses paths, and
 a box that was replaced is found again by itself. A crash leaves a draft in `tmp/`, which the box sweeps.
+
+Root could follow a path anywhere, and the owner of a box may put a link in the place of any of its folders. So where
+root sends to a box of another uid, it opens the folders, never through a link, and goes by these descriptors.
 """
 
 from __future__ import annotations
@@ -13,18 +16,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 
-from ..errors import DurabilityUnknownError, quoted, storage_error
+from ..errors import DurabilityUnknownError, PermissionDeniedError, StorageError, quoted, storage_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Final
+    from typing import Final, TypeAlias
 
     from ..format.address import Address
     from .root import Root
 
+    Held: TypeAlias = "tuple[int, int, int] | tuple[None, None, None]"
+
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BY_PATH: Final = (None, None, None)
 _CROWD: Final = 8  # messages from which on one flush of the file system is cheaper than one for each
 
 
@@ -95,33 +103,99 @@ def deliver_many(
 def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sender: Address | None) -> int:
     """Write, rename: from then on it is delivered. Returns the open file, for the flush."""
     box, name = f"{root.path}/{to}", f"{id},S={len(data)}.json"
-    folder, draft = "new", f"{box}/tmp/{name}"
+    folder = "new"
+    held: Held = _BY_PATH
     try:
-        file = os.open(draft, _NEW, 0o640)
-    except OSError as error:
         try:
+            if os.geteuid() == 0:
+                held = _hold(box, folder, id)
+            draft = f"{box}/tmp/{name}" if held[1] is None else name
+            file = os.open(draft, _NEW, 0o640, dir_fd=held[1])
+        except OSError as error:
             if isinstance(error, FileNotFoundError | NotADirectoryError) and _has_outbox(root, sender, box):
                 box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
+                _let_go(held)
+                held = _BY_PATH
+                if os.geteuid() == 0:
+                    held = _hold(box, folder, id)
             elif not isinstance(error, FileExistsError):
                 raise
-            file, draft = _draft(box, name)
-        except OSError as trouble:
-            raise _refused(root, to, id, trouble) from trouble
-    try:
-        written = os.write(file, data)
-        while written < len(data):  # a full disk says so only on the write after the short one
-            written += os.write(file, data[written:])
-        os.fchmod(file, 0o640)  # a strict umask would keep it from its recipient
-        if answers is None or not _answer(draft, box, name, answers):
-            os.rename(draft, f"{box}/{folder}/{name}")  # this is the delivery
-    except BaseException as error:
-        _close(file, id, durable=True)
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        if isinstance(error, OSError):
-            raise _refused(root, to, id, error) from error
+            file, draft = _draft(box, name, held[1])
+        try:
+            written = os.write(file, data)
+            while written < len(data):  # a full disk says so only on the write after the short one
+                written += os.write(file, data[written:])
+            os.fchmod(file, 0o640)  # a strict umask would keep it from its recipient
+            if answers is None or not _answer(draft, box, name, answers, held):
+                target = f"{box}/{folder}/{name}" if held[2] is None else name
+                os.rename(draft, target, src_dir_fd=held[1], dst_dir_fd=held[2])  # this is the delivery
+        except BaseException:
+            _close(file, id, durable=True)
+            with contextlib.suppress(OSError):
+                os.unlink(draft, dir_fd=held[1])
+            raise
+    except StorageError:
         raise
+    except OSError as error:
+        raise _refused(root, to, id, error) from error
+    finally:
+        if held is not _BY_PATH:
+            _let_go(held)
     return file
+
+
+def _hold(box: str, folder: str, id: str) -> Held:
+    """For root: the box, `tmp/` and *folder*, open, if the box belongs to another uid. Else paths lead nowhere else.
+
+    Raises PermissionDeniedError where one of them is a link or another uid's; OSError.
+    """
+    if os.lstat(box).st_uid == 0:
+        return _BY_PATH
+    held: list[int] = []
+    try:
+        held.append(_place(box, None, None, box, id))
+        owner = os.fstat(held[0]).st_uid
+        for each in ("tmp", folder):
+            held.append(_place(each, held[0], owner, f"{box}/{each}", id))
+    except BaseException:
+        _let_go(held)
+        raise
+    return held[0], held[1], held[2]
+
+
+def _place(name: str, home: int | None, owner: int | None, path: str, id: str) -> int:
+    """A folder of a box, which belongs to the uid *owner*, or the box itself, open. Raises as _hold() does."""
+    try:
+        place = os.open(name, _PLACE, dir_fd=home)
+    except NotADirectoryError as error:
+        from ..system.files import describe_type
+
+        mode = os.stat(name, dir_fd=home, follow_symlinks=False).st_mode
+        if home is None and not stat.S_ISLNK(mode):
+            raise  # there is no box
+        raise PermissionDeniedError(
+            f"{quoted(path)} is {describe_type(mode)}, not a folder: root does not deliver there",
+            error.errno,
+            id,
+            hint="the owner of the box can replace it by a folder; `mailbox doctor` says more",
+        ) from error
+    found = os.fstat(place).st_uid
+    if owner is not None and found != owner:
+        os.close(place)
+        raise PermissionDeniedError(
+            f"{quoted(path)} belongs to the uid {found}, and the box to {owner}: root does not deliver there",
+            errno.EPERM,
+            id,
+            hint="`mailbox doctor --fix`, as root, gives the folders of a box to its owner",
+        )
+    return place
+
+
+def _let_go(held: Iterable[int | None]) -> None:
+    for each in held:
+        if each is not None:
+            with contextlib.suppress(OSError):
+                os.close(each)
 
 
 def _has_outbox(root: Root, sender: Address | None, box: str) -> bool:
@@ -129,22 +203,24 @@ def _has_outbox(root: Root, sender: Address | None, box: str) -> bool:
     return sender is not None and os.path.isdir(f"{root.path}/{sender}/outbox") and not os.path.isdir(box)
 
 
-def _draft(box: str, name: str) -> tuple[int, str]:
+def _draft(box: str, name: str, tmp: int | None) -> tuple[int, str]:
     """A new file in `tmp/`, open, and its path: beside what a try that was killed may have left of this id."""
-    draft = f"{box}/tmp/{name}.{os.urandom(6).hex()}"
-    return os.open(draft, _NEW, 0o640), draft
+    draft = f"{name}.{os.urandom(6).hex()}"
+    if tmp is None:
+        draft = f"{box}/tmp/{draft}"
+    return os.open(draft, _NEW, 0o640, dir_fd=tmp), draft
 
 
-def _answer(draft: str, box: str, name: str, answers: str) -> bool:
+def _answer(draft: str, box: str, name: str, answers: str, held: Held) -> bool:
     """Move it to where the request *answers* is waited for; whether it is."""
     from ..system.files import close  # most messages answer nothing
     from . import replies
 
-    waiting = replies.waits(box, answers)
+    waiting = replies.waits(box, answers, held[0])
     if waiting is None:
         return False
     try:
-        os.rename(draft, name, dst_dir_fd=waiting)
+        os.rename(draft, name, src_dir_fd=held[1], dst_dir_fd=waiting)
     except FileNotFoundError:  # it was taken away meanwhile
         return False
     finally:

@@ -153,21 +153,22 @@ class PendingRequest:
         self._lock.release()
 
 
-def waits(box: str, answers: str) -> int | None:
+def waits(box: str, answers: str, home: int | None = None) -> int | None:
     """The folder in which *answers* is waited for, opened by O_PATH; None where nobody waits. Raises OSError.
 
-    Only a folder of the box's owner is one: anybody can make another, and would have the answers. They go to `new/`.
+    *home* is the box, if it is open: then its path is not used. Only a folder of the box's owner is one: anybody can
+    make another, and would have the answers. They go to `new/`.
     """
     if not is_id(answers):
         return None
     try:
-        folder = os.open(f"{box}/replies/{answers}", _PLACE)
+        folder = os.open(f"{box}/replies/{answers}" if home is None else f"replies/{answers}", _PLACE, dir_fd=home)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
     try:
-        uid, owner = os.fstat(folder).st_uid, os.stat(box).st_uid
+        uid, owner = os.fstat(folder).st_uid, os.stat(box if home is None else home).st_uid
     except OSError:
         close(folder)
         raise

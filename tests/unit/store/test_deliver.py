@@ -21,6 +21,7 @@ from filemailbox import (
     RootNotFoundError,
     StorageError,
 )
+from filemailbox.format.address import Address
 from filemailbox.store import deliver
 from filemailbox.store.box import create_box
 from filemailbox.store.ids import new_id
@@ -490,3 +491,128 @@ def test_a_close_that_fails_matters_only_where_nothing_was_flushed(
         monkeypatch.undo()
 
     assert sorted(name.split(",")[0] for name in mail(root)) == ids
+
+
+# Root sends to the box of another uid, whose owner has put something else in the place of a folder
+
+
+def _with_send(volume: Path) -> None:
+    Mailbox("alice", volume).send("bob", "x")
+
+
+def _with_send_many(volume: Path) -> None:
+    Mailbox("alice", volume).send_many("bob", ["x", "y"])
+
+
+def _with_reply(volume: Path) -> None:
+    with Mailbox("alice", volume) as alice, alice.receive() or pytest.fail("no mail") as message:
+        message.reply("x")
+
+
+SENDING = pytest.mark.parametrize("send", [_with_send, _with_send_many, _with_reply])
+
+
+@pytest.fixture
+def uids(as_root: None, shared: Path) -> Path:
+    """A root with a box of root's and two of other uids. Bob has written to alice, and carol's box is empty."""
+    volume = shared / "mail"
+    Mailbox.init("alice", volume).close()
+    for name, uid in (("bob", 2002), ("carol", 2003)):
+        create_box(find_root(volume), Address(name), (uid, uid))
+    Mailbox("bob", volume).send("alice", "a question")
+    return volume
+
+
+def swap(folder: Path, target: Path) -> None:
+    folder.rename(folder.with_name(f".{folder.name}"))
+    folder.symlink_to(target)
+
+
+def everything(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*") if not path.is_dir())
+
+
+@SENDING
+@pytest.mark.parametrize("folder", ["tmp", "new"])
+@pytest.mark.parametrize("target", ["of carol", "of root"])
+def test_root_delivers_through_no_link(
+    uids: Path, shared: Path, send: Callable[[Path], None], folder: str, target: str
+) -> None:
+    """Bob's `tmp/` or `new/` is a link: nothing appears behind it, not even for a moment, and the error names it."""
+    closed = shared / "closed"
+    closed.mkdir(0o700)
+    behind = uids / f"carol/{folder}" if target == "of carol" else closed
+    swap(uids / "bob" / folder, behind)
+    before, made = everything(uids / "carol", uids / "bob", closed), behind.stat().st_mtime_ns
+    with pytest.raises(PermissionDeniedError, match=f'bob/{folder}" is a symbolic link') as caught:
+        send(uids)
+
+    assert caught.value.hint is not None
+    assert everything(uids / "carol", uids / "bob", closed) == before
+    assert behind.stat().st_mtime_ns == made
+
+
+@SENDING
+@pytest.mark.parametrize("folder", ["tmp", "new"])
+def test_root_delivers_into_no_folder_of_another_owner(uids: Path, send: Callable[[Path], None], folder: str) -> None:
+    """A folder that is not bob's was moved there: what is in it is not for others to make."""
+    os.chown(uids / "bob" / folder, 2003, 2003)
+    with pytest.raises(PermissionDeniedError, match="belongs to the uid 2003, and the box to 2002") as caught:
+        send(uids)
+
+    assert caught.value.hint is not None
+    assert everything(uids / "bob") == []
+
+
+@SENDING
+def test_root_delivers_into_no_box_that_is_a_link(uids: Path, send: Callable[[Path], None]) -> None:
+    """Where the root is open to all, bob can put a link to another box in the place of his own."""
+    swap(uids / "bob", uids / "carol")
+    os.lchown(uids / "bob", 2002, 2002)
+    with pytest.raises(PermissionDeniedError, match='bob" is a symbolic link'):
+        send(uids)
+
+    assert everything(uids / "carol") == []
+
+
+def test_root_leaves_no_mail_in_an_outbox_that_is_a_link(uids: Path, shared: Path) -> None:
+    """Root sends for bob to who has no box here: the mail would go to bob's outbox."""
+    closed = shared / "closed"
+    closed.mkdir(0o700)
+    (uids / "bob/outbox").symlink_to(closed)
+    with pytest.raises(PermissionDeniedError, match='bob/outbox" is a symbolic link'):
+        Mailbox("bob", uids).send("nobody-here", "x")
+
+    assert everything(closed, uids / "bob") == []
+
+
+@SENDING
+def test_root_delivers_to_a_sound_box_of_another_uid(uids: Path, send: Callable[[Path], None]) -> None:
+    """Readable by its group, no draft is left, and no descriptor stays open."""
+    before = len(os.listdir("/proc/self/fd"))
+    send(uids)
+    sent = everything(uids / "bob")
+
+    assert {path.parent for path in sent} == {uids / "bob/new"}
+    assert {(path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) for path in sent} == {(2002, 0o640)}
+    assert len(os.listdir("/proc/self/fd")) <= before + 8  # of the mailboxes that were not closed, not of each message
+
+
+def test_root_answers_who_waits(uids: Path) -> None:
+    """The answer goes to bob's folder for it, and to no other."""
+    request, id = new_id(), new_id()
+    (uids / "bob/replies" / request).mkdir()
+    os.chown(uids / "bob/replies" / request, 2002, 2002)
+    deliver.deliver(find_root(uids), BOB, id, b"{}", answers=request)
+
+    assert everything(uids / "bob") == [uids / f"bob/replies/{request}/{id},S=2.json"]
+
+
+def test_root_sends_an_id_again_over_a_draft_that_was_left(uids: Path) -> None:
+    """Beside it, in the same folder."""
+    id = new_id()
+    (uids / f"bob/tmp/{id},S=2.json").write_text("")
+    deliver.deliver(find_root(uids), BOB, id, b"{}")
+
+    assert (uids / f"bob/new/{id},S=2.json").read_bytes() == b"{}"
+    assert os.listdir(uids / "bob/tmp") == []
