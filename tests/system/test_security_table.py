@@ -6,6 +6,10 @@ influence them, so that a new one is never forgotten. A test reads this table an
 function that makes such a call and has no row, and on a row whose function makes none any more. A new row is a claim:
 read the code, and write what holds.
 
+cli/editing  _edit, in_editor
+        | the user: an editor of his own
+        | a file in the private mode of tempfile (0600, a random name, O_EXCL), opened again by its path in a sticky
+        folder, where no other uid can replace it; the body is its content and never part of its name
 cli/keys  _given
         | the user names a file of public keys
         | read only
@@ -18,10 +22,73 @@ cli/run  _prepare, _silence
 cli/watch  _Printer.__call__
         | the user: terminal and files of his own
         | no path comes from mail
+documents/checkpoint  write, forget
+        | the owner of checkpoints/, who may swap what lies in it; members of the group add files
+        | by descriptor of checkpoints/, opened O_NOFOLLOW: a draft O_EXCL under random digits, fchown and fchmod of
+        that file alone, a rename over UID.json; the name is a number of ours. The folder's owner can change
+        checkpoints anyway; only those of the reader's uid and of the owner of versions/ are believed
+documents/folders  Folders.__init__, Folders._open_other, _open_path, _listing
+        | whoever may write into .documents/; the owner of each folder below
+        | each folder is opened by one name under the one above, O_DIRECTORY and O_NOFOLLOW; nothing is made or changed
+documents/folders  _documents
+        | whoever may write into .documents/, and swaps folders for links
+        | reads names only: what a link shows makes a name that is opened again by Folders, O_NOFOLLOW; depth is bounded
+documents/folders  read_small
+        | the owner of the document; for checkpoints, members of the group
+        | READ never follows, never blocks; a regular file of at most 4 KiB; a checkpoint must have the right owner, one
+        link, and no write bit for others
+documents/folders  create, _make_path, _build, _write, _set
+        | the owner of the folder above, who may swap what was just made
+        | a hidden random name, each folder made and opened O_NOFOLLOW by descriptor, files O_EXCL; owner never changes,
+        mode and group are set on descriptors. A folder moved there in between gets our modes: only who may write
+        into that folder can move it there
+documents/folders  _put_in_place
+        | whoever has made a folder of that name
+        | a rename within the folder above, which replaces an empty folder only; an existing one is moved into only if
+        it is ours and closed to others, and never over a document
+documents/folders  _flush
+        | the owner of the folder above
+        | opened for fsync, nothing else
+documents/folders  remove
+        | owners of the folders above
+        | one rename in the open folder, to a random name; the folders above go by rmdir under descriptors, O_NOFOLLOW,
+        and only if they are empty
+documents/folders  discard
+        | the owner of the folder above, who chooses what lies under `.new-…` and `.removed-…`
+        | rmtree with dir_fd follows no link: what it deletes lies in a folder that was moved there, by who may write
+        into it
+documents/history  History._link, History._undo_if_valid
+        | members, who may write into drafts/ and versions/; the owner of drafts/ swaps our draft
+        | link never follows and replaces nothing; by descriptors; a version counts only by its bytes and its base, and
+        the owner could have linked the same by itself
+documents/history  History.add, History._unlink
+        | members of the group: other names in drafts/
+        | O_EXCL and O_NOFOLLOW under 24 random digits; drafts/ is sticky; only our own draft is removed
+documents/history  History.make_way
+        | a member, which puts what is no version under the next number
+        | a rename between two folders of the document, to a random name: the entry itself, and never its target; undone
+        if it has become a version
+documents/history  History._trim
+        | members: what lies under old numbers
+        | by the owner of the document only, unlink by descriptor of a name that is a number below the current version
+documents/history  History._settle_base, _read_version
+        | members: what lies under a number, and swaps it
+        | READ never follows, never blocks; type, size and mode are asked of the descriptor; what was read counts only
+        as a version with the right base or digest. A link to a file of the reader's own is read, and is no version
+documents/upkeep  garbage, _garbage_in, _entries, _files_in
+        | whoever may write into .documents/; the owner of each folder below
+        | each folder is opened O_NOFOLLOW under the one above; reads names and stats, never through a link; a piece is
+        taken away while its folder is open
+documents/upkeep  _unlink
+        | the owner of the document and members: any name
+        | by descriptor: it takes the entry and never its target, after 36 hours, or an old version, or a deaf bell
+documents/upkeep  _setter.fix
+        | the owner of the document, who may swap versions/ before the fix
+        | opened anew O_NOFOLLOW; owner and mode must be those that were found; chmod of that descriptor
 ops/bench  _box
         | the user, on a root of his own
         | a box that this process has made, moved to a hidden name before it is deleted
-ops/cleanup  root_garbage, _clear_root
+ops/cleanup  root_garbage, _remove_marker
         | whoever may write into the root
         | by descriptors of the root; only drafts of the marker, and removed boxes without mail
 ops/cleanup  _junk, _leases, _requests, _done, _consumers, _bloated, _entries
@@ -31,11 +98,11 @@ ops/cleanup  _shrink, _remove_consumer, _remove_half_made, _unlock, _unlink, _rm
         | the owner of the box swaps folders for links while root sweeps
         | in a process with the owner's rights (as_owner): it can do what the owner can; each folder is opened again
         O_NOFOLLOW; dir_fd everywhere
-ops/doctor  _strangers, _proofs, _setting, _far_off, _is_far_off, _unmailed, _outbox
+ops/doctor  _foreign_entries, _uid_trust, _setting, _far_deadlines, _is_too_late, _junk, _outbox
         | the owner of the box plants links, FIFOs and many names
         | reads only: files O_NOFOLLOW and O_NONBLOCK; a folder listed through a planted link makes a wrong count and
         nothing else; an error is this box's own finding
-ops/inventory  box_status, _later, _held, _count, _bells
+ops/inventory  box_status, _later, _claimed, _count, _doorbells
         | the owner of the box plants links and many names
         | reads names only: through a planted link a count is wrong, and nothing else; an error is this box's own row
 receive/command_handler  _stdin
@@ -126,9 +193,13 @@ store/dead_letters  DeadLetters.explain, DeadLetters._has_room, DeadLetters._cou
         | senders: how many notes, under which names
         | O_NOFOLLOW, 0600, in dead/, which is 0700; a cap on notes, then one file that counts
 store/deliver  _move_in, _draft
-        | the recipient owns the box; other senders may write into tmp/
+        | the recipient owns the box, and swaps its folders for links; other senders may write into tmp/
         | O_EXCL and O_NOFOLLOW under a name with our id and random digits; sticky folders keep others from our file;
-        only our own draft is removed
+        only our own draft is removed. Root goes by the descriptors of _place() in boxes of other uids. Any other sender
+        can be led by a link into folders in which it may write, with a new file of its own, called ID,S=SIZE.json
+store/deliver  _place
+        | the recipient swaps the box, tmp/, new/ or outbox/ for a link or another folder
+        | O_PATH, O_DIRECTORY and O_NOFOLLOW, fstat: a link, or a folder of another owner than the box's, is refused
 store/deliver  _answer
         | a third uid may make replies/ID
         | the folder is opened O_PATH and O_NOFOLLOW and must be the box owner's; the rename goes by its descriptor

@@ -88,7 +88,7 @@ def inventory(root: Root) -> Iterator[DocumentStatus]:
 def garbage(root: Root, older_than: float | None = None) -> Iterator[Garbage]:
     """Return what is left over, documents included that were removed more than *older_than* seconds ago.
 
-    Nothing is touched before its `how` is called.
+    Nothing is touched before its `how` is called. Call it before you ask for the next one: then its folder is closed.
     """
     path = f"{root.path}/{DOCUMENTS}"
     try:
