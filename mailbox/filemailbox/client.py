@@ -243,9 +243,10 @@ class Mailbox:
             address = self._address(to)
         id, protection = resolve_options(options, self._default_protection() if self._sign_if_key else self._protection)
         data = self._encode(id, address, body, options, protection)
-        deliver(
-            self.root, address, id, data, durable=self.durable, answers=options.get("in_reply_to"), sender=self.name
-        )
+        reply_to = options.get("in_reply_to")
+        deliver(self.root, address, id, data, durable=self.durable, answers=reply_to, sender=self.name)
+        if reply_to is not None:
+            self._ringer.look_again(address)
         self._ringer.ring(address)
         return id
 
@@ -266,6 +267,8 @@ class Mailbox:
                 results[name] = id
             except MailboxError as error:
                 results[name] = error
+            if reply_to is not None:
+                self._ringer.look_again(name)
             self._ringer.ring(name)
         return results
 

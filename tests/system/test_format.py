@@ -66,6 +66,7 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (settings.MAX_RETRY_DELAY, "at most {:g} s, less up to half of it by chance"),
         (ledger.LIMIT // 1000, "with the {} 000 that were sent last"),
         (ledger.LIMIT * 2 // 1000, "At {} 000 keys or more"),
+        (doorbell.BELLS_TTL * 1000, "For {:g} ms it MAY take them for all doorbells"),
         (doorbell.STALE_AFTER, "older than {:g} s and has no listener"),
         (doorbell.MAX_NAMES_READ, "in one `run/` ({} here"),
         (doorbell.MAX_SOCKETS_TRIED, "it tries ({})"),

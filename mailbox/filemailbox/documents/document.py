@@ -76,7 +76,7 @@ class Document(Generic[T]):
         self._poll_interval = poll_interval
         self._waiting: Waker | None = None
         self._watches = 0
-        self._ringer = Ringer(f"{root.path}/{folders.DOCUMENTS}")
+        self._ringer = Ringer(f"{root.path}/{folders.DOCUMENTS}", bells_ttl=0)  # each watcher counts
 
     @property
     def _guard(self) -> threading.RLock:

@@ -123,7 +123,7 @@ def fields_of(document: dict[str, Any]) -> dict[str, Any]:
         document["body"] = None  # it is sealed as well
     if "body" in document:
         for name, value in document.items():
-            if value.__class__ is not str and name in _TEXTS and value is not None:
+            if type(value) is not str and name in _TEXTS and value is not None:
                 raise NotMailError(f"its {quoted(name)} is {_kind(value)}, expected {_EXPECTED[str]}")
         if not _RARE.isdisjoint(document):
             _check(document)

@@ -38,7 +38,7 @@ class Order:
         *listed* is one listing of `new/`, and *clock* a timestamp from before it. *when* returns the timestamp of a
         file with an external name (its mtime), or None if the file is gone.
         """
-        if len(listed) == 1 and listed[0] <= clock and not is_external(listed[0]):
+        if len(listed) == 1 and listed[0] <= clock and listed[0][_SEAM] == "Z-":
             self._ahead = {}
             return listed, False  # the usual case at a wake-up: one message
         ready = [name for name in listed if name[_SEAM] == "Z-"]

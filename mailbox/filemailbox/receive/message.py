@@ -322,6 +322,5 @@ def one_line_error(error: BaseException) -> str:
 
 def dedup_key(message: Message[Any]) -> str | None:
     """Return the deduplication key: the idempotency key, or the id of signed or sealed mail."""
-    if message.idempotency_key is not None or message.trust not in PROVEN:
-        return message.idempotency_key
-    return message.reply_id
+    key: str | None = message._fields.get("idempotency_key")
+    return message.reply_id if key is None and message.trust in PROVEN else key

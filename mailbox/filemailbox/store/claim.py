@@ -4,7 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from .. import log
 from ..errors import quoted
@@ -19,15 +19,9 @@ BACKOFF_SECONDS: Final = 60.0
 """Seconds for which a file that failed so often is left alone."""
 
 
-class Claim(NamedTuple):
-    """A message in our folder in `cur/`."""
-
-    filename: str
-    data: bytes
-    """Its content, read once."""
-    st: os.stat_result
-    never_read: bool
-    """True if no consumer has read it before: it came from `new/`."""
+Claim: TypeAlias = tuple[str, bytes, os.stat_result, bool]
+"""A message in our folder in `cur/`: its file name, its content (read once), its stat, and True if no consumer has read
+it before: it came from `new/`. A plain tuple: one with names takes 0.3 us longer to build, for each message."""
 
 
 class Failures:

@@ -126,7 +126,7 @@ class DeferredMail:
             return None
         never_read = filename in self.never_read
         self.never_read.discard(filename)
-        return Claim(claimed, data, st, never_read)
+        return claimed, data, st, never_read
 
     def _on_open_error(self, filename: str, due: str, plain_name: str, error: OSError) -> None:
         if error.errno == errno.EAGAIN:  # its writer has a file lease on it

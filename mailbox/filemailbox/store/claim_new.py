@@ -174,7 +174,7 @@ class NewMail:
             finally:
                 os.close(fd)
             if refusal is None:
-                return Claim(filename, data, st, True)
+                return filename, data, st, True
         except OSError as error:
             if error.errno == errno.EPERM:  # the file is another user's
                 self._flags = READ
@@ -291,4 +291,4 @@ class NewMail:
             os.unlink(claimed, dir_fd=fd)
             log.info("%s is claimed already: the second copy of the same message was dropped", other)
             return None
-        return Claim(claimed, data, st, True)
+        return claimed, data, st, True

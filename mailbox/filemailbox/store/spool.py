@@ -78,6 +78,7 @@ class Spool:
         self._dead_letters = DeadLetters(dirs)
         self._deferred = DeferredMail(self._folder, self._dead_letters, failures, self._filter, max_size)
         self._settler = Settler(self._folder, self._deferred, self._dead_letters, self._settings.retention)
+        self.ack = self._settler.ack  # for each message: without a call in between
         intake = Intake(dirs, self._dead_letters, max_size)
         self._new = NewMail(self._folder, intake, self._settler, failures, self._filter)
         self.maintain_at = 0.0
@@ -210,10 +211,6 @@ class Spool:
 
     # Settling
 
-    def ack(self, filename: str) -> None:
-        """See Settler.ack()."""
-        self._settler.ack(filename)
-
     def is_claimed(self, filename: str) -> bool:
         """See Settler.is_claimed()."""
         return self._settler.is_claimed(filename)
@@ -224,10 +221,11 @@ class Spool:
 
     def release(self, claim: Claim) -> None:
         """Let a claim come back at once, by no fault of its own. If that fails, it is tried again later."""
-        if claim.never_read:
-            self._settler.release_unread(claim.filename)
+        filename, _, _, never_read = claim
+        if never_read:
+            self._settler.release_unread(filename)
         else:
-            self._settler.release(claim.filename)
+            self._settler.release(filename)
 
     def dead_letter(self, filename: str, reason: str, detail: str = "") -> None:
         """See Settler.dead_letter()."""

@@ -116,10 +116,13 @@ def bare_rename() -> Callable[[int, bytes, int, bytes, int], int]:
 
     It costs 0.2 us more than os.rename(), where that with the errno of _renameat2() costs 1.3 us more.
     """
-    try:
-        return _load(use_errno=False)
-    except (ImportError, OSError):
-        return lambda *_: -1
+    global _bare_call
+    if _bare_call is None:  # ctypes builds a class for each load
+        try:
+            _bare_call = _load(use_errno=False)
+        except (ImportError, OSError):
+            return lambda *_: -1
+    return _bare_call
 
 
 def _renameat2(source: int, name: str, target: int, to: str, flags: int) -> int:
@@ -177,3 +180,4 @@ def lies(name: str, folder: int) -> bool:
 
 
 _call: Callable[[int, bytes, int, bytes, int], int] | None = None
+_bare_call: Callable[[int, bytes, int, bytes, int], int] | None = None

@@ -56,6 +56,8 @@ def strict_read(fd: int, limit: int, size: int | None = None) -> StrictRead:
         and st.st_mode & _TYPE_MASK == _REGULAR
     ):
         data = os.read(fd, actual + 1)
+        if len(data) == actual:
+            return data, st, None
         while len(data) < actual and (more := os.read(fd, actual + 1 - len(data))):
             data += more
         if len(data) == actual:

@@ -171,16 +171,20 @@ def test_a_bell_in_the_place_of_one_that_is_gone_rings_at_once(run: Path, hang: 
     assert rang
 
 
-def test_a_bell_that_was_just_hung_beside_another_rings(run: Path, hang: Callable[..., Bell]) -> None:
-    """A requester waits for its reply at a bell of its own, which is perhaps a moment old."""
-    ringer = Ringer(str(run.parent.parent), folder_ttl=3600.0)
+def test_an_answer_rings_a_bell_that_was_just_hung_beside_another(run: Path, hang: Callable[..., Bell]) -> None:
+    """A requester waits for its reply at a bell of its own, which is perhaps a moment old. Other rings may miss it."""
+    ringer = Ringer(str(run.parent.parent), bells_ttl=3600.0, folder_ttl=3600.0, mtime_tick_ns=0)
     first = hang()
     ringer.ring("bob")
     second = hang()
     first.clear()
+    missed = reached(ringer, second), rung(first)
+    first.clear()
+    ringer.look_again("bob")
     rang = reached(ringer, second), rung(first)
     ringer.close()
 
+    assert missed == (False, True)
     assert rang == (True, True)
 
 
