@@ -368,7 +368,7 @@ _INFINITY: Final = "not JSON: number is infinity"
 _LINK: Final = "it is a symbolic link, not a file"
 _LINKS: Final = "it has [23] links: somebody else can still change it"
 _DEEP: Final = "nested deeper than 64|not JSON"
-_NOBODY: Final = "in new/ that nobody takes"
+_NOBODY: Final = "in new/ that (is|are) not mail"
 _HIDDEN: Final = "its mode keeps it from its recipient"
 
 KINDS: Final[tuple[Kind, ...]] = (
