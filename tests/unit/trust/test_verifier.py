@@ -688,14 +688,17 @@ def test_without_a_folder_of_keys_nothing_is_looked_for(root: Path, monkeypatch:
     with Mailbox("alice", root, durable=False) as alice:
         alice.send("bob", 1)
         asked: list[str] = []
+
+        def counting(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(path: Any, **options: Any) -> Any:
+                asked.append(str(path))
+                return real(path, **options)
+
+            return call
+
         with monkeypatch.context() as patch:
             for name in ("lstat", "stat"):
-
-                def counting(path: Any, *, real: Callable[..., Any] = getattr(os, name), **options: Any) -> Any:
-                    asked.append(str(path))
-                    return real(path, **options)
-
-                patch.setattr(os, name, counting)
+                patch.setattr(os, name, counting(getattr(os, name)))
             alice.send("bob", 2)
 
     assert set(asked) <= {str(root / "bob")}  # root asks for the owner of the box
