@@ -384,10 +384,14 @@ def test_a_line_that_a_kill_cut_off_is_not_read(tmp_path: Path) -> None:
 
 def test_a_soak_of_seconds_holds(place: str) -> None:
     """`scripts/prove soak` soaks for minutes, or as long as it is told."""
-    try:
-        result = soak.soak(place, 2.0, 1)
-    except record.LeftOut as why:
-        pytest.skip(str(why))
+    for number, seconds in enumerate((2.0, 10.0, 40.0)):  # its processes take long to start on a busy machine
+        os.mkdir(f"{place}/{number}")
+        try:
+            result = soak.soak(f"{place}/{number}", seconds, 1)
+        except record.LeftOut as why:
+            pytest.skip(str(why))
+        if result.counts["handled"] or result.broken:
+            break
 
     assert result.broken == []
     assert result.counts["handled"] > 0
