@@ -106,10 +106,15 @@ def test_a_document_that_is_made_in_place_is_caught(
 @pytest.mark.parametrize("kind", [name for name, kind in disks.KINDS.items() if kind.known is None])
 def test_a_power_cut_takes_no_change_that_was_put(place: str, kind: str) -> None:
     """Two cuts; `scripts/prove documents` makes twenty on each disk."""
-    try:
-        result = documents.cuts(disks.KINDS[kind], place, 2)
-    except record.LeftOut as why:
-        pytest.skip(str(why))
+    for number in range(5):  # on a busy machine a cut can come before the first change
+        folder = f"{place}/{number}"
+        os.mkdir(folder)
+        try:
+            result = documents.cuts(disks.KINDS[kind], folder, 2)
+        except record.LeftOut as why:
+            pytest.skip(str(why))
+        if result.broken or result.counts["durable_changes"]:
+            break
 
     assert result.broken == []
     assert result.counts["durable_changes"] > 0
