@@ -79,6 +79,7 @@ def counter(place: str, way: str | None, each: int) -> Result:
     for log in logs:
         open(log, "wb").close()
     running = {number: apart.Apart(_count, root, logs[number], ways[number], each) for number in range(WRITERS)}
+    began = [0] * WRITERS  # how much each log held when its writer began
     deadline, kill_at, killed = time.monotonic() + _PATIENCE, time.monotonic() + _KILL_EVERY, 0
     try:
         while running:
@@ -93,11 +94,14 @@ def counter(place: str, way: str | None, each: int) -> Result:
                 except RuntimeError as error:
                     result.broken.append(f"a writer failed: {error}")
                     del running[number]
-            if running and time.monotonic() >= kill_at:
-                number = chance.choice(list(running))
+            # A writer that has done nothing yet lives on. It may be waiting for a version whose writer was killed, and
+            # that takes longer than the time between two kills: it would never get on.
+            victims = [number for number in running if os.path.getsize(logs[number]) > began[number]]
+            if victims and time.monotonic() >= kill_at:
+                number = chance.choice(victims)
                 running[number].kill()
                 killed += 1
-                kill_at = time.monotonic() + _KILL_EVERY
+                kill_at, began[number] = time.monotonic() + _KILL_EVERY, os.path.getsize(logs[number])
                 running[number] = apart.Apart(_count, root, logs[number], ways[number], each)
     finally:
         for writer in running.values():
