@@ -30,6 +30,9 @@ _PLAIN = re.compile(rf"{TIMESTAMP_PATTERN}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", 
 _UNTIMED_LISTING: Final = 256
 """Names in a listing up to which junk cannot cost anything worth measuring."""
 
+_MAX_UNSETTLED: Final = 8
+"""Folders that were `new/` and may still hold mail: with so many of them, `new/` is not replaced again."""
+
 
 class _Crowding:
     """The part of `new/` that is not mail, and what is done about it.
@@ -133,12 +136,12 @@ class NewMail:
         crowding = self._crowding
         if started < crowding.room_at:
             return
-        for aside in crowding.asides[:] if crowding.is_short else ():
-            if aside.empty(self._folder.new_fd, started + CLEANUP_BUDGET):
+        for aside in crowding.asides[:]:
+            if aside.empty(self._folder.new_fd, started + CLEANUP_BUDGET, has_room=crowding.is_short):
                 crowding.asides.remove(aside)
-        settled = all(aside.settled for aside in crowding.asides)
+        unsettled = sum(not aside.settled for aside in crowding.asides)
         crowding.room_at = time.monotonic() + PART * (time.monotonic() - started)
-        if not crowding.listed or started < crowding.exchange_at or not settled:
+        if not crowding.listed or started < crowding.exchange_at or unsettled >= _MAX_UNSETTLED:
             return
         if is_crowded(self._folder.new_fd):
             irregular = {*self._intake.irregular, *crowding.behind, *filter(is_external, crowding.listed)}

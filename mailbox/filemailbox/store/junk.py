@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..errors import PermissionDeniedError
-from ..format.order import is_mail
+from ..format.order import is_external, is_mail
 from ..system.files import EXCHANGE, FOLDER, NOREPLACE, close, describe_type, rename
 from .layout import NEW_SWAP_PREFIX
 from .permissions import set_mode_and_owner
@@ -75,31 +75,36 @@ def _is_tied(name: str, folder: int) -> bool:
 class Aside:
     """A folder that was `new/`, as long as there may be mail in it."""
 
-    __slots__ = ("_mtime", "_old", "_path", "_shut", "_since", "_waiting")
+    __slots__ = ("_external", "_mtime", "_old", "_path", "_plain", "_shut", "_since")
 
     def __init__(self, old: int, path: str, waiting: Iterable[str]) -> None:
         """*old* is open, and ours to close, *path* its path; *waiting* is moved at leisure: it was no mail then."""
         self._old, self._path, self._since, self._shut, self._mtime = old, path, time.monotonic(), False, 0
-        self._waiting = sorted(waiting, reverse=True)
+        self._external: list[str] = []
+        self._plain: list[str] = []
+        self._sort(waiting)
 
     @property
     def settled(self) -> bool:
         """Whether nobody else can put anything there any more, and all that may be mail is out."""
-        return self._shut and not self._waiting and self._mtime == os.fstat(self._old).st_mtime_ns
+        return self._shut and not self._is_waiting and self._mtime == os.fstat(self._old).st_mtime_ns
 
-    def empty(self, new: int, until: float) -> bool:
-        """Go on with moving what may be mail to *new*, until that time. Returns whether all is over."""
+    def empty(self, new: int, until: float, *, has_room: bool = True) -> bool:
+        """Go on with moving what may be mail to *new*, until that time. Return True if all is over.
+
+        Unless *new* *has_room*, only plain mail is moved: the rest would make it as slow as it was.
+        """
         since = time.monotonic() - self._since
         if not self._shut and since > _IN_FLIGHT:
             self._shut = True
             with contextlib.suppress(OSError):  # whoever holds it open can put nothing into it any more, but root
                 os.fchmod(self._old, 0o700)
         changed = os.fstat(self._old).st_mtime_ns
-        if self._shut and not self._waiting and changed != self._mtime:
-            self._waiting = mail_in(self._old)[::-1]
+        if self._shut and not self._is_waiting and changed != self._mtime:
+            self._sort(mail_in(self._old))
             self._mtime = changed
-        while self._waiting and time.monotonic() <= until:
-            name = self._waiting.pop()
+        while time.monotonic() <= until and (names := self._plain or (self._external if has_room else None)):
+            name = names.pop()
             if not _is_tied(name, self._old):
                 carry(name, self._old, new)  # that changes the mtime: the next call looks once more
         if not self.settled or since < _HELD:
@@ -107,6 +112,15 @@ class Aside:
         keep(self._path)
         self.close()
         return True
+
+    @property
+    def _is_waiting(self) -> bool:
+        return bool(self._plain or self._external)
+
+    def _sort(self, names: Iterable[str]) -> None:
+        """Make *names* the ones to move, the first of them last."""
+        for name in sorted(names, reverse=True):
+            (self._external if is_external(name) else self._plain).append(name)
 
     def close(self) -> None:
         """Let go of it. What is still in there comes back as after a crash: see Place."""

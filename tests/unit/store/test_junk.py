@@ -177,6 +177,19 @@ def test_much_junk_is_left_behind(
     assert [len(os.listdir(path)) for path in kept(root)] == [3000]
 
 
+def test_junk_that_keeps_coming_is_left_behind_again(root: Path, new: Path, bob: Mailbox, unhurried: None) -> None:
+    """More junk comes before the first folder that was new/ is settled: that does not keep it in new/."""
+    for _ in range(3):
+        hidden(new, 3000)
+        for _ in range(3):
+            assert bodies(bob) == []
+            crowding = bob._receiver._spool._new._crowding
+            crowding.room_at = crowding.exchange_at = 0.0
+
+    assert os.listdir(new) == []
+    assert [len(os.listdir(path)) for path in kept(root)] == [3000] * 3
+
+
 def test_what_may_become_mail_is_not_left_behind(
     root: Path, new: Path, alice: Mailbox, bob: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
