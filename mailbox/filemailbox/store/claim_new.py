@@ -30,6 +30,9 @@ _PLAIN = re.compile(rf"{TIMESTAMP_PATTERN}-[0-9a-f]{{12}},S=(\d{{1,9}})\.json", 
 _UNTIMED_LISTING: Final = 256
 """Names in a listing up to which junk cannot cost anything worth measuring."""
 
+_HUGE: Final = 10 * MANY
+"""Names of junk in a listing from which on `new/` is replaced without delay."""
+
 _MAX_UNSETTLED: Final = 8
 """Folders that were `new/` and may still hold mail: with so many of them, `new/` is not replaced again."""
 
@@ -123,6 +126,9 @@ class NewMail:
             crowding.took, crowding.listed, crowding.is_short = 0.0, [], True
         if crowding.in_vain or crowding.before:
             crowding.in_vain, crowding.before, crowding.behind = 0, crowding.behind, set()
+        if not batch and len(crowding.listed) > _HUGE:
+            self._make_room()  # now: after a listing that took so long, the next one is not made at once
+            self._held_back = self._held_back or not crowding.listed  # mail that came meanwhile has moved over
         self.batch = batch  # only now: other threads pop from it
         return bool(batch) or self._held_back
 
@@ -134,14 +140,17 @@ class NewMail:
         """Leave junk behind in a folder that is no longer `new/`, and go on moving what may be mail out of those."""
         started = time.monotonic()
         crowding = self._crowding
-        if started < crowding.room_at:
+        is_huge = len(crowding.listed) > _HUGE  # to replace new/ is cheaper than to list it once more
+        if started < crowding.room_at and not is_huge:
             return
-        for aside in crowding.asides[:]:
-            if aside.empty(self._folder.new_fd, started + CLEANUP_BUDGET, has_room=crowding.is_short):
-                crowding.asides.remove(aside)
+        if started >= crowding.room_at:
+            for aside in crowding.asides[:]:
+                if aside.empty(self._folder.new_fd, started + CLEANUP_BUDGET, has_room=crowding.is_short):
+                    crowding.asides.remove(aside)
+            crowding.room_at = time.monotonic() + PART * (time.monotonic() - started)
         unsettled = sum(not aside.settled for aside in crowding.asides)
-        crowding.room_at = time.monotonic() + PART * (time.monotonic() - started)
-        if not crowding.listed or started < crowding.exchange_at or unsettled >= _MAX_UNSETTLED:
+        is_time = started >= crowding.exchange_at or is_huge
+        if not crowding.listed or not is_time or unsettled >= _MAX_UNSETTLED:
             return
         if is_crowded(self._folder.new_fd):
             irregular = {*self._intake.irregular, *crowding.behind, *filter(is_external, crowding.listed)}
@@ -149,6 +158,7 @@ class NewMail:
             aside_or_none = leave_behind(self._folder.box, self._folder.new_fd, irregular)
             if aside_or_none is not None:
                 crowding.asides.append(aside_or_none)
+                crowding.listed, crowding.took = [], 0.0
                 self._folder.reopen_new()
                 self.new_was_replaced()
                 log.warning("there was too much junk in the new/ of %s: it was left behind", self._folder.address)

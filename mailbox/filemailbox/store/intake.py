@@ -18,7 +18,7 @@ from ..format.filename import Filename, parse_filename, stem_of
 from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
 from ..system.files import describe_type
-from ..system.strict_read import refuse, strict_read
+from ..system.strict_read import strict_read
 from .consumer_folder import UNMOVABLE_ERRNOS, DirFds
 from .dead_letters import NOTES, DeadLetters
 from .ids import new_id
@@ -150,7 +150,7 @@ class Intake:
             st = os.stat(filename, dir_fd=self._dirs["new"], follow_symlinks=False)
         except OSError as error:
             return not isinstance(error, FileNotFoundError)
-        return refuse(st, size, size) is None
+        return st.st_size == size and st.st_nlink == 1 and stat.S_ISREG(st.st_mode)
 
     def mtime_stamp(self, filename: str) -> str | None:
         """Return the timestamp of a file's mtime; None if it is gone, or not worth another try yet."""
