@@ -42,7 +42,7 @@ class Order:
             self._ahead = {}
             return listed, False  # the usual case at a wake-up: one message
         ready = [name for name in listed if name[_SEAM] == "Z-"]
-        external = ()
+        external: list[str] = []
         if len(ready) < len(listed):  # perhaps half a million names of junk: without a call for each
             external = [name for name in listed if name[_SEAM] != "Z-" and name.endswith(".json")]
         ready.sort()
