@@ -109,8 +109,12 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
         try:
             if os.geteuid() == 0:
                 held = _hold(box, folder, id)
-            draft = f"{box}/tmp/{name}" if held[1] is None else name
-            file = os.open(draft, _NEW, 0o640, dir_fd=held[1])
+            if held is _BY_PATH:  # most messages: without arguments that say nothing
+                draft = f"{box}/tmp/{name}"
+                file = os.open(draft, _NEW, 0o640)
+            else:
+                draft = name
+                file = os.open(draft, _NEW, 0o640, dir_fd=held[1])
         except OSError as error:
             if isinstance(error, FileNotFoundError | NotADirectoryError) and _has_outbox(root, sender, box):
                 box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
@@ -127,8 +131,10 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
                 written += os.write(file, data[written:])
             os.fchmod(file, 0o640)  # a strict umask would keep it from its recipient
             if answers is None or not _answer(draft, box, name, answers, held):
-                target = f"{box}/{folder}/{name}" if held[2] is None else name
-                os.rename(draft, target, src_dir_fd=held[1], dst_dir_fd=held[2])  # this is the delivery
+                if held is _BY_PATH:
+                    os.rename(draft, f"{box}/{folder}/{name}")  # this is the delivery
+                else:
+                    os.rename(draft, name, src_dir_fd=held[1], dst_dir_fd=held[2])
         except BaseException:
             _close(file, id, durable=True)
             with contextlib.suppress(OSError):

@@ -72,8 +72,11 @@ class Verifier:
             owners = self._owners
             if owners is None or self._clock() >= self._fresh_until:  # asked here, for every message comes this way
                 owners = self._refresh()
-            proven = owners.names.get(st.st_uid) == sender and self._is_closed(st)
-            trust = UID if proven and self._is_ours(fields.get("to")) else NONE
+            proven = owners.names.get(st.st_uid) == sender
+            if proven and st.st_gid == self._group and not st.st_mode & _OPEN and self._is_ours(fields.get("to")):
+                trust = UID  # the file was made in this box, and only its owner may write it now
+            else:
+                trust = NONE
         if self._least and rank(trust) < self._least:
             raise UnverifiedSenderError(
                 f"the proof of its sender is {quoted(trust)}, and this box demands {self._min_trust} or better"
@@ -134,10 +137,6 @@ class Verifier:
 
     def _is_ours(self, to: str | None) -> bool:
         return to == self._address if to is not None else self._private
-
-    def _is_closed(self, st: os.stat_result) -> bool:
-        """Return True if the file was made in this box, and only its owner may write it now."""
-        return st.st_gid == self._group and not st.st_mode & _OPEN
 
     def _refresh(self) -> BoxOwners:
         """Return the owners of the boxes, at most a second old. Raises StorageError."""
