@@ -26,7 +26,6 @@ from .format.times import in_seconds
 from .options import resolve_options
 from .receive.message import Message
 from .settings import MAX_ATTEMPTS, MAX_RETRY_DELAY, MAX_SIZE, POLL_INTERVAL, RETRY_DELAY, Settings
-from .store.box import create_box
 from .store.deliver import deliver, deliver_many
 from .store.ids import new_id
 from .store.root import find_root, init_root
@@ -205,6 +204,8 @@ class Mailbox:
     @classmethod
     def init(cls, name: str, root: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
         """Create the box *name*, and the root, unless they exist; then open the mailbox. *settings* as in Mailbox()."""
+        from .store.box import create_box
+
         found = init_root(root_path(root))
         create_box(found, parse_address(name))
         return cls(name, found.path, **settings)
