@@ -242,8 +242,11 @@ class Mailbox:
             if is_group(to):
                 return self._send_to_all(to, body, options)
             address = self._address(to)
-        id, protection = resolve_options(options, self._default_protection() if self._sign_if_key else self._protection)
-        data = self._encode(id, address, body, options, protection)
+        protection = self._default_protection() if self._sign_if_key else self._protection
+        id, protection = resolve_options(options, protection) if options else (new_id(), protection)
+        data = encode(id, self.name, address, body, options, 1 if protection else None)
+        if protection or len(data) > self.max_size:  # as _encode() does, without a call for most messages
+            data = self._protect(id, address, data, protection)
         reply_to = options.get("in_reply_to")
         deliver(self.root, address, id, data, durable=self.durable, answers=reply_to, sender=self.name)
         if reply_to is not None:
@@ -326,7 +329,10 @@ class Mailbox:
 
     def _encode(self, id: str, to: str, body: Any, options: Mapping[str, Any], protection: str | None) -> bytes:
         """Return the bytes of a message, sealed or signed if *protection* asks for it. Raises InvalidBodyError."""
-        data = encode(id, self.name, to, body, options, 1 if protection else None)
+        return self._protect(id, to, encode(id, self.name, to, body, options, 1 if protection else None), protection)
+
+    def _protect(self, id: str, to: str, data: bytes, protection: str | None) -> bytes:
+        """Seal or sign the bytes of a message, if *protection* asks for it. Raises InvalidBodyError if too many."""
         if protection:
             data = self.keyring.seal(to, id, data) if protection == SEALED else self.keyring.sign(data)
         if len(data) > self.max_size:

@@ -107,7 +107,7 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
     held: Held = _BY_PATH
     try:
         try:
-            if os.geteuid() == 0:
+            if os.geteuid() == 0 and os.lstat(box).st_uid != 0:  # else no path leads anywhere else
                 held = _hold(box, folder, id)
             if held is _BY_PATH:  # most messages: without arguments that say nothing
                 draft = f"{box}/tmp/{name}"
@@ -120,7 +120,7 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
                 box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
                 _let_go(held)
                 held = _BY_PATH
-                if os.geteuid() == 0:
+                if os.geteuid() == 0 and os.lstat(box).st_uid != 0:
                     held = _hold(box, folder, id)
             elif not isinstance(error, FileExistsError):
                 raise
@@ -151,12 +151,10 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
 
 
 def _hold(box: str, folder: str, id: str) -> Held:
-    """For root: the box, `tmp/` and *folder*, open, if the box belongs to another uid. Else paths lead nowhere else.
+    """Open the box of another uid, its `tmp/` and *folder*, for root.
 
     Raises PermissionDeniedError where one of them is a link or another uid's; OSError.
     """
-    if os.lstat(box).st_uid == 0:
-        return _BY_PATH
     held: list[int] = []
     try:
         held.append(_place(box, None, None, box, id))
