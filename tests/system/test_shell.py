@@ -39,7 +39,7 @@ from support.paths import REPO, VECTORS
 
 PATIENCE = 60.0  # seconds after which a shell will not come to an end any more
 
-SENDING = ["awk", "od", "date", "mv", "ls", "cat", "rm", "sync"]
+SENDING = ["awk", "od", "date", "mv", "ls", "id", "cat", "rm", "sync"]
 RECEIVING = [*SENDING, "stat", "sort", "rmdir", "mkdir", "mkfifo", "sleep", "timeout", "flock", "tail"]
 
 SHELLS = ("dash", "busybox", "bash")
@@ -662,6 +662,30 @@ def test_an_answer_goes_to_who_waits_for_it(shell: Shell) -> None:
         shell.send("alice", "late", "--in-reply-to", request.id, agent="bob")
         shell.send("alice", "to a stranger", "--in-reply-to", "../x", agent="bob")
         assert [message.body for message in alice.peek()] == ["late", "to a stranger"]
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("folder", ["tmp", "new", None])
+def test_root_follows_no_link_of_the_owner_of_a_box(shell: Shell, tmp_path: Path, folder: str | None) -> None:
+    """Root sends to a box of another uid, which has put a link in the place of a folder; or has not."""
+    box, victim = shell.root / "bob", tmp_path / "root's own"
+    victim.mkdir()
+    for path in [box, *box.rglob("*")]:
+        os.chown(path, 2002, 2002)
+    if folder is not None:
+        (box / folder).rename(box / "aside")
+        (box / folder).symlink_to(victim)
+        os.chown(box / folder, 2002, 2002, follow_symlinks=False)
+    ran = shell.send("bob", "hello", agent="alice")
+
+    assert os.listdir(victim) == []
+    if folder is None:
+        assert ran.code == 0
+        assert [json.loads(path.read_bytes())["body"] for path in (box / "new").iterdir()] == ["hello"]
+    else:
+        assert ran.code == 77
+        assert f"its {folder}/ is no folder of the box's owner" in ran.err
+    assert [path.name for path in box.glob("tmp/*")] == []
 
 
 @pytest.mark.usefixtures("as_root")
