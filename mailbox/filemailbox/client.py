@@ -166,8 +166,8 @@ class Mailbox:
         registry         folder of public keys that the operator mounts read-only (default: $MAILBOX_REGISTRY)
         min_trust        lowest level of trust that is received: `none`, `uid`, `relay`, `signed` or `sealed` (default:
                          $MAILBOX_MIN_TRUST, else `none`); the last two sign or seal outgoing mail as well
-        seal             seal outgoing mail, unless send() says otherwise (default: $MAILBOX_SEAL, 1 or 0, else no)
-        sign             sign outgoing mail, unless send() says otherwise (default: $MAILBOX_SIGN, else if we have a
+        seal             seal outgoing mail, unless send() has its own seal= (default: $MAILBOX_SEAL, 1 or 0, else no)
+        sign             sign outgoing mail, unless send() has its own sign= (default: $MAILBOX_SIGN, else if we have a
                          key: agents that pinned it accept nothing unsigned from us)
 
         Raises RootNotFoundError, InvalidAddressError, InvalidRequestError. To send, the box *name* need not exist.

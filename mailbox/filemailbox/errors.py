@@ -19,7 +19,7 @@
     │   ├── GroupNotFoundError                  `all` or `team:GROUP` has no members
     │   ├── DocumentNotFoundError               no shared document of that name
     │   └── MessageNotFoundError                no message with that id, or more than one
-    ├── NotClaimedError                         the message was only looked at, or the claim was lost
+    ├── NotClaimedError                         the message was only peeked at, or the claim was lost
     ├── PartialDeliveryError                    mail to a group reached only some members: `reached`, `failed`
     ├── BoxInUseError                           `remove` found mail or a listener in the box
     ├── ConflictError                           a shared document is not as a change expects it: `current`
@@ -180,7 +180,7 @@ class DocumentNotFoundError(NotFoundError):
 
 
 class NotClaimedError(MailboxError):
-    """The message is not claimed by this mailbox: it was only looked at, or the mailbox was closed meanwhile."""
+    """The message is not claimed by this mailbox: it was only peeked at, or the mailbox was closed meanwhile."""
 
 
 class PartialDeliveryError(MailboxError):

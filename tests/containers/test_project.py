@@ -88,7 +88,7 @@ def test_health_is_seen_from_outside(project: Project) -> None:
     until(lambda: {project(name).facts(".State.Health.Status") for name in ("alice", "bob")} == {"healthy"})
 
     deaf = project("bob").do("mailbox", "health", "--as", "carol", check=False)
-    assert (deaf.code, deaf.out) == (1, "carol: nobody listens\n")
+    assert (deaf.code, deaf.out) == (1, "carol: no listener\n")
 
 
 def test_a_restart_of_everything_keeps_waiting_mail(project: Project) -> None:

@@ -366,7 +366,7 @@ EXPIRED: Final = body('"expires":"2001-01-01T00:00:00Z"')
 _UTF8: Final = "not JSON: it is not valid UTF-8"
 _INFINITY: Final = "not JSON: number is infinity"
 _LINK: Final = "it is a symbolic link, not a file"
-_LINKS: Final = "it has [23] links: somebody else can still change it"
+_LINKS: Final = "it has [23] links: another process can still change it"
 _DEEP: Final = "nested deeper than 64|not JSON"
 _NOBODY: Final = "in new/ that (is|are) not mail"
 _HIDDEN: Final = "its mode keeps it from its recipient"
@@ -457,9 +457,9 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("name with a blank at its end", named("x.json "), "left", _NOBODY),
     Kind("name in capitals", named("X.JSON"), "left", _NOBODY),
     Kind("name of an editor's backup", named("x.json~"), "left", _NOBODY),
-    Kind("S= too small", titled(",S=6"), "dead", "it has 7 bytes and its name says S=6: it is not complete"),
-    Kind("S= too large", titled(",S=8"), "dead", "it has 7 bytes and its name says S=8: it is not complete"),
-    Kind("S= of 18 digits", titled(",S=" + "9" * 18), "dead", "its name says S=9{18}"),
+    Kind("S= too small", titled(",S=6"), "dead", "it has 7 bytes and its name has S=6: it is not complete"),
+    Kind("S= too large", titled(",S=8"), "dead", "it has 7 bytes and its name has S=8: it is not complete"),
+    Kind("S= of 18 digits", titled(",S=" + "9" * 18), "dead", "its name has S=9{18}"),
     Kind("S= of 150 digits", titled(",S=" + "9" * 150), "mail"),
     Kind("S= twice", titled(",S=6,S=7"), "mail"),
     Kind("S= negative", titled(",S=-7"), "mail"),

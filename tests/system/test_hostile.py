@@ -422,7 +422,7 @@ def test_a_box_that_somebody_has_made_before_is_not_given_away(
     said = mailbox("init", "--root", shared / "mail", "--owner", "2001:2001", "bob")
 
     assert said.code == 77
-    assert "belongs to the uid 2003, not to 2001: somebody else has made it" in said.err
+    assert "belongs to the uid 2003, not to 2001: that uid has made it" in said.err
     assert (shared / "mail" / there).stat().st_uid == 2003
 
 

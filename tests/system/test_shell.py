@@ -1512,8 +1512,8 @@ def test_what_stays_half_is_a_dead_letter(dash: Shell) -> None:
 
     assert dash.receive("-n", 9).out == b""
     assert [note.splitlines()[0] for note in notes(dash.root)] == [
-        "it has 2 bytes and its name says S=9: it is not complete",
-        "it has 2 links: somebody else can still change it",
+        "it has 2 bytes and its name has S=9: it is not complete",
+        "it has 2 links: another process can still change it",
         "not JSON: it is cut off",
     ]
     assert sorted(name.partition(",N=")[2] for name in left(dash.root, "dead")) == ["", "", "half.json"]

@@ -13,78 +13,6 @@ PACKAGE = Path(__file__).parents[2] / "mailbox" / "filemailbox"
 ALLOWED: dict[str, str] = {}
 """A phrase with a banned word, and the reason for it."""
 
-NOT_YET = frozenset(
-    [
-        "cli.__init__",
-        "cli.agents",
-        "cli.body",
-        "cli.boxes",
-        "cli.common",
-        "cli.completion",
-        "cli.dead",
-        "cli.exit_codes",
-        "cli.fast_parser",
-        "cli.help_pages",
-        "cli.inspect",
-        "cli.maintenance",
-        "cli.options",
-        "cli.output",
-        "cli.receive",
-        "cli.relay",
-        "cli.run",
-        "cli.typer_app",
-        "cli.watch",
-        "client",
-        *(f"documents.{name}" for name in ("author", "change", "checkpoint", "document", "folders", "history", "name")),
-        *(f"documents.{name}" for name in ("signature", "upkeep", "version")),
-        "errors",
-        "ops.bench",
-        "ops.cleanup",
-        "ops.doctor",
-        "ops.inventory",
-        "receive.leases",
-        "receive.message",
-        "receive.receiver",
-        "receive.typed_bodies",
-        "relay.__init__",
-        "relay.accepted",
-        "relay.audit_log",
-        "relay.carrier",
-        "relay.limits",
-        "relay.local",
-        "relay.outbox",
-        "relay.policy",
-        "relay.policy_file",
-        "relay.relay",
-        "relay.volume",
-        "store.box",
-        "store.claim",
-        "store.claim_deferred",
-        "store.consumer_folder",
-        "store.dead_letters",
-        "store.deliver",
-        "store.groups",
-        "store.intake",
-        "store.junk",
-        "store.ledger",
-        "store.permissions",
-        "store.removed_boxes",
-        "store.replies",
-        "store.root",
-        "store.settle",
-        "store.spool",
-        "system.as_owner",
-        "system.files",
-        "system.inotify",
-        "system.locks",
-        "system.mounts",
-        "system.sd_notify",
-        "system.strict_read",
-        "wake.doorbell",
-    ]
-)
-"""Modules whose prose is not yet rewritten."""
-
 
 def modules() -> dict[str, Path]:
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -113,7 +41,7 @@ def banned(text: str) -> list[str]:
     return [match[0] for match in BANNED.finditer(text)]
 
 
-@pytest.mark.parametrize("name", sorted(set(modules()) - NOT_YET))
+@pytest.mark.parametrize("name", sorted(modules()))
 def test_the_prose_of_a_module(name: str) -> None:
     """Docstrings begin with a noun or an imperative, and no text uses a banned word."""
     tree = ast.parse(modules()[name].read_text())
@@ -128,6 +56,5 @@ def test_the_lists_of_exceptions_are_of_use() -> None:
     """An exception that no longer applies is deleted."""
     prose = "\n".join(path.read_text() for path in modules().values())
 
-    assert set(modules()) >= NOT_YET
     assert all(BANNED.search(phrase) and reason for phrase, reason in ALLOWED.items())
     assert all(phrase in prose for phrase in ALLOWED)

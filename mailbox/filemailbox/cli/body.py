@@ -1,4 +1,4 @@
-"""The body of a message to send: a word of the command line, or what stands on standard input."""
+"""The body of a message to send: a word of the command line, or standard input."""
 
 import sys
 

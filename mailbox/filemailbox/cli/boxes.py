@@ -53,8 +53,8 @@ def remove_(
 ) -> int:
     """Remove boxes.
 
-    A box that holds mail, or that somebody listens to, is not removed unless forced. Forced, a box with mail in it is
-    moved to ROOT/.removed, and its new path is printed.
+    A box with mail or with a listener is not removed unless forced. If forced, a box with mail is moved to
+    ROOT/.removed, and its new path is printed.
 
     Examples:
       mailbox remove bob

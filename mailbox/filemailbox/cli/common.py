@@ -1,4 +1,4 @@
-"""Whose mail, and where: what nearly every verb takes."""
+"""Options of nearly every verb: the box, the root, and the output."""
 
 import os
 

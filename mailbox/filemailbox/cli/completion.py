@@ -1,4 +1,4 @@
-"""Completion for shells: a script that needs nobody once it is loaded. It is made from the annotations of the verbs."""
+"""Completion for shells: a script that needs no other program, made from the annotations of the verbs."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -195,7 +195,7 @@ def _options(verb: str) -> Iterator[Opt]:
 
 
 def _places(verb: str) -> str:
-    """What stands by its place: the names of agents, or words."""
+    """Return the values of positional arguments: names of agents, or words."""
     for each in parameters(find(verb)):
         if isinstance(each.what, Arg):
             return "@agents" if each.what.metavar in _NAMES else " ".join(each.what.values)
@@ -212,7 +212,7 @@ def _groups() -> list[str]:
 
 
 def _nexts() -> Iterator[tuple[str, str]]:
-    """What may come first, and after each beginning of a longer verb."""
+    """Yield the words that may come first, and those after each beginning of a longer verb."""
     yield "", " ".join([*_first_words(), "--help", "--version"])
     for first in _groups():
         yield first, " ".join(following(first))

@@ -32,7 +32,7 @@ def dead_list_(*, json: Json = False, sender: As = None, root: Root = None) -> N
 
 
 def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = None) -> None:
-    """Show a dead letter: all that is known of why, then the message. The file itself lies in the box, in dead/.
+    """Show a dead letter: the reason and its details, then the message. The file itself is in the box, in dead/.
 
     Examples:
       mailbox dead show 123456789 --as bob
@@ -52,7 +52,7 @@ def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = No
 
 
 def dead_requeue_(ids: SomeIds = (), *, all: All = False, sender: As = None, root: Root = None) -> int:  # type: ignore[assignment]
-    """Deliver dead letters once more, their attempts counted anew and their expiry forgotten. Prints their ids.
+    """Deliver dead letters once more, with new attempts and without expiry. Prints their ids.
 
     You may mend a file in dead/ before.
 

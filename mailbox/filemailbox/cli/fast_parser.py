@@ -1,7 +1,7 @@
-"""The quick reader of argv: it reads what is right and refuses the rest.
+"""The quick reader of argv: it reads valid arguments and refuses the rest.
 
-It knows `--name value`, `--name=value`, `-n value`, flags, `--` and words, in any order. Whatever else it meets, it
-answers with None: then Typer, which is made from the same annotations, reads it again and says what is wrong. A test
+It knows `--name value`, `--name=value`, `-n value`, flags, `--` and words, in any order. For anything else it
+returns None: then Typer, which uses the same annotations, reads the arguments again and reports the mistake. A test
 compares the two.
 """
 

@@ -33,7 +33,7 @@ def text(verb: str = "") -> str:
 
 
 def summary(verb: str) -> str:
-    """What a verb does, in a sentence."""
+    """Return the first sentence of the help of a verb."""
     first = (find(verb).__doc__ or "").strip().split("\n\n")[0]
     sentence = " ".join(first.split())
     return sentence if sentence.count(". ") == 0 else sentence.split(". ")[0] + "."

@@ -22,7 +22,7 @@ def list_(
         ),
     ] = (),  # type: ignore[assignment]
     type: Annotated[list[str], Opt("--type", metavar="TYPE", help="Only this type; can be given again.")] = (),  # type: ignore[assignment]
-    of: Annotated[str | None, Opt("--from", metavar="NAME", help="Only mail that says it is from NAME.")] = None,
+    of: Annotated[str | None, Opt("--from", metavar="NAME", help="Only mail that names NAME as its sender.")] = None,
     n: Annotated[int | None, Opt("-n", "--count", metavar="N", read=count, help="How many at the most.")] = None,
     json: Json = False,
     sender: As = None,
@@ -81,7 +81,7 @@ def read_(
 def wait_(
     *,
     timeout: Annotated[
-        float | None, Opt("--timeout", metavar="DURATION", read=duration, help="How long: 30s, 5m … [for ever]")
+        float | None, Opt("--timeout", metavar="DURATION", read=duration, help="Longest wait: 30s, 5m … [no limit]")
     ] = None,
     sender: As = None,
     root: Root = None,

@@ -1,4 +1,4 @@
-"""What a verb takes: arguments and options, said once, as annotations of a plain function.
+"""Arguments and options of a verb, as annotations of a plain function.
 
 def send(to: Annotated[str, Arg("TO", "the box it goes to")], *, type: Annotated[str | None, Opt("--type", …)] = None)
 """
@@ -25,7 +25,7 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class Arg:
-    """A word that stands by its place. *read* makes a value of its text, or raises ValueError."""
+    """A positional argument. *read* makes a value of its text, or raises ValueError."""
 
     __slots__ = ("help", "metavar", "read", "values")
 

@@ -61,7 +61,7 @@ def body(value: Any) -> str:
 
 
 def ago(when: datetime) -> str:
-    """How long ago, or in how long, in one unit."""
+    """Return the time since *when*, or until *when*, in one unit."""
     from datetime import UTC, datetime
 
     seconds = (datetime.now(UTC) - when).total_seconds()
@@ -88,7 +88,7 @@ def record(message: Message[Any], **more: Any) -> bytes:
 
 
 def json(value: Any) -> bytes:
-    """One line of JSON that may also be looked at."""
+    """Return one line of JSON that is safe to print on a terminal."""
     return escape_invisible(codec.dumps(value, None, codec.LINE | codec.UTC_Z))
 
 
@@ -119,7 +119,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def width(text: str) -> int:
-    """How many columns *text* takes on a terminal."""
+    """Return the number of columns that *text* takes on a terminal."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
@@ -128,7 +128,7 @@ def width(text: str) -> int:
 
 
 def truncate(text: str, room: int) -> str:
-    """*text* in at most *room* columns; … stands for what is left out."""
+    """Return *text* in at most *room* columns; … replaces the rest."""
     if width(text) <= room:
         return text
     kept = text[: max(0, room - 1)]
@@ -149,7 +149,7 @@ def columns() -> int:
 
 
 def is_tty() -> bool:
-    """Whether a person reads our standard output, on a terminal."""
+    """Return True if standard output is a terminal."""
     return sys.stdout.isatty()
 
 
@@ -169,7 +169,7 @@ def _painted(text: str, how: str) -> str:
 
 
 class Progress:
-    """How far long work is: on standard error, on a terminal only, and only once it has taken half a second."""
+    """The progress of long work, on standard error: on a terminal only, and only after half a second."""
 
     def __init__(self, doing: str, total: int | None = None) -> None:
         self._doing, self._total, self._done = escape(doing), total, 0

@@ -102,7 +102,7 @@ def retry_(
 def reject_(
     id: Ids,
     *,
-    reason: Annotated[str, Opt("--reason", metavar="TEXT", help="Why: it stands beside the dead letter.")] = (
+    reason: Annotated[str, Opt("--reason", metavar="TEXT", help="The reason; it is kept beside the dead letter.")] = (
         "rejected by hand"
     ),
     sender: As = None,
@@ -142,7 +142,7 @@ def reply_(
 
 
 def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callable[[Any], object]") -> int:
-    """Settle each; what goes wrong with one is told, and stops none of the others."""
+    """Settle each message. An error with one is printed, and does not stop the others."""
     from ..errors import MailboxError
     from . import exit_codes, output
 

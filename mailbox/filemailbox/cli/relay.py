@@ -38,7 +38,7 @@ Agent = Annotated[str | None, Opt("--agent", metavar="NAME", help="Only records 
 def relay_(*, config: Config = None, log_format: LogFormat = "text") -> None:
     """Carry mail between agents that share nothing, by a policy, and record every decision.
 
-    Each agent has a volume of its own, with an outbox. The policy names the agents and says who may write to whom.
+    Each agent has a volume of its own, with an outbox. The policy names the agents and who may write to whom.
     The relay refuses mail that no rule allows, and returns it to its sender. SIGHUP reloads the policy; if the new one
     is invalid, the relay logs that and keeps the old one. SIGTERM and SIGINT stop it.
 

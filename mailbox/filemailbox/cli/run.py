@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code; what went wrong is told in a sentence on standard error."""
+    """Run the command. Returns its exit code; an error is printed on standard error, as a sentence and a hint."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "orjson" not in sys.modules:
         codec.spare_orjson()
@@ -83,7 +83,7 @@ def _unknown(words: Sequence[str]) -> int:
     verb = " ".join(words[:length])
     near = get_close_matches(verb, known, 3, 0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(known)}"
-    output.error(f'there is no verb "{verb}": {meant} `mailbox --help` tells what they do')
+    output.error(f'there is no verb "{verb}": {meant} `mailbox --help` lists them')
     return exit_codes.USAGE
 
 

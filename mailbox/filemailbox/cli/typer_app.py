@@ -1,7 +1,7 @@
-"""The same verbs as a Typer app: it reads what `parse` refuses, and says what is wrong. The only user of typer.
+"""The same verbs as a Typer app: it reads arguments that `fast_parser` refuses, and reports the mistake.
 
-It is made from the annotations that `parse` reads, and imported only then: Typer takes longer to import than a message
-to send. Help is the text of `manual`, whoever is asked for it.
+The only user of typer. It is made from the annotations that `fast_parser` reads, and imported only for mistakes:
+importing Typer takes longer than sending a message. Help is always the text of `help_pages`.
 """
 
 import inspect
@@ -102,9 +102,9 @@ def _print_version(wanted: bool) -> None:
 
 
 def _typed(verb: Callable[..., Any], call: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """*call*, else *verb*, with annotations of *verb* that Typer understands.
+    """Return *call*, else *verb*, with annotations of *verb* that Typer understands.
 
-    What cannot be read is told together, once all was looked at.
+    All arguments are read before the mistakes are reported, together.
     """
     problems: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Watching: messages as they come, printed or handed to a command; and whether somebody does."""
+"""The verbs watch and health: messages as they come, printed or handed to a command; and if a listener keeps up."""
 
 import os
 import select
@@ -41,7 +41,12 @@ def watch_(
     ] = None,
     grace: Annotated[
         float,
-        Opt("--grace", metavar="DURATION", read=duration, help="How long a command may go on when told to stop. [5s]"),
+        Opt(
+            "--grace",
+            metavar="DURATION",
+            read=duration,
+            help="Time for a command to end after it was asked to stop. [5s]",
+        ),
     ] = 5.0,
     reply: Annotated[bool, Opt("--reply", help="What the command prints is the reply.")] = False,
     poll_interval: Annotated[
@@ -123,9 +128,9 @@ def health_(
     sender: As = None,
     root: Root = None,
 ) -> int:
-    """Say whether somebody listens to a box and keeps up. Exit code 0 or 1: for HEALTHCHECK and exec probes.
+    """Check if a box has a listener that keeps up. Exit code 0 or 1: for HEALTHCHECK and exec probes.
 
-    That a listener lives is asked from the kernel; that it keeps up, from what it last said and from what waits.
+    The kernel knows if the listener is alive; its last report and the waiting mail show if it keeps up.
 
     Examples:
       mailbox health --as bob
@@ -140,7 +145,7 @@ def health_(
         raise box.root.missing(box.name)
     alive = listening(box.root.box(box.name))
     if not alive:
-        print(f"{box.name}: nobody listens")
+        print(f"{box.name}: no listener")
         return 1
     silent = min(each.silent for each in alive)
     oldest = next((message.sent for message in box.peek("new")), None)

@@ -1,6 +1,6 @@
-"""What proves the author of a version: nothing, a fact of the kernel, a signature.
+"""The proof of the author of a version: none, a fact of the kernel, or a signature.
 
-    none     the version says so itself
+    none     only the version itself names its author
     uid      the file belongs to the owner of the author's box, and no other uid can write it: facts of the kernel
     signed   a pinned key, over every byte of it
 
@@ -51,7 +51,7 @@ class Authors:
                     "better is asked for"
                 )
         except UnverifiedSenderError as error:
-            raise UnverifiedSenderError(f"version {stored.number} says that it is by {quoted(by)}: {error}") from None
+            raise UnverifiedSenderError(f"version {stored.number} names as its author {quoted(by)}: {error}") from None
         return UID if proven else NONE
 
     def is_ours(self, stored: Stored) -> bool:

@@ -50,7 +50,7 @@ def at_pointer(body: Any, pointer: str) -> Any:
 
 
 def check_tests(body: Any, tests: dict[str, Any]) -> None:
-    """Check that *body* has these values at these JSON Pointers; None stands for nothing. Raises PatchTestError."""
+    """Check that *body* has these values at these JSON Pointers; None means no value. Raises PatchTestError."""
     for pointer, expected in tests.items():
         found = at_pointer(body, pointer)
         if not _same(found, expected):
@@ -85,7 +85,7 @@ def as_text(body: Any) -> str:
 
 
 def from_text(text: str, like: Any) -> Any:
-    """Return the body that *text* stands for: text if *like* is text, else JSON. Raises InvalidBodyError."""
+    """Return the body that *text* means: text if *like* is text, else JSON. Raises InvalidBodyError."""
     if isinstance(like, str):
         return text
     try:

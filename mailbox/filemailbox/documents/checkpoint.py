@@ -1,4 +1,4 @@
-"""How far a reader has verified the history: a small file that only its own uid can have written.
+"""The checkpoint: the part of the history that a reader has verified, in a small file that only its uid can write.
 
 A checkpoint is a number and the digest of that version. A reader that has one need not read the history from its
 beginning, and it notices when what it has seen is gone or is another. It believes two: its own, and that of the
@@ -67,6 +67,6 @@ def write(folders: Folders, number: int, digest: str, uid: int | None = None) ->
 
 
 def forget(folders: Folders) -> None:
-    """Delete our own checkpoint: what it says is not so any more."""
+    """Delete our own checkpoint, which is no longer true."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{os.geteuid()}.json", dir_fd=folders.checkpoints)

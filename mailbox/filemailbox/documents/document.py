@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS: Final = 100
-"""How often update() and its kin try, each time with the version that is current then."""
+"""Attempts of update() and its kin, each with the version that is current then."""
 
 _PAUSES: Final = (0.0005, 0.05)  # seconds: the first pause after a conflict, and the longest; each is drawn by lot
 
@@ -224,8 +224,8 @@ class Document(Generic[T]):
     def merge(self, patch: Any, *, test: dict[str, Any] | None = None, **options: Any) -> Version[T]:
         """update() by a JSON Merge Patch (RFC 7396): null removes a member, an object goes deeper.
 
-        *test* maps JSON Pointers to the values that must be there; None stands for nothing. Raises ConflictError where
-        one of them is another.
+        *test* maps JSON Pointers to the values that must be there; None means no value. Raises ConflictError if a
+        value differs.
         """
 
         def merged(body: Any) -> Any:

@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 DOCUMENTS: Final = ".documents"
 SETTINGS: Final = ".settings.json"
 KEEP: Final = 1000
-"""How many versions are kept unless the document says otherwise."""
+"""Versions that are kept, unless the settings of the document have another number."""
 
 LEAST_KEPT: Final = 2
 HALF_MADE: Final = ".new-"
-"""How the name of a document begins that is being made."""
+"""Prefix of the name of a document that is being made."""
 
 REMOVED: Final = ".removed-"
-"""How the name of a document begins that was removed."""
+"""Prefix of the name of a document that was removed."""
 
 _OPEN: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,7 +65,7 @@ _SETTINGS_SIZE: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may do what with a new document."""
+    """The rights to a new document."""
 
     group: int | None = None
     """The gid whose members may write; None: only the maker's uid."""
@@ -281,7 +281,7 @@ def discard(parent: int, name: str) -> None:
 
 
 def write_all(file: int, data: bytes) -> None:
-    """Write *data* to an open file. A full disk says so only on the write after a short one."""
+    """Write *data* to an open file. A full disk shows only on the write after a short one."""
     written = os.write(file, data)
     while written < len(data):
         written += os.write(file, data[written:])
@@ -418,4 +418,4 @@ def _flush(root: Root, building: int, parent: int) -> None:
 
 def broken(name: str, why: str) -> DocumentBrokenError:
     """Return the error for a history that cannot be gone on with."""
-    return DocumentBrokenError(f"the document {quoted(name)} is broken: {why}. `mailbox doctor` says more")
+    return DocumentBrokenError(f"the document {quoted(name)} is broken: {why}. `mailbox doctor` shows more")

@@ -7,7 +7,7 @@
 
 The current version is the end of the unbroken run: from a version that is known to belong to the history, go on to the
 next number as long as there is a file, and it is a version whose base is the digest of the one before. No listing is
-read. So a file with a far number is never looked at, and neither are a hundred thousand of them.
+read. So a file with a far number is never opened, and neither are a hundred thousand of them.
 
 A version with two links may not be flushed yet: its writer unlinks the draft after the flush. A writer that builds on
 such a version waits until it has one link. Else its change could survive a power cut that what it rests on does not.
@@ -58,13 +58,13 @@ _FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A version as it lies on the disk, verified to belong to the history."""
+    """A version as it is on the disk, verified to belong to the history."""
 
     number: int
     data: bytes
     digest: str
     members: dict[str, Any]
-    """What it says, but its body: who changes that must not change what is remembered here."""
+    """Its members without the body: a caller that changes its body must not change what is remembered here."""
     at: datetime
     st: os.stat_result
 
@@ -99,7 +99,7 @@ class History:
         self._checkpoint = self._tried = 0  # the version of the last checkpoint, and of the last try to write one
         self._oldest: int | None = None
         self.obstacle: Obstacle | None = None
-        """What lies under the number after the current version, and is no version."""
+        """The file under the number after the current version, if it is no version."""
 
     @property
     def folders(self) -> Folders:
@@ -240,7 +240,7 @@ class History:
                 raise broken(self.name, f"version {number} is none: {error}") from None
 
     def make_way(self) -> bool:
-        """Move what lies under the next number, and is no version, to drafts/. Return whether the head may have moved.
+        """Move a file under the next number that is no version to drafts/. Return True if the head may have moved.
 
         Waits until the file has not changed for five seconds: a writer may be at work on it, in its own way. Raises
         DocumentBrokenError if this process may not move it.
@@ -301,7 +301,7 @@ class History:
                 )
 
     def _same(self, known: Stored) -> Stored | None:
-        """Return *known* as it lies there now; None if that is gone or is another."""
+        """Return *known* as it is on the disk now; None if it is gone or has changed."""
         assert self._folders is not None
         try:
             st = os.stat(filename(known.number), dir_fd=self._folders.versions, follow_symlinks=False)
@@ -338,7 +338,7 @@ class History:
             self.name,
             why
             + (
-                ", and no checkpoint says where its history goes on"
+                ", and no checkpoint shows where its history goes on"
                 if not seen
                 else f", and so is version {max(seen)}, which was there before"
             ),
@@ -478,9 +478,9 @@ def is_trimmable(folders: Folders, number: int, current: int, settings: dict[str
 
 
 def _read_version(name: str, folder: int, folders: Folders) -> tuple[bytes, os.stat_result] | None:
-    """Return the bytes of a file and what the kernel says of it; None if there is none.
+    """Return the bytes and the stat of a file; None if there is none.
 
-    Raises NotMailError for what can be no version, OSError for trouble of our own.
+    Raises NotMailError for a file that can be no version, OSError for trouble of our own.
     """
     try:
         file = os.open(name, files.READ, dir_fd=folder)

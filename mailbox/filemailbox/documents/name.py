@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from typing import Final
 
 MAX_PARTS: Final = 4
-"""How many words a name can have."""
+"""Words that a name can have at most."""
 
 FOLDERS: Final = ("versions", "drafts", "checkpoints", "run")
 """The folders of a document. No word of a name can be one of these: documents can lie inside each other."""
 
 
 def document_name(text: object) -> str:
-    """Return *text* as the name of a document. Raises InvalidRequestError, which says what was expected."""
+    """Return *text* as the name of a document. Raises InvalidRequestError with the expected form."""
     if isinstance(text, str) and is_document_name(text):
         return text
     raise InvalidRequestError(

@@ -34,7 +34,7 @@ def signed(line: bytes, own: PrivateKeys) -> bytes:
 def verify(data: bytes, by: str, identity: Callable[[str], bytes | None]) -> None:
     """Check that the author *by* has signed the version *data*. *identity* gives the pinned identity of an agent.
 
-    Raises UnverifiedSenderError, which says why not.
+    Raises UnverifiedSenderError with the reason if it has not.
     """
     tail = _TAIL.fullmatch(data, max(0, len(data) - SIZE - len("}\n")))
     if tail is None:

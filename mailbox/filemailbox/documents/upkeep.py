@@ -55,7 +55,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class DocumentStatus:
-    """One document at a glance. `problem` says why the rest is not known."""
+    """One document at a glance. `problem` is the reason if the rest is not known."""
 
     name: str
     version: int | None = None
@@ -150,7 +150,7 @@ def _garbage_of(root: Root, name: str) -> Iterator[Garbage]:
 
 
 def _old_versions(folders: Folders, head: Stored) -> Iterator[Garbage]:
-    """Versions beyond those that are kept. Before the first goes, a checkpoint says where the history goes on."""
+    """Versions beyond those that are kept. Before the first goes, a checkpoint records where the history goes on."""
     settings = folders.settings()
     numbers = sorted(number for each in folders.list_versions() if (number := number_of(each)) is not None)
     old = [each for each in numbers if each < head.number and is_trimmable(folders, each, head.number, settings)]
@@ -192,7 +192,7 @@ def findings(root: Root) -> Iterator[Finding]:
             yield Finding("wrong", f"{DOCUMENTS}/{name}", str(error), _advice(error))
         except OSError as error:
             yield Finding(
-                "note", f"{DOCUMENTS}/{name}", f"it cannot be looked at: {error.strerror}", "run doctor as root"
+                "note", f"{DOCUMENTS}/{name}", f"it cannot be examined: {error.strerror}", "run doctor as root"
             )
         finally:
             history.close()
@@ -274,7 +274,7 @@ def _modes(folders: Folders, where: str) -> Iterator[Finding]:
         try:
             st = os.stat(each, dir_fd=folders.home, follow_symlinks=False)
         except FileNotFoundError:
-            yield Finding("wrong", where, f"it has no {each}/", "make it, with the mode that FORMAT.md says")
+            yield Finding("wrong", where, f"it has no {each}/", "make it, with the mode in FORMAT.md")
             continue
         if not stat.S_ISDIR(st.st_mode):
             yield Finding("wrong", where, f"its {each} is not a folder", "move it out of the way")
@@ -320,7 +320,7 @@ def _mover(root: Root, name: str) -> Callable[[], object]:
 
 
 def _files_in(folders: Folders, folder: str) -> Iterator[tuple[str, int, os.stat_result]]:
-    """Return what lies in a folder of a document, but for folders: the name, the open folder, what the kernel says."""
+    """Yield each file in a folder of a document, but no folders: its name, the open folder, its stat."""
     with contextlib.suppress(OSError):
         opened = os.open(folder, layout._LIST, dir_fd=folders.home)
         try:

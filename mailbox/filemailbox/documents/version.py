@@ -46,7 +46,7 @@ class Version(Generic[T]):
     document: str
     version: int
     by: str
-    """Who wrote it: by its own word, unless `trust` says more."""
+    """Its author, as it claims; `trust` is the proof."""
     at: datetime
     """When it was written, by its author's clock."""
     base: str
@@ -57,7 +57,7 @@ class Version(Generic[T]):
     digest: str
     """The SHA-256 of its file, in hex."""
     trust: str = "none"
-    """What proves the author: `none`, `uid` or `signed`."""
+    """The proof of the author: `none`, `uid` or `signed`."""
     raw: bytes = field(default=b"", repr=False)
     """The bytes of its file."""
 
@@ -127,13 +127,13 @@ def encode(number: int, by: str, at: str, base: str, body: Any, note: str | None
 def decode(data: bytes, number: int, base: str) -> dict[str, Any]:
     """Return the members of the version *number*, which follows the version with the digest *base*.
 
-    Raises NotMailError, which says why, for what is not that.
+    Raises NotMailError with the reason if it is not.
     """
     head = _HEAD.match(data)
     if head is None:
         raise NotMailError('it does not begin with {"version":NUMBER,"by":"NAME","at":"TIME","base":"DIGEST",')
     if int(head[1]) != number:
-        raise NotMailError(f"it says that it is version {int(head[1])}")
+        raise NotMailError(f"it claims to be version {int(head[1])}")
     if head[4].decode() != base:
         raise NotMailError(f"its base is {head[4].decode()[:12]}…, and the version before it is {base[:12]}…")
     if not data.endswith(b"}\n") or data.count(b"\n") != 1:

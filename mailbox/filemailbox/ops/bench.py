@@ -1,6 +1,6 @@
-"""How fast this volume is, what a flush costs on it, and what wakes a listener there: measured, in half a minute.
+"""The speed of this volume, the cost of a flush, and the source that wakes a listener: measured in half a minute.
 
-Two boxes of its own are made for that and taken away again. The receiver is a process of its own, as in real life.
+It makes two boxes for that and removes them. The receiver is a process of its own, as in real life.
 """
 
 import contextlib
@@ -60,21 +60,21 @@ class BenchReport:
         return next(figure for figure in self.figures if figure.what == what)
 
 
-def measure(root: Root, seconds: float = 30.0, tell: Callable[[str], object] = str) -> BenchReport:
-    """Measure the volume of *root* for about so many *seconds*. *tell* is told what is measured next.
+def measure(root: Root, seconds: float = 30.0, on_part: Callable[[str], object] = str) -> BenchReport:
+    """Measure the volume of *root* for about so many *seconds*. *on_part* gets the name of each part at its start.
 
-    Raises PermissionDeniedError where we may not make a box there, DiskFullError and their kin. Nothing is left behind.
+    Raises PermissionDeniedError if we may not make a box there, DiskFullError and their kin. Nothing is left behind.
     """
     part = seconds / _PARTS
     with _box(root) as name, Mailbox("bench", root.path) as safe, Mailbox("bench", root.path, durable=False) as quick:
-        tell("send")
+        on_part("send")
         unflushed = _each("send, not flushed", part, lambda: quick.send(name, BODY))
         flushed = _each("send, durable", part, lambda: safe.send(name, BODY))
         many = _many(safe, name, part)
-        tell("receive")
+        on_part("receive")
         with Mailbox(name, root.path) as reader:
             drained = _drain(reader, part)
-        tell("what wakes a listener")
+        on_part("what wakes a listener")
         bell = _wake(root, name, "doorbell", part, lambda: quick.send(name, BODY))
         moved = _wake(root, name, "notification", part, lambda: _move_in(root, name))
     figures = [flushed, unflushed, many, drained, bell, moved]
@@ -86,7 +86,7 @@ def measure(root: Root, seconds: float = 30.0, tell: Callable[[str], object] = s
 
 @contextlib.contextmanager
 def _box(root: Root) -> Iterator[Address]:
-    """A box that nobody else knows, and that is gone afterwards, with all that lies in it."""
+    """Make a box under a random name, and remove it afterwards, with all that is in it."""
     name = parse_address(f"bench-{os.urandom(6).hex()}")
     create_box(root, name)
     try:
@@ -99,7 +99,7 @@ def _box(root: Root) -> Iterator[Address]:
 
 
 def _each(what: str, seconds: float, act: Callable[[], object]) -> Measurement:
-    """How long one takes, over and over."""
+    """Measure the time of one call, over and over."""
     act()
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -160,7 +160,7 @@ def _wake(root: Root, name: Address, what: str, seconds: float, send: Callable[[
 
 
 def listen(root: str, name: str, watch: bool) -> None:
-    """The receiver: says when it got each message. Without *watch* only the bell and the rescan wake it."""
+    """The receiver: prints the time at which each message came. Without *watch* only the bell and the poll wake it."""
     box = Mailbox(name, root)
     with box.listening() as listener:
         if watch:
@@ -178,13 +178,13 @@ def _say(word: str) -> None:
 
 
 def _told(child: subprocess.Popen[bytes], word: str) -> int:
-    """When the receiver said *word*. What it says of messages of an earlier receiver is passed over."""
+    """Return the time at which the receiver printed *word*. Lines for messages of an earlier receiver are skipped."""
     assert child.stdout is not None
     while True:
         ready, _, _ = select.select([child.stdout], [], [], _PATIENCE)
         line = os.read(child.stdout.fileno(), 4096) if ready else b""
         if not line:
-            raise MailboxError(f"the receiver said nothing for {_PATIENCE:g} s: its errors stand above")
+            raise MailboxError(f"the receiver printed nothing for {_PATIENCE:g} s: its errors are above")
         for said in line.decode().splitlines():
             moment, _, spoken = said.partition(" ")
             if spoken == word:
@@ -192,7 +192,7 @@ def _told(child: subprocess.Popen[bytes], word: str) -> int:
 
 
 def _move_in(root: Root, name: Address) -> str:
-    """As a script does: nobody rings."""
+    """Move a message in as a script does: without a ring."""
     id = new_id()
     deliver(root, name, id, encode(id, "bench", name, BODY, {}), durable=False)
     return id

@@ -517,7 +517,7 @@ def _far_deadlines(root: Root, now: BoxStatus) -> Iterator[Finding]:
 
 
 def _is_too_late(filename: str, later: int) -> bool:
-    """Whether a message in `later/` is due later than any retry, or than its own `deliver_after`."""
+    """Return True if a message in `later/` is due later than any retry, or than its own `deliver_after`."""
     now, parts = time.time_ns(), split_timed(filename)
     name = parse_filename(parts[1]) if parts else None
     if parts is None or name is None or to_nanoseconds(parts[0]) <= now + 1_000_000_000:

@@ -1,6 +1,6 @@
-"""Inventory: the boxes of a root at a glance. Who listens, how much waits, how far behind.
+"""Inventory: the boxes of a root at a glance: their listeners, the waiting mail, and its age.
 
-The kernel says whether a consumer is alive (the lock of its folder is held) and whether a doorbell has a listener.
+The kernel knows if a consumer is alive (the lock of its folder is held) and if a doorbell has a listener.
 Nothing is changed, and nothing needs to be written: a monitor with the right to read is enough.
 """
 
@@ -38,7 +38,7 @@ class Lease:
 
     @property
     def expired(self) -> bool:
-        """Whether the deadline has passed."""
+        """True if the deadline has passed."""
         return self.deadline <= timestamp_now()
 
 
@@ -69,7 +69,7 @@ class BoxStatus:
 
     @property
     def has_listener(self) -> bool:
-        """Whether a live process takes mail from the box, or waits for some."""
+        """True if a live process takes mail from the box, or waits for some."""
         return bool(self.listeners or self.doorbells or self.consumers)
 
     def as_dict(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class _Lease(Tenancy):
 
 
 class NewLease(_Lease):
-    """Leases each claim for *duration* seconds, counted from the latest. After that the claims are anybody's."""
+    """Leases each claim for *duration* seconds, counted from the latest. After that any consumer may claim again."""
 
     def __init__(self, settings: Settings, duration: float) -> None:
         self._settings, self._duration = settings, duration
@@ -189,7 +189,7 @@ def _claims(root: Root, address: Address) -> Iterator[tuple[str, str]]:
 
 
 def _not_claimed(root: Root, address: Address, id_part: str, settings: Settings, verifier: Verifier) -> NotClaimedError:
-    """Return the error that tells where the message is instead. Raises MessageNotFoundError if it is nowhere."""
+    """Return the error that names the place of the message instead. Raises MessageNotFoundError if it is nowhere."""
     states = [state for state in State if state is not State.CLAIMED]
     found = peek.find(root, address, id_part, states, settings.max_size, verifier)
     place, hint = {

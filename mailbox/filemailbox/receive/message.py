@@ -116,7 +116,7 @@ class Message(Generic[T]):
 
     @property
     def sender(self) -> str | None:
-        """The sender, as the message names it. `trust` tells how far that is proven."""
+        """The sender, as the message names it. `trust` is the proof of that."""
         return self._fields.get("from")
 
     @property

@@ -165,7 +165,7 @@ class Receiver:
     def accept_reply(self, file: Answer, request: str, asked: frozenset[str] | None, into: Any) -> Message[Any]:
         """Return the reply to *request* in that file, and record it as handled.
 
-        *asked* are the agents that may answer. None stands for any agent that is verified. Raises NotMailError if the
+        *asked* are the agents that may answer. None means any agent that is verified. Raises NotMailError if the
         file is not an acceptable reply, and BodyTypeError if its body is not of the type *into*.
         """
         filename, data, st = file

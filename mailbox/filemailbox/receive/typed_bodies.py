@@ -1,4 +1,4 @@
-"""Typed bodies: JSON converted into the type that a receiver asks for, or an error that says where it differs.
+"""Typed bodies: JSON converted into the type that a receiver asks for, or an error with the place of the difference.
 
 Dataclasses, TypedDicts, named tuples, enums and plain types such as `list[int]` are checked by msgspec, strictly: a
 string is not accepted as a number. Pydantic models and dataclasses validate themselves. Pydantic also validates types

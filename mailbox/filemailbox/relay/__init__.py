@@ -1,7 +1,7 @@
 """Mail between volumes: by a policy, with a record of every decision. It never imports receive/ or the client.
 
 audit_format audit_log    what happened: signed, chained records
-policy policy_file        who may write to whom, and relay.toml, which says so
+policy policy_file        the rules for senders and recipients, and relay.toml, their file
 limits accepted           rates and quotas; what was carried before
 carrier                   the seam: where mail comes from and goes to
 volume inbox outbox local the carrier for the volumes of this host

@@ -1,6 +1,6 @@
 """An index of the messages that the relay accepted, so that none is carried twice. The audit log restores it.
 
-A record that a message was accepted stands for its delivery. If the message is still staged at its recipient, it was
+A record that a message was accepted counts as its delivery. If the message is still staged at its recipient, it was
 not delivered yet. The index keeps two generations, each as long as a segment of the log. Anything older was removed
 from its outbox, and that removal was flushed.
 """

@@ -51,7 +51,7 @@ class AuditLog:
 
     @property
     def is_open(self) -> bool:
-        """Whether records can be appended, as far as is known."""
+        """True if records can be appended, as far as is known."""
         return self._fd >= 0
 
     def open(self, check_signature: CheckSignature, restore: Callable[[Record], object]) -> None:

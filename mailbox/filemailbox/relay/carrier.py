@@ -8,7 +8,7 @@ the volumes of this host. Another carrier, one between hosts for example, implem
 
 Whatever the carrier: `stage` leaves nothing that a recipient can see. The relay flushes what was staged, writes its
 records, and only then commits. A crash before the record leaves staged mail that the next attempt uses or overwrites.
-After a crash behind the record, `is_staged` tells mail that is still to be committed from mail that was.
+After a crash behind the record, `is_staged` separates mail that is still to be committed from mail that was.
 """
 
 from collections.abc import Mapping, Set
@@ -130,4 +130,4 @@ class Carrier(Protocol):
         """Open the box of *agent*. Raises OSError."""
 
     def check(self, agents: Mapping[Address, Agent]) -> list[str]:
-        """Return a description of each pair of agents that this carrier cannot tell apart."""
+        """Return a description of each pair of agents that this carrier cannot distinguish."""

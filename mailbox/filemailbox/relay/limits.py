@@ -18,7 +18,7 @@ class Backoff:
     longest: float
 
     def after(self, wait: float | None) -> float:
-        """Return the wait that follows *wait*; None stands for no wait so far."""
+        """Return the wait that follows *wait*; None means no wait so far."""
         return self.first if wait is None else min(self.longest, wait * 2)
 
 
@@ -99,7 +99,7 @@ class Quota:
 
 
 class Capacity:
-    """How much more mail fits into each recipient's box, without counting it for every message."""
+    """The room in each recipient's box, without counting its mail for every message."""
 
     COSTLY = 1000
     """Messages in a box from which on counting them takes long."""

@@ -38,5 +38,5 @@ class LocalCarrier:
                 other = seen.setdefault((st.st_dev, st.st_ino), agent)
                 if other is not agent and (agent.uid is None or agent.uid == other.uid):
                     pair = f"{other.name} and {agent.name}"
-                    problems.append(f"{pair} have one volume and no uids of their own: nothing tells them apart")
+                    problems.append(f"{pair} have one volume and no uids of their own: nothing distinguishes them")
         return problems

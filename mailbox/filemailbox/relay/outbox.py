@@ -163,7 +163,7 @@ class Outbox:
         message = OutboxMessage(self.agent.name, name, id, stem, data)
         inner_id = message.fields.get("id")
         if stem is None and inner_id is not None and inner_id != id:
-            raise NotMail(f'its "id" is {inner_id!r:.80} and its name says {id}')
+            raise NotMail(f'its "id" is {inner_id!r:.80} and its name has {id}')
         return message
 
     def _read_strictly(self, name: str, max_size: int) -> tuple[os.stat_result, bytes]:

@@ -1,4 +1,4 @@
-"""Who may write to whom: the policy that relay.toml describes, and its decisions. No disk, no clock, no network.
+"""The policy of relay.toml, and its decisions: which agent may write to which. No disk, no clock, no network.
 
     [agents.planner]                an agent: its volume, the volume's owner, and what it may use
     volume = "/srv/mail/planner"
@@ -50,7 +50,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an agent may use."""
+    """The limits of one agent."""
 
     max_bytes: int = 1 << 20  # size of one message that it sends
     rate: Rate | None = Rate(100, 1)  # messages that it sends; faster ones wait
@@ -153,7 +153,7 @@ class PolicyQuery:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a message may go, the rule that decides, and the reason if it may not."""
+    """The decision on a message: if it may go, the rule that decides, and the reason if it may not."""
 
     allowed: bool
     rule: str
@@ -244,7 +244,7 @@ def content_of(rule: Rule) -> str:
 
 
 def fits(pattern: str, text: str) -> bool:
-    """Return whether *text* fits a *pattern* in which `*` stands for any text; no other character is special."""
+    """Return True if *text* fits a *pattern* in which `*` means any text; no other character is special."""
     if "*" not in pattern:
         return pattern == text
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None

@@ -135,7 +135,7 @@ class _PolicyFile:
             if len(sharing) > 1 and (None in uids or len(set(uids)) < len(uids)):
                 self.problems.append(
                     f"{' and '.join(agent.name for agent in sharing)} have the volume {quoted(volume)} in common, and "
-                    "no uids of their own: nothing tells them apart"
+                    "no uids of their own: nothing distinguishes them"
                 )
             for other in agents_of:
                 if volume.startswith(f"{other.rstrip('/')}/") and volume != other:
@@ -362,4 +362,4 @@ def _types(value: Any) -> tuple[str, ...]:
     types = [value] if isinstance(value, str) else value
     if isinstance(types, list) and types and all(isinstance(type, str) for type in types):
         return tuple(sorted(set(types)))
-    raise ValueError('a type or a list of types, in which * stands for any text; "" is mail without a type')
+    raise ValueError('a type or a list of types, in which * means any text; "" is mail without a type')

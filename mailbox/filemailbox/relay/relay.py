@@ -92,12 +92,12 @@ class Relay:
 
     @property
     def state(self) -> RelayState:
-        """What the relay knows, for tests and reports."""
+        """The state of the relay, for tests and reports."""
         return self._state
 
     @property
     def delivered(self) -> int:
-        """How many messages were delivered since the start."""
+        """Messages that were delivered since the start."""
         return self._state.delivered
 
     # Lifecycle
@@ -106,7 +106,7 @@ class Relay:
         """Carry mail until stop(). Call *on_tick* after each turn, at least once in each poll interval.
 
         Raises StorageError or TamperedLogError if the audit log cannot be opened, InvalidPolicyError if the carrier
-        cannot tell two agents apart.
+        cannot distinguish two agents.
         """
         try:
             self.start()
@@ -304,7 +304,7 @@ class Relay:
     # Reloading, suspending, resuming
 
     def _check_agents(self, policy: Policy) -> None:
-        """Raise InvalidPolicyError if the carrier cannot tell two agents apart."""
+        """Raise InvalidPolicyError if the carrier cannot distinguish two agents."""
         if problems := self._state.carrier.check(policy.agents):
             raise InvalidPolicyError(problems)
 

@@ -26,7 +26,7 @@ def open_box(agent: Agent) -> int:
     """Open the folder of the agent's box.
 
     The operator named the volume, which may be a link. Below it no link is followed.
-    Raises OSError: PermissionError if the box belongs to another uid than the policy says.
+    Raises OSError: PermissionError if the box belongs to another uid than that of the policy.
     """
     volume_fd = os.open(agent.volume, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -130,7 +130,7 @@ def make_consumer(cur: int, name: str) -> None:
 
 
 def _give_back(box: int, path: str, name: str, owner: tuple[int, int]) -> None:
-    """Give a folder that root left in somebody's box to its owner.
+    """Give a folder that root left in the box of another uid to its owner.
 
     One of another uid is refused, and so is one that others can write to: its owner may have moved it here, and would
     get what others have in it.
@@ -142,7 +142,7 @@ def _give_back(box: int, path: str, name: str, owner: tuple[int, int]) -> None:
         if facts.st_uid != 0 or facts.st_mode & 0o022:
             raise PermissionDeniedError(
                 f"{quoted(f'{path}/{name}')} belongs to the uid {facts.st_uid}, not to {owner[0]}, and its mode is "
-                f"{stat.S_IMODE(facts.st_mode):04o}: somebody else may have put it there. Take it away first, or give "
+                f"{stat.S_IMODE(facts.st_mode):04o}: another uid may have put it there. Take it away first, or give "
                 "it back by hand",
                 errno.EEXIST,
             )
@@ -150,7 +150,7 @@ def _give_back(box: int, path: str, name: str, owner: tuple[int, int]) -> None:
 
 
 def _is_complete(box: int, wanted: dict[str, int]) -> bool:
-    """Whether nothing is to be made in it."""
+    """Return True if nothing is missing in the box."""
     if stat.S_IMODE(os.fstat(box).st_mode) != 0o755 or not set(wanted) <= set(listed(box)):
         return False
     with opened("cur", box) as cur:

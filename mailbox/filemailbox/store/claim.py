@@ -13,7 +13,7 @@ SYSTEMIC_ERRNOS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC
 """Errors that no single file is the cause of."""
 
 MAX_TRIES: Final = 8
-"""How often in a row a failing file is tried before the files behind it."""
+"""Tries in a row of a failing file before the files behind it have their turn."""
 
 BACKOFF_SECONDS: Final = 60.0
 """Seconds for which a file that failed so often is left alone."""

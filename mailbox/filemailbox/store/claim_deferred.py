@@ -1,7 +1,7 @@
 """Deferred mail: retries, scheduled mail and recovered claims in `later/`, each under its due time.
 
-The heap is what this consumer knows of the folder. Maintenance lists it anew; what another consumer defers is found
-then.
+The heap is what this consumer knows of the folder. Maintenance lists it again, and finds then what another consumer has
+deferred.
 """
 
 import errno

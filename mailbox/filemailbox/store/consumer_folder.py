@@ -397,4 +397,6 @@ def open_folder(path: str) -> int:
         return os.open(path, FOLDER)
     except NotADirectoryError as error:
         what = describe_type(os.lstat(path).st_mode)
-        raise StorageError(f"{quoted(path)} is {what}, not a folder: somebody has put it there", error.errno) from error
+        raise StorageError(
+            f"{quoted(path)} is {what}, not a folder: another process has put it there", error.errno
+        ) from error

@@ -1,8 +1,8 @@
 """Dead letters: the file untouched in `dead/`, and beside it a `.why` file with the reason, for the operator.
 
 The reason is written first and is best effort; the dead letter is not. No dead letter ever replaces another. A note
-costs the owner of the box a block of its disk, and anybody can cause one: so there is a limit, and beyond it one file
-that counts the rest.
+costs the owner of the box a block of its disk, and any sender can cause one. So there is a limit; beyond it, one file
+counts the rest.
 """
 
 import contextlib

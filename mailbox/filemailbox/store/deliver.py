@@ -1,14 +1,14 @@
-"""Into a box: write, rename, flush. The senders' half of the folders.
+"""Delivery into a box: write, rename, flush. The senders' half of the folders.
 
-    tmp/    being written     nobody reads it
+    tmp/    being written     no consumer reads it
     new/    delivered         waiting for a consumer
-    outbox/ left to a relay   in the sender's own box, where the recipient has none here
+    outbox/ left to a relay   in the sender's own box, if the recipient has no box here
 
 A sender of another uid may neither list nor open these folders, only create and rename in them. So it uses paths, and
-a box that was replaced is found again by itself. A crash leaves a draft in `tmp/`, which the box sweeps.
+finds a box that was replaced without further ado. A crash leaves a draft in `tmp/`, which the box sweeps.
 
-Root could follow a path anywhere, and the owner of a box may put a link in the place of any of its folders. So where
-root sends to a box of another uid, it opens the folders, never through a link, and goes by these descriptors.
+Root could follow a path anywhere, and the owner of a box may put a link in the place of any of its folders. So if
+root sends to a box of another uid, it opens the folders, never through a link, and uses these descriptors.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ def deliver(
     answers: str | None = None,
     sender: Address | None = None,
 ) -> None:
-    """Put a message into the box *to*, whole or not at all; where there is none, into the outbox of *sender*, if any.
+    """Put a message into the box *to*, whole or not at all; if there is none, into the outbox of *sender*.
 
-    Once this returns, a *durable* message survives kill -9 and a power cut. *answers* is the request that it answers:
-    where somebody waits for that in a folder of its own, it goes there. Delivering an id again replaces what waits
-    under it.
+    Once this returns, a *durable* message survives kill -9 and a power cut. *answers* is the id of the request
+    that it answers: if its sender waits for the answer in a folder, the message goes there. Delivering an id again
+    replaces the message that waits under it.
 
-    Raises BoxNotFoundError, RootNotFoundError, DiskFullError, PermissionDeniedError and their kin, where nothing was
-    delivered; DurabilityUnknownError where it was and the
-    disk did not say so.
+    Raises BoxNotFoundError, RootNotFoundError, DiskFullError, PermissionDeniedError and their kin if nothing was
+    delivered, and DurabilityUnknownError if it was and the disk did not confirm it.
     """
     file = _move_in(root, to, id, data, answers, sender)
     try:
@@ -181,7 +180,7 @@ def _place(name: str, home: int | None, owner: int | None, path: str, id: str) -
             f"{quoted(path)} is {describe_type(mode)}, not a folder: root does not deliver there",
             error.errno,
             id,
-            hint="the owner of the box can replace it by a folder; `mailbox doctor` says more",
+            hint="the owner of the box can replace it by a folder; `mailbox doctor` shows more",
         ) from error
     found = os.fstat(place).st_uid
     if owner is not None and found != owner:
@@ -203,7 +202,7 @@ def _let_go(held: Iterable[int | None]) -> None:
 
 
 def _has_outbox(root: Root, sender: Address | None, box: str) -> bool:
-    """Whether mail for *box*, which is not to be had here, is left to a relay."""
+    """Return True if a relay carries the mail for *box*, which is not here."""
     return sender is not None and os.path.isdir(f"{root.path}/{sender}/outbox") and not os.path.isdir(box)
 
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def members(volume: Root, to: str, sender: Address) -> list[str]:
-    """Whom *to* means, never *sender*: addresses, or *to* itself where a relay must know. Raises GroupNotFoundError."""
+    """Return the members of *to* without *sender*, or *to* itself if only a relay knows them.
+
+    Raises GroupNotFoundError.
+    """
     outbox = os.path.isdir(f"{volume.box(sender)}/{OUTBOX}")
     if to == ALL:
         if outbox:

@@ -47,7 +47,7 @@ _CTIME_TICK_NS: Final = 100_000_000
 """Nanoseconds: a file changed so lately may change again under the same ctime."""
 
 _OUR_ERRNOS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
-"""Errors of this process or of the disk: they say nothing about a file."""
+"""Errors of this process or of the disk: the file is not to blame."""
 
 
 class Intake:
@@ -130,7 +130,7 @@ class Intake:
         return True
 
     def _leave_alone(self, filename: str, problem: str, error: OSError, st: os.stat_result | None) -> None:
-        """Leave a file alone until it has changed from what *st* says."""
+        """Leave a file alone until it has changed from the state in *st*."""
         if st is not None:
             self.left_alone[filename] = st.st_ino, st.st_ctime_ns
             self.incomplete.pop(filename, None)

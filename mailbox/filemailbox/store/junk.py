@@ -1,11 +1,11 @@
-"""What lies in `new/` and never is mail: names that are nobody's, and what is no file. Anybody can put it there.
+"""Junk: files in `new/` that never are mail, by their names or because they are no regular files. Any uid can make it.
 
-A look at `new/` costs as much as there are names in it. So where the junk is many, the owner puts a fresh folder in the
-place of `new/`, in one step, and moves over only what may be mail, or become it:
+A scan of `new/` costs as much as there are names in it. So if there is much junk, the owner replaces `new/` by a fresh
+folder, in one step, and moves over only the files that are mail or may become it:
 
     new/        fresh: what is sent from now on
     .new-HEX    the folder that was `new/`, as long as there may be mail in it
-    .junk-HEX   the same, when there is none any more: the junk stays there, until `mailbox gc` takes it away
+    .junk-HEX   the same folder without mail: the junk stays in it until `mailbox gc` deletes it
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from .layout import NEW_SWAP_PREFIX
 from .permissions import set_mode_and_owner
 
 MANY: Final = 1000
-"""How much junk may lie in `new/` before it is left behind: to list so many names takes less than a millisecond."""
+"""Names of junk in `new/` from which on it is left behind: to list fewer takes less than a millisecond."""
 
 AGE: Final = 36 * 3600
 """Seconds for which junk is left alone: the age at which drafts are given up."""
 
 KEPT: Final = ".junk-"
-"""How the name of a folder in a box begins that was `new/`, and has only junk in it."""
+"""Prefix of the name of a folder that was `new/` and holds only junk."""
 
 _LINKS: Final = 2  # that a file which is being delivered may have
 _IN_FLIGHT: Final = 0.5  # seconds that a rename of a sender may take from the name of the folder to the folder
@@ -39,7 +39,7 @@ _HELD: Final = 60.0  # seconds for which a relay may hold it open
 
 
 def may_be_mail(entry: "os.DirEntry[str]") -> bool:
-    """Whether it has a name of mail and is a file. The listing says so: nothing is opened."""
+    """Return True for a file under a name of mail. The listing holds both facts: nothing is opened."""
     return is_mail(entry.name) and entry.is_file(follow_symlinks=False)
 
 
@@ -53,7 +53,7 @@ def mail_in(folder: int | str) -> list[str]:
 
 
 def is_crowded(folder: int) -> bool:
-    """Whether so much junk lies in an open folder that it is worth leaving behind."""
+    """Return True if an open folder has so much junk that it is worth leaving behind."""
     count = 0
     os.lseek(folder, 0, os.SEEK_SET)
     with os.scandir(folder) as entries:
@@ -65,7 +65,7 @@ def is_crowded(folder: int) -> bool:
 
 
 def _is_tied(name: str, folder: int) -> bool:
-    """Whether it has more links than a delivery by link(2) and unlink(2) gives it."""
+    """Return True if a file has more links than a delivery by link(2) and unlink(2) gives it."""
     try:
         facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
@@ -87,11 +87,11 @@ class Aside:
 
     @property
     def settled(self) -> bool:
-        """Whether nobody else can put anything there any more, and all that may be mail is out."""
+        """True if no other uid can put files into the folder any more, and all that may be mail has moved."""
         return self._shut and not self._is_waiting and self._mtime == os.fstat(self._old).st_mtime_ns
 
     def empty(self, new: int, until: float, *, has_room: bool = True) -> bool:
-        """Go on with moving what may be mail to *new*, until that time. Return True if all is over.
+        """Move files that may be mail to *new*, until the monotonic time *until*. Return True if all have moved.
 
         Unless *new* *has_room*, only plain mail is moved: the rest would make it as slow as it was.
         """
@@ -124,14 +124,14 @@ class Aside:
             (self._external if is_external(name) else self._plain).append(name)
 
     def close(self) -> None:
-        """Let go of it. What is still in there comes back as after a crash: see Place."""
+        """Close the folder. Mail that is still in it comes back as after a crash: see ConsumerFolder."""
         if self._old >= 0:
             close(self._old)
             self._old = -1
 
 
 def keep(path: str) -> None:
-    """Say of a folder that was `new/`, by its name, that only junk lies in it."""
+    """Mark a folder that was `new/`, by a new name, as one that holds only junk."""
     folder, name = os.path.split(path)
     with contextlib.suppress(OSError):
         os.rename(path, f"{folder}/{KEPT}{name.removeprefix(NEW_SWAP_PREFIX)}")
@@ -219,7 +219,7 @@ def _carry_without(name: str, old: int, new: int) -> bool:
 
 
 def lying(folder: int) -> Iterator[tuple[str, os.stat_result]]:
-    """The junk in an open folder: its names, and what the kernel says of them."""
+    """Yield the name and the stat of each file of junk in an open folder."""
     os.lseek(folder, 0, os.SEEK_SET)
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -230,7 +230,7 @@ def lying(folder: int) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def is_junk(name: str, facts: os.stat_result, folder: int) -> bool:
-    """Whether it is no mail, and no consumer takes it away: see *Reading strictly* in FORMAT.md."""
+    """Return True if a file is not mail and no consumer removes it: see *Reading strictly* in FORMAT.md."""
     if not is_mail(name):
         return True
     if stat.S_ISDIR(facts.st_mode):
@@ -239,12 +239,12 @@ def is_junk(name: str, facts: os.stat_result, folder: int) -> bool:
 
 
 def _is_left(folder: int) -> bool:
-    """Whether an open folder was `new/`, and nobody takes mail from it any more."""
+    """Return True if an open folder was `new/` and no consumer takes mail from it any more."""
     return stat.S_IMODE(os.fstat(folder).st_mode) == 0o700
 
 
 def owners(found: Iterable[os.stat_result]) -> str:
-    """Whose it is: `uid 2002`, or each uid with its count."""
+    """Return the owners as text: `uid 2002's`, or each uid with its count."""
     counts = Counter(facts.st_uid for facts in found)
     if len(counts) == 1:
         return f"uid {next(iter(counts))}'s"
@@ -254,10 +254,10 @@ def owners(found: Iterable[os.stat_result]) -> str:
 
 
 def old(folder: int, age: float = AGE) -> list[str]:
-    """The names of the junk in an open folder that has lain there for longer than that.
+    """Return the names of the junk in an open folder that is older than *age* seconds.
 
-    By the ctime, which nobody can set; in a folder that was `new/`, by that of the folder, for nobody else has entered
-    it since.
+    The age is counted from the ctime, which no process can set. In a folder that was `new/` it is counted from the
+    ctime of the folder: no other uid has entered it since.
     """
     limit = time.time() - age
     mine = os.fstat(folder)
@@ -291,7 +291,7 @@ def remove(folder: int, found: Iterable[str]) -> None:
 
 
 def _holds(name: str, folder: int) -> bool:
-    """Whether a folder has something in it; one that cannot be listed counts as if."""
+    """Return True if a folder is not empty, or cannot be listed."""
     try:
         opened = os.open(name, FOLDER, dir_fd=folder)
     except OSError:

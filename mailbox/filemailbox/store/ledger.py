@@ -1,11 +1,11 @@
-"""What was already handled: it makes sending again harmless.
+"""The ledger: keys of handled messages, so that sending again does no harm.
 
 One file for each (trust, sender) in a box's `ledger/`, shared by its consumers: a line of JSON for each key, written
 and flushed before the message is acked. It is bounded: from twice LIMIT entries on only the newest LIMIT are kept, and
 the newest time among the forgotten ones becomes the *floor*. A keyed message sent before the floor may have been
-handled or not; nobody can tell any more.
+handled or not: the ledger no longer knows.
 
-Two copies that are in hand at the same moment may both run: the ledger is written at ack.
+Two copies that are claimed at the same moment may both run: the ledger is written at ack.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from .permissions import chown_to_box_owner
 from .root import Root
 
 LIMIT: Final = 10_000
-"""How many keys are remembered for one sender, at least."""
+"""Keys that are remembered for one sender, at least."""
 
 DRAFT: Final = ".new"
-"""What the name of a page ends with that is being written."""
+"""Suffix of the name of a page that is being written."""
 
 UNKNOWN_SENDERS: Final = "_"
 """The sender under which all those are kept whom no key proves and whose name is no agent's here: they share a file."""
@@ -36,7 +36,7 @@ _KEYED: Final = ("signed", "sealed")  # what a key proves: the page is one sende
 
 @dataclass(slots=True)
 class _Page:
-    """What we know of one file, and how far we have read it."""
+    """The content of one file, as far as it was read."""
 
     inode: int = 0
     head: bytes = b""  # its first line
@@ -53,13 +53,13 @@ class Ledger:
         self._pages: dict[str, _Page] = {}
 
     def handled(self, trust: str, sender: str, key: str) -> bool:
-        """Whether a message with this key was handled. Raises OSError where that cannot be read."""
+        """Return True if a message with this key was handled. Raises OSError if the ledger cannot be read."""
         return key in self._page(trust, sender).keys
 
     def floor(self, trust: str, sender: str) -> str:
-        """The stamp at and before which it is not known any more what was handled; empty where all is known.
+        """Return the floor: the timestamp up to which keys were forgotten; empty if none was.
 
-        One that is still to come is none where anybody could have set it: it would condemn all mail until then.
+        A floor in the future is ignored if any sender could have set it: it would condemn all mail until then.
         """
         floor = self._page(trust, sender).floor
         return floor if _believed(trust, floor) == floor else ""
@@ -82,7 +82,7 @@ class Ledger:
             lock.release()
 
     def _page(self, trust: str, sender: str) -> _Page:
-        """The file as it is now. What others have appended since the last look is read; a rewritten one anew."""
+        """Return the page as it is now. Reads what was appended since, or all of a rewritten file."""
         name = _file(trust, sender)
         page = self._pages.setdefault(name, _Page())
         try:
@@ -137,14 +137,17 @@ class Ledger:
         os.rename(path + DRAFT, path)
 
     def _draft(self, path: str) -> int:
-        """Open a file that nobody else has, under the lock: one that a crash has left goes, whatever it is."""
+        """Create the draft of a page, under the lock. One that a crash has left is deleted, whatever it is."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def ledger_owner(root: Root, sender: str | None, proven: bool = False) -> str:
-    """Whose page it is: names that are no agent's here share one, lest they fill the disk; but not those with a pin."""
+    """Return the name of the page of *sender*.
+
+    Names without a box here share one page, so that they cannot fill the disk; a *proven* sender has its own.
+    """
     known = sender is not None and is_address(sender) and (proven or root.has(Address(sender)))
     return sender if known and sender is not None else UNKNOWN_SENDERS
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def chown_to_box_owner(path: str | int, box: str) -> None:
-    """Give what root just made in a box, a path or an open file, to the box's owner. Nothing for others to do.
+    """Give what root just made in a box, a path or an open file, to the box's owner. Other uids do nothing.
 
-    What lies at a path may be something else by now: it is given away only if it is root's and nothing is in it.
+    A path may lead to something else by now: its owner is changed only if it is root's and empty.
     """
     if os.geteuid() != 0:
         return
@@ -57,10 +57,10 @@ def set_mode_and_owner(
         facts = os.fstat(file)
         if not stat.S_ISDIR(facts.st_mode) and not (stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1):
             raise PermissionDeniedError(
-                f"{name} is {describe_type(facts.st_mode)}, not a folder: somebody has put it there"
+                f"{name} is {describe_type(facts.st_mode)}, not a folder: another process has put it there"
             )
         if facts.st_uid not in (os.geteuid(), owner[0]) and not anybodys:
-            raise PermissionDeniedError(f"{name} belongs to the uid {facts.st_uid}: somebody else has put it there")
+            raise PermissionDeniedError(f"{name} belongs to the uid {facts.st_uid}: that uid has put it there")
         there = f"/proc/self/fd/{file}"
         # chmod before chown: with the capability CHOWN alone the other order loses the setgid bit without a word.
         if facts.st_uid == os.geteuid():
@@ -82,7 +82,7 @@ def set_mode_and_owner(
 
 
 def refuse_foreign_owner(path: str, owner: tuple[int, int], *, given: bool) -> None:
-    """What somebody else has put there is no box to complete, nor to give away: he may hold its folders open."""
+    """Raise PermissionDeniedError for a box that another uid has made: it may hold the folders open."""
     try:
         facts = os.lstat(path)
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def refuse_foreign_owner(path: str, owner: tuple[int, int], *, given: bool) -> N
         )
     if facts.st_uid not in (owner[0], os.geteuid()) and (given or os.path.basename(path).startswith(".")):
         raise PermissionDeniedError(
-            f"{quoted(path)} is there and belongs to the uid {facts.st_uid}, not to {owner[0]}: somebody else has made "
+            f"{quoted(path)} is there and belongs to the uid {facts.st_uid}, not to {owner[0]}: that uid has made "
             "it. Take it away first",
             errno.EEXIST,
         )

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def remove_box(root: Root, name: Address, force: bool = False) -> str | None:
-    """Remove the box *name*. Refuses (BoxInUseError) where there is mail in it or somebody listens, unless *force*.
+    """Remove the box *name*. Raises BoxInUseError if it has mail or a listener, unless *force*.
 
     With *force* a box that holds mail is kept as `.removed/NAME-STAMP`, the path of which is returned. One rename
     takes it off the map, so that every message is in what was kept or was refused to its sender.
@@ -64,13 +64,15 @@ def remove_box(root: Root, name: Address, force: bool = False) -> str | None:
 
 @contextlib.contextmanager
 def removed_dir(root: Root) -> Iterator[int]:
-    """The folder of removed boxes, open. Raises PermissionDeniedError where somebody else has made it, who could "
-    "take them away."""
+    """Open the folder of removed boxes.
+
+    Raises PermissionDeniedError if another uid has made it: that uid could take the boxes away.
+    """
     with opened(root.path, follow=True) as here, opened(".removed", here) as kept:
         owner = os.fstat(kept).st_uid
         if owner not in (os.geteuid(), os.fstat(here).st_uid):
             raise PermissionDeniedError(
-                f"{quoted(root.removed_dir)} belongs to the uid {owner}, not to {os.geteuid()}: somebody else has "
+                f"{quoted(root.removed_dir)} belongs to the uid {owner}, not to {os.geteuid()}: that uid has "
                 f"made it. "
                 "Take it away first",
                 errno.EEXIST,
@@ -115,7 +117,7 @@ def _empty(folder: int) -> None:
 
 
 def _empty_strangers(place: int) -> None:
-    """Delete what lies in the folders that others have made in a drop box: each uid does that with its own."""
+    """Empty the folders that other uids have made in a drop box, each with the rights of its owner."""
     theirs: dict[int, list[str]] = {}
     for name in listed(place):
         with contextlib.suppress(OSError):
@@ -138,7 +140,7 @@ def _refuse_busy(box: str, name: Address) -> None:
     if mail := count_mail(box):
         raise _busy(name, mail)
     if any(is_held(f"{box}/cur/{name}/.lock") for name in os.listdir(f"{box}/cur") if not name.startswith(".")):
-        raise BoxInUseError(f"somebody listens to the box {quoted(name)}: stop that first, or force it")
+        raise BoxInUseError(f"a listener is at the box {quoted(name)}: stop it first, or force the removal")
 
 
 def _busy(name: Address, mail: int) -> BoxInUseError:
@@ -149,7 +151,7 @@ def _busy(name: Address, mail: int) -> BoxInUseError:
 
 
 def count_mail(box: str) -> int:
-    """How many messages there are in the box at this path, dead letters included and handled mail not."""
+    """Return the number of messages in the box at this path, dead letters included, handled mail not."""
     count = 0
     for folder in (*MAIL_FOLDERS, *(name for name in os.listdir(box) if name.startswith(NEW_SWAP_PREFIX))):
         if os.path.islink(f"{box}/{folder}"):

@@ -1,9 +1,9 @@
 """Requests that block: a folder of one's own for the answer.
 
 The requester makes `replies/REQUEST-ID/`, a drop box like `new/`, and locks a file of that name while it waits. An
-answer is renamed into the folder, or, where that is gone or belongs to another uid than the box, into `new/`. The
+answer is renamed into the folder, or into `new/` if the folder is gone or belongs to another uid than the box. The
 waiter leaves by rmdir: if the folder is not empty there is an answer, and it is taken. A folder whose lock can be had
-was abandoned: what lies there becomes ordinary mail.
+was abandoned: the answers in it become ordinary mail.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from ..system.strict_read import is_only_link, strict_read
 from .permissions import chown_to_box_owner
 
 Answer: TypeAlias = tuple[str, bytes, os.stat_result]
-"""A file that came for a request: its name; its bytes, read once; what the kernel says of it."""
+"""A file that came for a request: its name, its bytes, read once, and its stat."""
 
 _TRIES: Final = 100  # times that a folder is emptied: somebody may fill it for ever
 _SHARE: Final = 256  # folders that are looked at in one sweep: anybody can make a million
@@ -63,7 +63,7 @@ class PendingRequest:
                 # By descriptor: where root asks for the owner of the box, that one may put a link there in between.
                 self._folder = os.open(path, FOLDER)
                 if os.fstat(self._folder).st_uid != os.geteuid():
-                    raise FileExistsError(errno.EEXIST, "somebody has put another folder in its place", path)
+                    raise FileExistsError(errno.EEXIST, "another folder is in its place", path)
                 os.fchmod(self._folder, 0o3733)
                 chown_to_box_owner(self._folder, self._box)
         except BaseException:
@@ -102,9 +102,9 @@ class PendingRequest:
                     close(file)
 
     def refuse(self, answer: Answer, why: str) -> None:
-        """That is not the answer: it becomes ordinary mail, of which the consumers of the box will judge.
+        """Make a file that is not the answer ordinary mail: the consumers of the box decide what becomes of it.
 
-        A file under a foreign name may still be written: it is looked at again for a while.
+        A file under an external name may still be written: it is read again for a while.
         """
         name, _, facts = answer
         parts = parse_filename(name)
@@ -132,7 +132,7 @@ class PendingRequest:
         return facts.st_ino, facts.st_ctime_ns
 
     def _clear(self) -> None:
-        """Take away what lies in the place of our folder: we have the lock, so nobody waits there."""
+        """Remove the file in the place of our folder: we have the lock, so no request waits there."""
         folder = os.open(f"{self._box}/replies", FOLDER)
         try:
             _take_away(self._box, self.request, folder, time.monotonic() + _LONGEST)
@@ -154,10 +154,10 @@ class PendingRequest:
 
 
 def waits(box: str, answers: str, home: int | None = None) -> int | None:
-    """The folder in which *answers* is waited for, opened by O_PATH; None where nobody waits. Raises OSError.
+    """Open, by O_PATH, the folder in which *answers* is waited for; return None if no request waits. Raises OSError.
 
-    *home* is the box, if it is open: then its path is not used. Only a folder of the box's owner is one: anybody can
-    make another, and would have the answers. They go to `new/`.
+    *home* is the box, if it is open: then its path is not used. Only a folder of the box's owner counts: any uid can
+    make one, and would get the answers. With another owner they go to `new/`.
     """
     if not is_id(answers):
         return None
@@ -182,7 +182,7 @@ def waits(box: str, answers: str, home: int | None = None) -> int | None:
 def sweep(box: str, folder: int) -> None:
     """Deliver as ordinary mail the answers to requests whose asker is gone. *folder* is `replies/`, open.
 
-    Best effort: anybody can put things there, and what cannot be taken away now is tried again at the next round.
+    Best effort: any uid can put files there. A file that cannot be removed now is tried again in the next round.
     """
     owner, until = os.fstat(folder).st_uid, time.monotonic() + _LONGEST
     for request in _some(list(filter(is_id, list_dir(folder)))):
@@ -205,10 +205,10 @@ def sweep(box: str, folder: int) -> None:
 
 
 def _take_away(box: str, request: str, folder: int, until: float) -> None:
-    """Take away what is called like a request in *folder*, `replies/`, and has nobody who waits.
+    """Remove an entry of *folder*, `replies/`, that has the name of a request for which no process waits.
 
-    What another uid has made and filled cannot be removed by us. It gets a name that begins with a dot, which is no
-    request's: so it is in nobody's way, and is not tried again and again.
+    A folder that another uid has made and filled cannot be removed by us. It gets a name that begins with a dot, which
+    is no request's: so it is in no one's way, and is not tried again and again.
     """
     with contextlib.suppress(OSError):
         abandon(box, request, until)
@@ -228,9 +228,9 @@ def _some(requests: list[str]) -> list[str]:
 
 
 def abandon(box: str, request: str, until: float | None = None) -> None:
-    """Take the folder of a request away. Answers that lie in it go to `new/`: nobody has taken them yet.
+    """Remove the folder of a request. Answers in it go to `new/`: no consumer has taken them yet.
 
-    It takes no longer than *until*, by the monotonic clock: what is left is for a later sweep.
+    It ends at the monotonic time *until*: the rest is for a later sweep.
     """
     path = f"{box}/replies/{request}"
     until = time.monotonic() + _LONGEST if until is None else until
@@ -250,7 +250,7 @@ def abandon(box: str, request: str, until: float | None = None) -> None:
 
 
 def _empty(path: str, new: str, until: float) -> bool:
-    """Move what lies in the folder *path* to *new*; whether anything could be moved, and there is time to go on."""
+    """Move the content of the folder *path* to *new*. Return True if something moved and time is left."""
     moved = False
     folder = os.open(path, FOLDER)  # never through a link: what lies behind it is not for others to move
     try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MARK: Final = b'{"format": %d}\n' % FORMAT
 
 RESERVED: Final = ("documents", "removed")
-"""Names that no box can have: under `.NAME` lies something else."""
+"""Names that no box can have: `.NAME` is used for something else."""
 
 
 class Root:
@@ -46,7 +46,7 @@ class Root:
         return f"Root({self.path!r})"
 
     def box(self, to: Address) -> str:
-        """The path of a box, which may not exist."""
+        """Return the path of a box, which may not exist."""
         return f"{self.path}/{to}"
 
     @property
@@ -55,7 +55,7 @@ class Root:
         return f"{self.path}/.removed"
 
     def boxes(self) -> list[Address]:
-        """The addresses that have a box here, sorted."""
+        """Return the addresses that have a box here, sorted."""
         try:
             with os.scandir(self.path) as entries:
                 found = [entry.name for entry in entries if is_address(entry.name) and _is_folder(entry)]
@@ -64,7 +64,7 @@ class Root:
         return [Address(name) for name in sorted(found)]
 
     def has(self, name: Address) -> bool:
-        """Whether there is a box of that name. Raises StorageError where that cannot be known."""
+        """Return True if there is a box of that name. Raises StorageError if that cannot be known."""
         try:
             return stat.S_ISDIR(os.stat(f"{self.path}/{name}/new").st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -75,7 +75,7 @@ class Root:
             raise storage_error(error, f"looking for the box {quoted(name)}") from error
 
     def missing(self, name: str) -> RootNotFoundError | BoxNotFoundError:
-        """The error for a box that turned out not to be there: its volume may have gone away as well."""
+        """Return the error for a box that turned out not to be there: its volume may have gone away as well."""
         try:
             find_root(self.path)
         except RootNotFoundError as error:
@@ -86,7 +86,7 @@ class Root:
 
 
 def find_root(path: str | os.PathLike[str]) -> Root:
-    """The root at *path*. Raises RootNotFoundError where there is none, or one of a format that we do not know."""
+    """Return the root at *path*. Raises RootNotFoundError if there is none, or one of an unknown format."""
     where = os.path.abspath(path)
     try:
         marker = os.open(f"{where}/{MARKER}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -109,7 +109,7 @@ def find_root(path: str | os.PathLike[str]) -> Root:
 
 
 def read_marker(root: Root) -> dict[str, Any]:
-    """What the marker of the root says beside its format: `groups`, and `relay`, the uid of the relay."""
+    """Return the members of the root's marker beside its format: `groups`, and `relay`, the uid of the relay."""
     try:
         marker = os.open(f"{root.path}/{MARKER}", READ)  # never through a link: what it says is told to others
         try:
@@ -122,7 +122,7 @@ def read_marker(root: Root) -> dict[str, Any]:
 
 
 def set_marker(root: Root, member: str, value: Any) -> None:
-    """Let the marker of the root say so, too. Raises StorageError."""
+    """Set a member of the root's marker. Raises StorageError."""
     said = {"format": FORMAT, **read_marker(root)}
     if said.get(member) != value:
         try:
@@ -132,7 +132,7 @@ def set_marker(root: Root, member: str, value: Any) -> None:
 
 
 def init_root(path: str | os.PathLike[str]) -> Root:
-    """The root at *path*, made where there was none. The folder above it must exist."""
+    """Return the root at *path*; make it if there is none. The folder above it must exist."""
     where = os.path.abspath(path)
     try:
         with contextlib.suppress(FileExistsError):
@@ -154,7 +154,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_there(path: str) -> bool:
-    """Raises OSError where that cannot be known: os.path.exists() would say no."""
+    """Return True if there is such a file. Raises OSError if that cannot be known, as os.path.exists() does not."""
     try:
         os.lstat(path)
     except FileNotFoundError:

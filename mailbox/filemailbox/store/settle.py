@@ -1,4 +1,4 @@
-"""How a claimed message ends: acknowledged, deferred, released or a dead letter. One rename or unlink each."""
+"""The end of a claim: acknowledged, deferred, released or a dead letter. One rename or unlink each."""
 
 import contextlib
 import os
@@ -52,7 +52,7 @@ class Settler:
         return True
 
     def release_unread(self, filename: str) -> None:
-        """Let a file that nobody has read come back at once, as never claimed. If it cannot, it is tried later."""
+        """Release a file that was not read, as never claimed. If it cannot, it is tried later."""
         self._release(filename, never_read=True)
 
     def release(self, filename: str) -> None:

@@ -196,7 +196,7 @@ class Spool:
     def open_folder(self) -> None:
         """Take our folder in `cur/` and nothing else. Raises as claim() does, and the tenancy's errors.
 
-        For settling what lies in the folder already.
+        For settling the messages that are in the folder already.
         """
         with self._folder.guard:
             self._folder.refresh()

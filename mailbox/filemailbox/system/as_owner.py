@@ -1,11 +1,11 @@
-"""Acting for a box with the rights of its owner.
+"""Actions in a box with the rights of its owner.
 
 Root may do anything to anything, and the owner of a box may put a link, or another folder, in the place of whatever is
-in it, at any moment. So root never acts in a box that belongs to somebody else. A child of a fork becomes the owner,
+in it, at any moment. So root never acts in a box of another uid. A child of a fork becomes the owner,
 uid, gid and no other group, and acts: it can do no more than the owner could do anyway. The box is an open descriptor
 that was checked, never a path.
 
-Data comes back through a pipe, as JSON, and never code: nothing that is said there can make root do anything. The owner
+Data comes back through a pipe, as JSON, and never code: nothing in it can make root do anything. The owner
 can stop or kill a process of its own uid. Both end this one piece of work with an error, and nothing else.
 
 Where we are not root, or the box is ours, there is nothing to give up: then no process is forked.
@@ -31,7 +31,7 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OFTEN: Final = 250  # milliseconds between two looks whether the child was stopped
 _BATCH: Final = 65536
 _NEEDED: Final = ("ctypes", "json", "logging", "select", "shutil", "signal", "socket")
-"""What a job may import once it has begun. The owner may not be able to read where Python lies, so root does it."""
+"""Modules that a job may import once it has begun. The owner may not be able to read them, so root imports them."""
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def opened(path: str, folder: int | None = None, owner: int | None = None, *, fo
         found = os.fstat(file).st_uid
         if owner is not None and found != owner:
             raise PermissionDeniedError(
-                f"{quoted(path)} belongs to the uid {found}, and the box to {owner}: somebody else has put it there",
+                f"{quoted(path)} belongs to the uid {found}, and the box to {owner}: another uid has put it there",
                 errno.EPERM,
             )
         yield file
@@ -60,20 +60,20 @@ def at(folder: int, name: str = "") -> str:
 
 
 def is_foreign(box: int) -> bool:
-    """Whether we are root, and the open folder belongs to somebody else."""
+    """Return True if we are root and the open folder belongs to another uid."""
     return os.geteuid() == 0 and os.fstat(box).st_uid != 0
 
 
 def call(box: int, job: Callable[[], T]) -> T:
-    """What *job* returns, which is JSON, done as the owner of the open folder *box*. Raises what it raises."""
+    """Run *job* as the owner of the open folder *box*. Return its result, which is JSON. Raises its errors."""
     [result] = stream(box, lambda: [job()])
     return result
 
 
 def stream(box: int, job: Callable[[], Iterable[T]]) -> Iterator[T]:
-    """What *job* yields, which is JSON, done as the owner of the open folder *box*. Raises what it raises.
+    """Run *job* as the owner of the open folder *box*. Yield its items, which are JSON. Raises the errors of the job.
 
-    *job* is called, and goes on, in another process perhaps: it may be ahead of what was taken from here.
+    *job* may run in another process, ahead of the items that were taken here.
     """
     if not is_foreign(box):
         yield from job()
@@ -114,7 +114,7 @@ def _fork() -> int:
 
 
 def _serve(uid: int, gid: int, tell: int, job: Callable[[], Iterable[Any]]) -> None:
-    """In the child: become the owner, do it, tell, and end. Never returns."""
+    """In the child: become the owner, run the job, send its items, and end. Never returns."""
     status = 1
     try:
         import signal
@@ -151,7 +151,7 @@ def _become(uid: int, gid: int) -> None:
 
 
 def _capable() -> bool:
-    """Whether capabilities are left: with unusual securebits they outlive the change of the uid."""
+    """Return True if capabilities are left: with unusual securebits they outlive the change of the uid."""
     with open("/proc/self/status", "rb") as status:
         return any(line.startswith(b"CapEff:") and int(line.split()[1], 16) for line in status)
 
@@ -165,7 +165,7 @@ def _say(tell: int, said: dict[str, Any]) -> None:
 
 
 def _heard(child: int, heard: int, uid: int) -> Iterator[Any]:
-    """What the child says, until it has said that this is all."""
+    """Yield the items that the child sends, until its end mark."""
     import json
     import select
 

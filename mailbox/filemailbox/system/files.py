@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 NOREPLACE: Final = 1
-"""For rename(): fail (FileExistsError) where something lies under the new name."""
+"""For rename(): fail (FileExistsError) if the new name is taken."""
 
 EXCHANGE: Final = 2
 """For rename(): both change places, in one step."""
@@ -45,7 +45,7 @@ def read(file: int, size: int) -> bytes:
 
 
 def close(file: int) -> None:
-    """Let go of a descriptor that was only read from: what the kernel may say to that is about nothing of ours."""
+    """Close a descriptor that was only read from. An error of the kernel does not matter then."""
     try:  # noqa: SIM105  # for each message
         os.close(file)
     except OSError:
@@ -53,7 +53,7 @@ def close(file: int) -> None:
 
 
 def describe_type(mode: int) -> str:
-    """What a thing of this mode is called in a sentence."""
+    """Return the name of a kind of file, by its mode, for a sentence."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFREG: "a file",
@@ -77,14 +77,14 @@ def move(name: str, source: int, to: str, target: int) -> None:
 
 
 def rename_noreplace(name: str, source: int, target: int) -> None:
-    """Rename *name* from one open folder into another, where no file lies under it. Raises OSError: FileExistsError."""
+    """Rename *name* from one open folder into another and replace nothing. Raises OSError, such as FileExistsError."""
     move(name, source, name, target)
 
 
 def same(one: str, folder: int, other: str, there: int) -> bool:
-    """Whether two files in folders of ours are the same message: of one owner, and byte for byte.
+    """Return True if two files in folders of ours are the same message: of one owner, and byte for byte.
 
-    What cannot be read, and what is larger than messages are, is not the same.
+    Files that cannot be read, or are larger than messages, are not the same.
     """
     files: list[int] = []
     try:
@@ -151,10 +151,10 @@ def _load(*, use_errno: bool) -> Callable[[int, bytes, int, bytes, int], int]:
 
 
 def _reserve(name: str, source: int, to: str, target: int) -> None:
-    """Rename over nothing, where the kernel, the C library or the file system cannot do that in one step.
+    """Rename and replace nothing, if the kernel, the C library or the file system cannot do that in one step.
 
     Not by link(2) and unlink(2): the kernel refuses a link to the file of another uid that we may not write, and a
-    crash in between would leave a message with two links, which nobody takes. A crash here leaves an empty file.
+    crash in between would leave a message with two links, which no consumer takes. A crash here leaves an empty file.
     """
     if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):  # a folder replaces no file
         try:
@@ -171,7 +171,7 @@ def _reserve(name: str, source: int, to: str, target: int) -> None:
 
 
 def lies(name: str, folder: int) -> bool:
-    """Whether anything lies under *name* in an open folder."""
+    """Return True if there is a file under *name* in an open folder."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _ASK: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NOT_HELD: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
-"""What the kernel says where there is no such file, or a link or a socket in its place: nobody holds that."""
+"""Errors of the kernel if there is no such file, or a link or a socket in its place: no process holds that."""
 
 _HELD: Final = (errno.EAGAIN, errno.EACCES)
 _ASKED: Final = 0.25  # seconds that a taker gives to those who ask, who hold it for microseconds
@@ -70,7 +70,7 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether it is ours. Not in the child of a fork."""
+        """True if the lock is ours; False in the child of a fork."""
         return self._lock.is_locked
 
     def release(self) -> None:
@@ -82,9 +82,9 @@ class Lock:
 
 
 def is_held(path: str, folder: int | None = None) -> bool:
-    """Whether a living process holds the lock at *path*, or of that name in *folder*. False where there is none.
+    """Return True if a living process holds the lock at *path*, or of that name in *folder*; False if there is none.
 
-    A link in its place is never followed. Raises OSError where it cannot be known.
+    A link in its place is never followed. Raises OSError if it cannot be known.
     """
     try:
         file = os.open(path, _ASK, dir_fd=folder)

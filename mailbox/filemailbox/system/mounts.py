@@ -1,4 +1,4 @@
-"""What is mounted where, as /proc/self/mountinfo has it."""
+"""The mounts of this process, from /proc/self/mountinfo."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ BLIND: Final = frozenset(
         *("prl_fs", "smb3", "vboxsf", "virtiofs"),
     ]
 )
-"""File systems on which others may write without this kernel being told: no notification, no lock that all respect."""
+"""File systems on which others may write without notice to this kernel: no notification, no lock that all respect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class Mount:
 
     @property
     def blind(self) -> bool:
-        """Whether notifications and locks end at this kernel while others write."""
+        """True if other kernels may write here: notifications and locks end at this one."""
         return self.kind in BLIND or self.kind.startswith("fuse.")
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing can be written here."""
+        """True if nothing can be written here."""
         return "ro" in self.options
 
 
@@ -61,7 +61,7 @@ def parse(line: str) -> Mount | None:
 
 
 def mount_of(path: str, table: str = "/proc/self/mountinfo") -> Mount | None:
-    """The mount on which *path* lies; None where that cannot be known."""
+    """Return the mount that holds *path*; None if that cannot be known."""
     where = os.path.realpath(path)
     found = None
     for mount in mounts(table):

@@ -7,7 +7,7 @@ import time
 
 
 class SdNotify:
-    """The service manager, or nobody."""
+    """The service manager, if there is one."""
 
     def __init__(self) -> None:
         self._path = os.environ.get("NOTIFY_SOCKET", "")
@@ -18,7 +18,7 @@ class SdNotify:
         self._ending = False
 
     def say(self, *words: str) -> None:
-        """Send *words* such as `READY=1`. Never raises: nobody may be listening."""
+        """Send *words* such as `READY=1`. Never raises: there may be no listener."""
         if not self._path:
             return
         address = "\0" + self._path[1:] if self._path.startswith("@") else self._path
@@ -26,13 +26,13 @@ class SdNotify:
             manager.sendto("\n".join(words).encode(), socket.MSG_DONTWAIT, address)
 
     def stopping(self) -> None:
-        """We were told to stop, and finish what we hold. Said once."""
+        """Report, once, that this service was asked to stop and finishes its work."""
         if not self._ending:
             self._ending = True
             self.say("STOPPING=1")
 
     def beat(self) -> None:
-        """We are alive: for WatchdogSec=. Call it often, it says so as often as needed."""
+        """Report that this service is alive, for WatchdogSec=. Call it often: it sends as often as needed."""
         if self._every and time.monotonic() >= self._again:
             self._again = time.monotonic() + self._every
             self.say("WATCHDOG=1")

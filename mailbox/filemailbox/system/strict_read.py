@@ -1,4 +1,4 @@
-"""The one strict read: every file that somebody else may have put into a box is opened and read here.
+"""The one strict read: every file that another uid may have put into a box is opened and read here.
 
 A caller opens the file once, by name, under the descriptor of its folder, with the flags files.READ: never through a
 symbolic link, never waiting for the other end of a FIFO or for the holder of a file lease. Everything else is asked of
@@ -72,17 +72,17 @@ def refuse(st: os.stat_result, limit: int, size: int | None = None) -> Refusal |
     if st.st_size > limit:
         return Refusal(f"it has {st.st_size} bytes, and {limit} is the limit", is_final=True)
     if st.st_nlink != 1:
-        return Refusal(f"it has {st.st_nlink} links: somebody else can still change it")
+        return Refusal(f"it has {st.st_nlink} links: another process can still change it")
     if size is not None and st.st_size != size:
-        return Refusal(f"it has {st.st_size} bytes and its name says S={size}: it is not complete")
+        return Refusal(f"it has {st.st_size} bytes and its name has S={size}: it is not complete")
     return None
 
 
 def is_same_file(filename: str, dir_fd: int, st: os.stat_result) -> bool:
     """Report whether *filename*, in a private folder, is the file with this stat, and its only name.
 
-    For a file that was opened in a shared folder and then moved here: a hard link to somebody's secret can be opened,
-    and replaced before its links are counted. Raises FileNotFoundError.
+    For a file that was opened in a shared folder and then moved here: a hard link to a secret can be opened, and
+    replaced before its links are counted. Raises FileNotFoundError.
     """
     found = os.stat(filename, dir_fd=dir_fd, follow_symlinks=False)
     return found.st_ino == st.st_ino and found.st_nlink == 1

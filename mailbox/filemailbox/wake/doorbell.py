@@ -287,7 +287,7 @@ class Ringer:
 
 
 def has_listener(path: str) -> bool:
-    """Return True if a listener holds the doorbell at *path*. The kernel tells that without a ring."""
+    """Return True if a listener holds the doorbell at *path*. The kernel knows that without a ring."""
     with _datagram() as probe:
         try:
             _at_path(probe.connect, path)

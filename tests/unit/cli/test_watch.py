@@ -589,7 +589,7 @@ def test_health_says_whether_somebody_listens(watch: Watch, root: Path, until: U
     watching.kill()
     watching.wait()
 
-    assert before == (1, "bob: nobody listens\n")
+    assert before == (1, "bob: no listener\n")
     assert during[1].startswith("bob: 1 listening, last heard of 0 s")
     assert health(root) == before
     assert health(root, "--as", "nobody")[0] == 67

@@ -318,7 +318,7 @@ def test_a_forged_author_is_refused_where_its_key_is_pinned(root: Path, keys: Pa
             root / f".documents/plan/checkpoints/{os.geteuid()}.json"
         ).exists() else None
 
-    with pytest.raises(UnverifiedSenderError, match='version 2 says that it is by "alice"'):
+    with pytest.raises(UnverifiedSenderError, match='version 2 names as its author "alice"'):
         document.get()
     assert document.get(1).body == "from alice"
     assert document.put("from bob", if_version=2).version == 3

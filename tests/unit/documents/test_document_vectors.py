@@ -20,7 +20,7 @@ VECTORS = json.loads((Path(__file__).parents[2] / "vectors/documents.json").read
 
 REASONS = {
     "head": "^it does not begin with",
-    "number": "^it says that it is version",
+    "number": "^it claims to be version",
     "base": "^its base is",
     "line": "^it is not one line",
     "message": "^not JSON|^arrays and objects are nested deeper",

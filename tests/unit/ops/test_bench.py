@@ -67,7 +67,7 @@ def test_a_receiver_that_dies_is_told_and_nothing_is_left(root: Path, monkeypatc
     """The boxes go all the same."""
     monkeypatch.setattr(sys, "executable", "/bin/true")
 
-    with pytest.raises(MailboxError, match="the receiver said nothing"):
+    with pytest.raises(MailboxError, match="the receiver printed nothing"):
         bench.measure(find_root(root), 0.3)
     assert sorted(os.listdir(root)) == [".mailbox", "alice", "bob"]
 

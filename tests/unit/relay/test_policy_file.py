@@ -116,7 +116,7 @@ def test_who_shares_a_volume_needs_a_uid_of_its_own(one: str, two: str, apart: b
     if apart:
         assert set(parse_policy(text).agents) == {"a", "b"}
     else:
-        with pytest.raises(InvalidPolicyError, match="nothing tells them apart"):
+        with pytest.raises(InvalidPolicyError, match="nothing distinguishes them"):
             parse_policy(text)
 
 

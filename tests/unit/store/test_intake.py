@@ -191,8 +191,8 @@ def test_a_file_that_is_written_in_place_is_left_until_it_is_whole(new: Path, bo
         pytest.param("x.json", b"[" * 1_000_000, "nest|not JSON", id="bomb"),
         pytest.param("x.json", b'{"body":1,"hops":"3"}', '"hops" is a string', id="envelope"),
         pytest.param("x.json", b'{"body":1,"expires":"soon"}', '"expires" is "soon"', id="time"),
-        pytest.param(f"{BEFORE},S=2.json", b"{}\n", "its name says S=2: it is not complete", id="longer"),
-        pytest.param(f"{BEFORE},S=99.json", b"{}", "its name says S=99: it is not complete", id="shorter"),
+        pytest.param(f"{BEFORE},S=2.json", b"{}\n", "its name has S=2: it is not complete", id="longer"),
+        pytest.param(f"{BEFORE},S=99.json", b"{}", "its name has S=99: it is not complete", id="shorter"),
     ],
 )
 def test_what_does_not_become_mail_is_a_dead_letter_once_it_is_still(
