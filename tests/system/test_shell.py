@@ -319,16 +319,45 @@ def test_a_body_on_standard_input_loses_one_newline(shell: Shell) -> None:
         ("a", ["bob"], b"a\n"),
         ("a\n", ["bob", "-"], b"a\n\n"),
         ("", ["bob"], b"\n"),
-        ("", ["bob"], b""),
+        ("", ["bob", "--allow-empty"], b""),
         ("0\0\0", ["bob"], b"0\0\0"),
         ("x" * 15 + "\n", ["bob"], b"x" * 15 + b"\n\n"),
         ("a\n", ["bob", "a\n"], b""),
         ("", ["bob", ""], b"no"),
         ("--x", ["--", "bob", "--x"], b"no"),
+        ("--x", ["bob", "--type", "t", "--x"], b"no"),
+        ("- first\n- second", ["bob", "- first\n- second", "--as", "alice"], b"no"),
+        ("-starts with a dash", ["bob", "-starts with a dash"], b"no"),
+        ("--as", ["bob", "--body", "--as"], b"no"),
+        ("-x", ["--body=-x", "bob"], b"no"),
     ):
         assert shell.send(*words, stdin=stdin).code == 0
 
         assert decode(raw(shell.root))["body"] == body
+
+
+def test_a_body_from_a_file(in_turn: Shell, tmp_path: Path) -> None:
+    """It loses its last newline, as standard input does; an empty one is sent if that is wanted."""
+    file = tmp_path / "a body"
+    file.write_text("one\ntwo\n")
+    assert in_turn.send("bob", "--body-file", file).code == 0
+    assert decode(raw(in_turn.root))["body"] == "one\ntwo"
+
+    file.write_text("")
+    assert in_turn.send("bob", "--body-file", file, "--allow-empty").code == 0
+    assert decode(raw(in_turn.root))["body"] == ""
+
+
+@pytest.mark.parametrize("words", [[], ["-"], ["--json-body"], ["--body-file", "/dev/null"]], ids=" ".join)
+def test_an_empty_source_sends_nothing(in_turn: Shell, words: list[str]) -> None:
+    """`false | mailbox-send bob`."""
+    ran = in_turn.send("bob", *words, stdin=b"")
+
+    assert ran.code == 65
+    assert "is empty, expected the body: nothing was sent" in ran.err
+    assert "hint: --allow-empty" in ran.err
+    assert left(in_turn.root) == []
+    assert list((in_turn.root / "bob/new").iterdir()) == []
 
 
 REFUSED = {

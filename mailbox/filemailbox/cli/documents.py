@@ -441,7 +441,7 @@ def _given(body: str | None, text: bool) -> "Any":
 
     try:
         if not text:
-            return bodies.given(body, True)
+            return bodies.given(body, True, allow_empty=True)
         if body is not None and body != "-":
             return body
         if sys.stdin is None:

@@ -39,6 +39,34 @@ def parse(verb: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | No
     return values
 
 
+def with_marked_body(verb: Callable[..., Any], words: Sequence[str]) -> list[str] | None:
+    """Return *words* with the body behind `--`, if a body that begins with "-" is among them; else None.
+
+    After the words before the body, a word that begins with "-" and is no option of the verb is the body.
+    """
+    known = list(parameters(verb))
+    arguments = [each.name for each in known if isinstance(each.what, Arg)]
+    if "body" not in arguments or "--" in words:
+        return None
+    takes_value = {
+        name: bool(each.what.metavar) for each in known if isinstance(each.what, Opt) for name in each.what.names
+    }
+    before, at = arguments.index("body"), 0
+    while at < len(words):
+        word = words[at]
+        name = word.partition("=")[0] if word.startswith("--") else word
+        if not word.startswith("-") or word == "-":
+            before -= 1
+        elif name in ("-h", "--help"):
+            return None
+        elif name in takes_value:
+            at += takes_value[name] and "=" not in word
+        else:
+            return [*words[:at], *words[at + 1 :], "--", word] if before == 0 else None
+        at += 1
+    return None
+
+
 def _option(word: str, rest: Iterator[str], options: dict[str, Parameter], values: dict[str, Any]) -> bool:
     name, equals, text = word.partition("=") if word.startswith("--") else (word, "", "")
     option = options.get(name)

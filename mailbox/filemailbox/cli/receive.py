@@ -2,7 +2,7 @@
 
 from ..client import Mailbox
 from . import body as bodies
-from .body import Body, JsonBody
+from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
 from .common import As, Id, Ids, Json, MinTrust, Root, path_of
 from .options import Annotated, Opt, count, duration
 
@@ -121,6 +121,9 @@ def reply_(
     body: Body = None,
     *,
     json_body: JsonBody = False,
+    body_text: BodyText = None,
+    body_file: BodyFile = None,
+    allow_empty: AllowEmpty = False,
     type: Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message the answer is.")] = None,
     subject: Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")] = None,
     keep: Annotated[bool, Opt("--keep", help="Do not ack the message: it stays held.")] = False,
@@ -135,7 +138,8 @@ def reply_(
       wc -w < essay | mailbox reply 123456789
     """
     with Mailbox(sender, path_of(root), durable=not no_durable) as box, box.leased(id) as message:
-        answer = message.reply(bodies.given(body, json_body), type=type, subject=subject)
+        content = bodies.given(body, json_body, body_text, body_file, allow_empty)
+        answer = message.reply(content, type=type, subject=subject)
         if not keep:
             message.ack()
         print(answer)

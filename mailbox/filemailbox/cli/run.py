@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from ..errors import InvalidRequestError, quoted
 from ..format import codec
-from .fast_parser import parse
+from .fast_parser import parse, with_marked_body
 from .verbs import GROUPS, VERBS, find, following, split
 
 TYPE_CHECKING = False
@@ -50,7 +51,11 @@ def _run(words: Sequence[str]) -> int:
     if found is not None:
         verb = find(found[0])
         values = parse(verb, found[1])
+        if values is None and (marked := with_marked_body(verb, found[1])) is not None:
+            values = parse(verb, marked)
         if values is not None:
+            if values.get("command") and "--" not in found[1]:
+                return _no_command(found[0], values["command"])
             return verb(**values) or 0
     if not words or _asks_for_help(words) or (words[0] in GROUPS and len(words) == 1):
         from . import help_pages
@@ -84,6 +89,19 @@ def _unknown(words: Sequence[str]) -> int:
     near = get_close_matches(verb, known, 3, 0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(known)}"
     output.error(f'there is no verb "{verb}": {meant} `mailbox --help` lists them')
+    return exit_codes.USAGE
+
+
+def _no_command(verb: str, words: Sequence[str]) -> int:
+    """Refuse *words* that are a command only by their place: `watch bob` looks like the box of bob."""
+    from . import exit_codes, output
+
+    output.error(
+        InvalidRequestError(
+            f"{quoted(words[0])} is one word too many for `mailbox {verb}`, expected a command behind --",
+            hint=f"`mailbox {verb} … -- {words[0]}` runs it as a command; --as NAME selects the box",
+        )
+    )
     return exit_codes.USAGE
 
 

@@ -3,9 +3,10 @@
 import sys
 
 from ..client import Mailbox
+from ..errors import InvalidRequestError
 from ..format.address import is_group, parse_address, parse_recipient
 from . import body as bodies
-from .body import Body, JsonBody
+from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
 from .common import As, Root, path_of
 from .options import Annotated, Arg, Opt, duration, pair
 
@@ -41,6 +42,9 @@ def send_(
     body: Body = None,
     *,
     json_body: JsonBody = False,
+    body_text: BodyText = None,
+    body_file: BodyFile = None,
+    allow_empty: AllowEmpty = False,
     lines: Annotated[bool, Opt("--lines", help="A message for each line of standard input.")] = False,
     type: Type = None,
     subject: Subject = None,
@@ -65,6 +69,7 @@ def send_(
 
     Examples:
       mailbox send bob "the build is green"
+      mailbox send bob --subject "a patch" -- "$(git diff)"
       make 2>&1 | mailbox send bob --type log --subject "build of main"
       mailbox send bob --json-body '{"path": "x.c"}' --type job --ttl 10m
       find . -name '*.c' | mailbox send bob --lines --type path
@@ -85,11 +90,14 @@ def send_(
         "sign": sign or None,
     }
     if lines:
-        _send_lines(box, to, json_body, body, options)
-    elif is_group(to):
-        return _send_each(box, to, bodies.given(body, json_body), options)
-    else:
-        print(box.send(to, bodies.given(body, json_body), **options))
+        if (body, body_text, body_file) not in ((None, None, None), ("-", None, None)):
+            raise InvalidRequestError("--lines reads the bodies from standard input: give no other body")
+        _send_lines(box, to, json_body, options)
+        return 0
+    content = bodies.given(body, json_body, body_text, body_file, allow_empty)
+    if is_group(to):
+        return _send_each(box, to, content, options)
+    print(box.send(to, content, **options))
     return 0
 
 
@@ -101,6 +109,9 @@ def request_(
         float, Opt("--timeout", metavar="DURATION", read=duration, help="How long to wait for the answer. [30s]")
     ] = 30.0,
     json_body: JsonBody = False,
+    body_text: BodyText = None,
+    body_file: BodyFile = None,
+    allow_empty: AllowEmpty = False,
     json: Annotated[bool, Opt("--json", help="Print the whole answer as a line of JSON, not only its body.")] = False,
     type: Type = None,
     subject: Subject = None,
@@ -128,7 +139,7 @@ def request_(
     with Mailbox(sender, path_of(root), durable=not no_durable) as box:
         answer = box.request(
             to,
-            bodies.given(body, json_body),
+            bodies.given(body, json_body, body_text, body_file, allow_empty),
             timeout=timeout,
             type=type,
             subject=subject,
@@ -156,12 +167,8 @@ def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") ->
     return code
 
 
-def _send_lines(box: Mailbox, to: str, json_body: bool, body: str | None, options: "dict[str, Any]") -> None:
+def _send_lines(box: Mailbox, to: str, json_body: bool, options: "dict[str, Any]") -> None:
     """A message for each line as it comes, the ids printed also of those that were sent before one failed."""
-    from ..errors import InvalidRequestError
-
-    if body not in (None, "-"):
-        raise InvalidRequestError("--lines reads the bodies from standard input: give no BODY")
     try:
         for group in bodies.lines(json_body):
             for id in box.send_many(to, group, **options):

@@ -56,6 +56,60 @@ def test_without_a_body_standard_input_is_it(mailbox: Callable[..., Any], alice:
     assert message.body == "one\ntwo\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "body"),
+    [
+        pytest.param(["- first\n- second"], "- first\n- second", id="a list"),
+        pytest.param(["--- a/x.c\n+++ b/x.c"], "--- a/x.c\n+++ b/x.c", id="a diff"),
+        pytest.param(["-starts with a dash", "--type", "t"], "-starts with a dash", id="a short option with more"),
+        pytest.param(["--nope", "--subject", "s"], "--nope", id="an option that does not exist"),
+        pytest.param(["--subject", "s", "--", "--json"], "--json", id="behind dashes"),
+        pytest.param(["--body", "--as"], "--as", id="--body"),
+        pytest.param(["--body=-x"], "-x", id="--body="),
+    ],
+)
+def test_a_body_that_begins_with_a_dash_arrives_as_it_is(
+    mailbox: Callable[..., Any], alice: Mailbox, words: list[str], body: str
+) -> None:
+    """Models send lists and diffs. No option takes a part of them."""
+    assert mailbox("send", "alice", *words).code == 0
+    assert [message.body for message in alice.peek()] == [body]
+
+
+def test_an_option_that_does_not_exist_beside_a_body_is_refused(mailbox: Callable[..., Any], alice: Mailbox) -> None:
+    """Then it is a mistake, not the body."""
+    said = mailbox("send", "alice", "hi", "--tpye", "job")
+
+    assert said.code == 2
+    assert "--tpye" in said.err
+    assert list(alice.peek()) == []
+
+
+@pytest.mark.parametrize("words", [[], ["-"], ["--body-file", "/dev/null"]], ids=["none", "dash", "file"])
+def test_an_empty_source_sends_nothing(mailbox: Callable[..., Any], alice: Mailbox, words: list[str]) -> None:
+    """`false | mailbox send`; with --allow-empty the body is empty."""
+    said = mailbox("send", "alice", *words, stdin="")
+
+    assert (said.code, said.out) == (65, "")
+    assert "is empty" in said.err
+    assert "hint: --allow-empty" in said.err
+    assert list(alice.peek()) == []
+
+    assert mailbox("send", "alice", *words, "--allow-empty", stdin="").code == 0
+    assert [message.body for message in alice.peek()] == [""]
+
+
+def test_a_body_from_a_file(mailbox: Callable[..., Any], alice: Mailbox, tmp_path: Path) -> None:
+    """Without its last newline; one that cannot be read, and a second body, are mistakes."""
+    (tmp_path / "body").write_text("- one\n- two\n")
+    assert mailbox("send", "alice", "--body-file", str(tmp_path / "body")).code == 0
+    assert [message.body for message in alice.peek()] == ["- one\n- two"]
+
+    assert mailbox("send", "alice", "--body-file", str(tmp_path / "nowhere")).code == 65
+    assert mailbox("send", "alice", "hi", "--body", "ho").code == 2
+    assert len(list(alice.peek())) == 1
+
+
 def test_a_body_of_json_is_json(mailbox: Callable[..., Any], alice: Mailbox) -> None:
     """And what is no JSON is exit code 65, nothing sent."""
     assert mailbox("send", "alice", "--json-body", '{"a": [1, null]}').code == 0
@@ -91,7 +145,7 @@ def test_lines_before_one_that_fails_are_sent_and_named(mailbox: Callable[..., A
         pytest.param(["send", "alice"], b"\xff\xfe", 65, "the body is not UTF-8", id="no text"),
         pytest.param(["send", "alice"], b"x" * (1 << 21), 65, "the limit is", id="too large"),
         pytest.param(["send", "alice", "--lines"], b"x" * (1 << 21), 65, "that is the limit", id="a line too large"),
-        pytest.param(["send", "alice", "hi", "--lines"], b"", 2, "give no BODY", id="lines and a body"),
+        pytest.param(["send", "alice", "hi", "--lines"], b"", 2, "give no other body", id="lines and a body"),
         pytest.param(["send", "alice", "hi", "--root", "/nowhere"], b"", 69, "is the volume mounted?", id="no root"),
         pytest.param(["read", "nothing"], b"", 1, 'no message "nothing"', id="no message"),
         pytest.param(["receive", "--lease", "5m"], b"", 2, "--lease is for --no-ack", id="lease without no-ack"),

@@ -623,3 +623,12 @@ def test_health_says_whether_it_keeps_up(alice: Mailbox, watch: Watch, root: Pat
     assert behind[0] == 1
     assert f"at {id}, but mail has been waiting for " in behind[1]
     assert fine[0] == 0
+
+
+def test_a_command_without_dashes_is_refused(mailbox: Callable[..., Any]) -> None:
+    """`mailbox watch bob` would run a program called bob on the mail of another box."""
+    said = mailbox("watch", "bob")
+
+    assert (said.code, said.out) == (2, "")
+    assert '"bob" is one word too many' in said.err
+    assert "-- bob" in said.err
