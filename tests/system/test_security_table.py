@@ -6,6 +6,9 @@ influence them, so that a new one is never forgotten. A test reads this table an
 function that makes such a call and has no row, and on a row whose function makes none any more. A new row is a claim:
 read the code, and write what holds.
 
+cli/body  _content
+        | the user: a path of his own, after --body-file
+        | no path comes from mail; read only, once, at most a byte more than the limit of a message
 cli/editing  _edit, in_editor
         | the user: an editor of his own
         | a file in the private mode of tempfile (0600, a random name, O_EXCL), opened again by its path in a sticky
