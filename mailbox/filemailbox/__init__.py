@@ -12,7 +12,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
                  ids layout state permissions junk replies root box consumer_folder dead_letters deliver groups intake
                  ledger removed_boxes claim claim_deferred settle claim_new spool
     wake/        "look now": doorbell, watch, poll
-                 doorbell watcher waker
+                 ringer doorbell watcher waker
     trust/       proof of the sender
                  levels owners seal key_files keyring verifier
     receive/     from a claim to your code and back

@@ -30,7 +30,7 @@ from .store.deliver import deliver, deliver_many
 from .store.ids import new_id
 from .store.root import find_root, init_root
 from .trust.levels import NONE, PROVEN, SEALED, SIGNED, parse_min_trust, protection_for
-from .wake.doorbell import Ringer
+from .wake.ringer import Ringer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

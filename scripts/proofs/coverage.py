@@ -34,6 +34,7 @@ MODULES: Final = (
     "store/settle",
     "store/spool",
     "wake/doorbell",
+    "wake/ringer",
     "trust/seal",
     "receive/message",
 )

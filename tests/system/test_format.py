@@ -18,7 +18,7 @@ from filemailbox.store.layout import FOLDERS, FORMAT, MARKER, OUTBOX
 from filemailbox.trust import owners, seal
 from filemailbox.trust.key_files import PublicKeys
 from filemailbox.trust.levels import NAMES
-from filemailbox.wake import doorbell
+from filemailbox.wake import doorbell, ringer
 from support.paths import FORMAT_PAGE, VECTORS
 
 PAGE = FORMAT_PAGE.read_text()
@@ -66,12 +66,12 @@ def test_the_table_of_members_is_the_code_s() -> None:
         (settings.MAX_RETRY_DELAY, "at most {:g} s, less up to half of it by chance"),
         (ledger.LIMIT // 1000, "with the {} 000 that were sent last"),
         (ledger.LIMIT * 2 // 1000, "At {} 000 keys or more"),
-        (doorbell.BELLS_TTL * 1000, "For {:g} ms it MAY take them for all doorbells"),
+        (ringer.BELLS_TTL * 1000, "For {:g} ms it MAY take them for all doorbells"),
         (doorbell.STALE_AFTER, "older than {:g} s and has no listener"),
-        (doorbell.MAX_NAMES_READ, "in one `run/` ({} here"),
-        (doorbell.MAX_SOCKETS_TRIED, "it tries ({})"),
-        (doorbell.MAX_BELLS_RUNG, "and rings ({})"),
-        (doorbell.MAX_BELLS_KEPT, "it keeps ({} in all)"),
+        (ringer.MAX_NAMES_READ, "in one `run/` ({} here"),
+        (ringer.MAX_SOCKETS_TRIED, "it tries ({})"),
+        (ringer.MAX_BELLS_RUNG, "and rings ({})"),
+        (ringer.MAX_BELLS_KEPT, "it keeps ({} in all)"),
         (doorbell.SO_PASSRIGHTS, "SO_PASSRIGHTS ({}, from"),
         (doorbell.MAX_SOCKET_PATH, "at most {} bytes. A longer one"),
         (filename.MAX_STEM, "keep the first {}."),

@@ -310,7 +310,10 @@ wake/doorbell  Bell.__init__
         | the owner of the box: run/ is its own
         | a hidden random name, then rename; mode 0722 on our own socket, which gives others the right to ring and
         nothing else
-wake/doorbell  Ringer._current_bells, _unbind, _open_bells, _at_path, _delete_stale
+wake/doorbell  _unbind, _at_path, _delete_stale
+        | the owner of the box: run/ is its own
+        | our own socket, by its inode; sockets that no listener holds, in our own box
+wake/ringer  Ringer._current_bells, _open_bells
         | the owner of the box hangs there what he likes
         | O_PATH and O_NOFOLLOW by descriptor, sockets only; a cap on bells and on names looked at; sends never block
         and receive nothing

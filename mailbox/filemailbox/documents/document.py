@@ -22,7 +22,7 @@ from ..errors import (
 from ..format import codec, times
 from ..receive import typed_bodies
 from ..settings import POLL_INTERVAL
-from ..wake.doorbell import Ringer
+from ..wake.ringer import Ringer
 from ..wake.waker import Waker
 from . import change, folders
 from .author import Authors, least

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..format.filename import is_id
 from ..system.files import READ, read
-from ..wake.doorbell import Ringer
+from ..wake.ringer import Ringer
 from .policy import Agent
 from .volume import NEW_FILE, PATH_FOLDER, open_box
 

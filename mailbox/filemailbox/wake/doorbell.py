@@ -6,9 +6,9 @@ missing, a ringer does nothing. The byte that it sends has no meaning: it may be
 A doorbell is a Unix datagram socket in `run/`, one for each listener, bound under a hidden name and renamed into place.
 It is reached through the file system, so it crosses the network, PID, mount and user namespaces of one kernel.
 
-Both sides may be hostile. A ring may carry descriptors, and closing those can take its receiver as long as the ringer
-likes (a TCP socket with SO_LINGER), so a listener refuses them. The owner of a box may put thousands of sockets into
-its `run/`, so a ringer bounds what it reads and keeps.
+This module is the listener's side; ringer.py is the sender's. A ringer may be hostile: a ring may carry descriptors,
+and closing those can take its receiver as long as the ringer likes (a TCP socket with SO_LINGER). So a listener refuses
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 import weakref
 from _thread import allocate_lock, start_new_thread
 
-from ..system.files import FOLDER
+from .ringer import datagram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,30 +35,8 @@ MAX_SOCKET_PATH: Final = 107
 STALE_AFTER: Final = 60.0
 """Seconds after which a doorbell that no listener holds is deleted."""
 
-MAX_BELLS_RUNG: Final = 32
-"""Doorbells of one box that are rung and kept open. Listeners beyond them poll anyway."""
-
-MAX_SOCKETS_TRIED: Final = 64
-"""Sockets of one box that are tried: those of dead listeners remain among them for a minute."""
-
-MAX_NAMES_READ: Final = 256
-"""Names that are read from one run/: a doorbell and a status file for each listener, and leftovers."""
-
-MAX_BELLS_KEPT: Final = 128
-"""Doorbells kept open in all: a process has 1024 descriptors, and needs them for other things."""
-
-MAX_BOXES_KEPT: Final = 64
-"""Boxes whose doorbells are kept open."""
-
 SO_PASSRIGHTS: Final = 83
 """Socket option, from Linux 6.16 on. Python has no name for it."""
-
-_NO_LISTENER_TTL: Final = 0.001  # seconds that "no listener" is believed: without it a burst of sends is 26 % slower
-BELLS_TTL: Final = 0.25
-"""Seconds that known doorbells are believed to be all. With an fstat at every ring a send takes 7 % longer."""
-
-_FOLDER_TTL: Final = 1.0  # seconds that an open run/ is believed to be the one at its path
-_MTIME_TICK_NS: Final = 50_000_000  # a folder changed this lately may change again under the same mtime
 
 
 class Bell:
@@ -70,7 +48,7 @@ class Bell:
         The kernel refuses rings that carry descriptors: their ringer gets EPERM. Kernels before Linux 6.16 cannot do
         that, and with *refuse* False it is not asked for: then a thread of its own reads such rings.
         """
-        self._socket = _datagram()
+        self._socket = datagram()
         self._socket.setblocking(False)
         self._drain: _DescriptorDrain | None = None
         self._run = run
@@ -190,105 +168,9 @@ class _DescriptorDrain:
             self._epoll.register(self._bell, self._readable)
 
 
-class _BellCache:
-    """The doorbells of one box, kept open."""
-
-    __slots__ = ("bells", "fresh_until", "mtime_ns", "run_fd", "valid_until")
-
-    def __init__(self, run_fd: int, mtime_ns: int, valid_until: float, bells: list[socket]) -> None:
-        self.run_fd = run_fd
-        self.mtime_ns = mtime_ns  # of run/, when it was listed; -1: list it again at the next ring
-        self.valid_until = valid_until  # then run/ is opened again: the box may have been replaced
-        self.fresh_until = 0.0  # until then these are believed to be all, while none of them is closed
-        self.bells = bells  # connected sockets: the kernel resolves each path once, not at every ring
-
-
-class Ringer:
-    """Rings the doorbells of other boxes. It keeps them open, so that most rings cost one send."""
-
-    def __init__(
-        self,
-        root: str,
-        *,
-        bells_ttl: float = BELLS_TTL,
-        folder_ttl: float = _FOLDER_TTL,
-        mtime_tick_ns: int = _MTIME_TICK_NS,
-        max_boxes: int = MAX_BOXES_KEPT,
-    ) -> None:
-        self._root = root
-        self._bells_ttl, self._folder_ttl = bells_ttl, folder_ttl
-        self._mtime_tick_ns, self._max_boxes = mtime_tick_ns, max_boxes
-        self._caches: dict[str, _BellCache] = {}
-        self._kept = 0  # doorbells, in all
-        self._lock = allocate_lock()
-        _ringers.add(self)
-
-    def ring(self, box: str) -> None:
-        """Ring every doorbell of the box, without waiting. Never raises.
-
-        One that was bound beside others less than 250 ms ago may stay silent, unless look_again() was called.
-        """
-        cache, now = self._caches.get(box), time.monotonic()
-        if cache is not None and not cache.bells and now < cache.fresh_until:
-            return
-        with self._lock:
-            try:
-                cache = self._caches.get(box)
-                if cache is None or now >= cache.fresh_until:
-                    cache = self._current_bells(box, now)
-                if not _ring_all(cache.bells):  # one is closed: another may have replaced it
-                    self._forget(box)
-                    _ring_all(self._current_bells(box, now).bells)
-            except OSError:
-                return
-
-    def look_again(self, box: str) -> None:
-        """Let the next ring find every doorbell: who waits for an answer has often just bound the only one it has."""
-        cache = self._caches.get(box)
-        if cache is not None and cache.bells:
-            cache.fresh_until = 0.0
-
-    def close(self) -> None:
-        """Close all sockets and descriptors. It can be used again."""
-        with self._lock:
-            for box in list(self._caches):
-                self._forget(box)
-
-    def __del__(self) -> None:
-        self.close()
-
-    def _current_bells(self, box: str, now: float) -> _BellCache:
-        """Return the doorbells of *box*, listed again if `run/` has changed or may have been replaced."""
-        cache = self._caches.get(box)
-        if cache is None or now >= cache.valid_until or os.fstat(cache.run_fd).st_mtime_ns != cache.mtime_ns:
-            self._forget(box)
-            run_fd = os.open(f"{self._root}/{box}/run", FOLDER)
-            mtime_ns = os.fstat(run_fd).st_mtime_ns
-            cache = self._caches[box] = _BellCache(run_fd, mtime_ns, now + self._folder_ttl, _open_bells(run_fd))
-            if time.time_ns() - mtime_ns < self._mtime_tick_ns:
-                cache.mtime_ns = -1
-            self._kept += len(cache.bells)
-            while len(self._caches) > self._max_boxes or self._kept > MAX_BELLS_KEPT:  # never this one, the last
-                self._forget(next(iter(self._caches)))
-        if not cache.bells:
-            cache.fresh_until = now + _NO_LISTENER_TTL
-        elif cache.mtime_ns >= 0:
-            cache.fresh_until = now + self._bells_ttl
-        return cache
-
-    def _forget(self, box: str) -> None:
-        cache = self._caches.pop(box, None)
-        if cache is not None:
-            with contextlib.suppress(OSError):
-                os.close(cache.run_fd)
-            self._kept -= len(cache.bells)
-            for bell in cache.bells:
-                bell.close()
-
-
 def has_listener(path: str) -> bool:
     """Return True if a listener holds the doorbell at *path*. The kernel knows that without a ring."""
-    with _datagram() as probe:
+    with datagram() as probe:
         try:
             _at_path(probe.connect, path)
         except OSError as error:
@@ -301,12 +183,6 @@ def _unbind(held: socket | _DescriptorDrain, path: str, inode: int, process: int
     with contextlib.suppress(OSError):
         if process == os.getpid() and os.lstat(path).st_ino == inode:  # in the child of a fork it is the parent's
             os.unlink(path)
-
-
-def _datagram() -> socket:
-    from socket import AF_UNIX, SOCK_DGRAM, socket  # imported here: without a listener, a sender needs no socket
-
-    return socket(AF_UNIX, SOCK_DGRAM)
 
 
 def _refuses_descriptors(bell: socket) -> bool:
@@ -335,55 +211,6 @@ def _close_in_thread(bell: socket) -> None:
         start_new_thread(os.close, (bell.detach(),))
 
 
-def _open_bells(run_fd: int) -> list[socket]:
-    """Return the doorbells in an open run/, connected. Bounded: its owner can fill the folder."""
-    # O_PATH | O_NOFOLLOW: a symbolic link must not direct the ring to the socket of another program.
-    bells: list[socket] = []
-    tried = 0
-    os.lseek(run_fd, 0, os.SEEK_SET)  # btrfs shows an open descriptor nothing newer than its last rewind
-    with os.scandir(run_fd) as entries:  # reads no further than the loop goes
-        for _, entry in zip(range(MAX_NAMES_READ), entries, strict=False):
-            name = entry.name
-            if name.startswith(".") or entry.is_file(follow_symlinks=False):  # a status file: known without a stat
-                continue
-            tried += 1
-            with contextlib.suppress(OSError):
-                path_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run_fd)
-                try:
-                    if stat.S_ISSOCK(os.fstat(path_fd).st_mode):
-                        bells.append(_connect(f"/proc/self/fd/{path_fd}"))
-                finally:
-                    os.close(path_fd)
-            if tried >= MAX_SOCKETS_TRIED or len(bells) >= MAX_BELLS_RUNG:
-                break
-    return bells
-
-
-def _ring_all(bells: list[socket]) -> bool:
-    """Ring them. Returns False if one of them is closed."""
-    all_open = True
-    for bell in bells:
-        try:
-            bell.send(b"!")
-        except BlockingIOError:
-            continue  # its queue is full, so it is ringing already
-        except OSError:
-            all_open = False
-    return all_open
-
-
-def _connect(path: str) -> socket:
-    """Connect to a doorbell. Raises OSError if no listener holds it."""
-    connected = _datagram()
-    connected.setblocking(False)
-    try:
-        connected.connect(path)
-    except OSError:
-        connected.close()
-        raise
-    return connected
-
-
 def _at_path(call: Callable[[str], None], path: str) -> None:
     """Bind or connect to *path*, even if it is longer than the address of a socket may be."""
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
@@ -404,14 +231,3 @@ def _delete_stale(run: str) -> None:
             is_old = stat.S_ISSOCK(st.st_mode) and time.time() - st.st_mtime > STALE_AFTER
             if is_old and not has_listener(f"{run}/{name}"):
                 os.unlink(f"{run}/{name}")
-
-
-_ringers: weakref.WeakSet[Ringer] = weakref.WeakSet()
-
-
-def _free_locks_after_fork() -> None:
-    for ringer in list(_ringers):
-        ringer._lock = allocate_lock()  # another thread of the parent may hold it
-
-
-os.register_at_fork(after_in_child=_free_locks_after_fork)

@@ -19,7 +19,8 @@ import pytest
 
 from filemailbox import Mailbox
 from filemailbox.wake import doorbell
-from filemailbox.wake.doorbell import Bell, Ringer, has_listener
+from filemailbox.wake.doorbell import Bell, has_listener
+from filemailbox.wake.ringer import MAX_BELLS_KEPT, MAX_BELLS_RUNG, MAX_SOCKETS_TRIED, Ringer
 from filemailbox.wake.waker import Waker
 from support.waiting import Until
 
@@ -329,7 +330,7 @@ def test_the_child_of_a_fork_can_ring(run: Path, hang: Callable[..., Bell], star
     program = start(
         """
 import os, sys
-from filemailbox.wake.doorbell import Ringer
+from filemailbox.wake.ringer import Ringer
 ringer = Ringer(sys.argv[1])
 ringer.ring("nobody")
 with ringer._lock:  # as if another thread was at it
@@ -698,7 +699,8 @@ def test_the_child_of_a_fork_lets_go_without_taking_the_parents_rings(run: Path,
     program = start(
         """
 import os, sys
-from filemailbox.wake.doorbell import Bell, Ringer
+from filemailbox.wake.doorbell import Bell
+from filemailbox.wake.ringer import Ringer
 bell, ringer = Bell(sys.argv[1] + "/bob/run", refuse=False), Ringer(sys.argv[1])
 ringer.ring("bob")
 with bell._drain._lock:
@@ -756,8 +758,8 @@ def test_a_box_with_hundreds_of_bells_takes_few_of_a_senders_descriptors(
     for each in hung:
         each.close()
 
-    assert kept <= 1 + doorbell.MAX_BELLS_RUNG
-    assert heard == doorbell.MAX_BELLS_RUNG
+    assert kept <= 1 + MAX_BELLS_RUNG
+    assert heard == MAX_BELLS_RUNG
 
 
 def test_many_boxes_full_of_bells_take_few_of_a_senders_descriptors(tmp_path: Path, ringer: Ringer) -> None:
@@ -775,7 +777,7 @@ def test_many_boxes_full_of_bells_take_few_of_a_senders_descriptors(tmp_path: Pa
     for each in hung:
         each.close()
 
-    assert kept <= doorbell.MAX_BELLS_KEPT + 8
+    assert kept <= MAX_BELLS_KEPT + 8
     assert after <= before
 
 
@@ -792,7 +794,7 @@ def test_a_full_folder_is_not_looked_through(run: Path, ringer: Ringer, monkeypa
     monkeypatch.setattr(os, "open", counting)
     ringer.ring("bob")
 
-    assert len(opened) == 1 + doorbell.MAX_SOCKETS_TRIED
+    assert len(opened) == 1 + MAX_SOCKETS_TRIED
 
 
 def test_bells_among_the_leftovers_of_an_honest_box_are_found(run: Path, ringer: Ringer) -> None:

@@ -17,7 +17,7 @@ import pytest
 from filemailbox import Mailbox
 from filemailbox.system import inotify
 from filemailbox.wake import waker, watcher
-from filemailbox.wake.doorbell import Ringer
+from filemailbox.wake.ringer import Ringer
 from filemailbox.wake.waker import QUIET, Waker
 from support.waiting import Until
 
