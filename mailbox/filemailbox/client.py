@@ -2,6 +2,8 @@
 
 It has four faces: sending, receiving, listening (callbacks), and looking into one's own box. The parts that only one of
 them needs are imported and built at their first use, so that a process that only sends starts quickly.
+
+More than 400 lines: half of them are the signatures and docstrings of the public methods.
 """
 
 from __future__ import annotations

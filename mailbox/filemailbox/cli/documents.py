@@ -1,4 +1,7 @@
-"""Shared documents: doc list, get, put, edit, merge, patch, log, diff, watch, remove."""
+"""Shared documents: doc list, get, put, edit, merge, patch, log, diff, watch, remove.
+
+More than 400 lines: one verb after the other, and half of each is its options and its help.
+"""
 
 import os
 import sys

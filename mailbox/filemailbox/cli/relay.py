@@ -1,4 +1,7 @@
-"""The verbs of the relay: run it, set it up, query its policy, read and verify its audit log."""
+"""The verbs of the relay: run it, set it up, query its policy, read and verify its audit log.
+
+More than 400 lines: one verb after the other, and half of each is its options and its help.
+"""
 
 import os
 from typing import TYPE_CHECKING

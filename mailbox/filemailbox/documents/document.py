@@ -1,4 +1,7 @@
-"""Document: one shared document, the face that users see."""
+"""Document: one shared document, the face that users see.
+
+More than 400 lines: half of them are the signatures and docstrings of the public methods.
+"""
 
 from __future__ import annotations
 
