@@ -82,15 +82,15 @@ def _build_receiver(box: Mailbox) -> Receiver:
         from .receive.leases import NewLease
         from .store.spool import Spool
 
-        spool = Spool(box.root, box.name, box._settings, NewLease(box._settings, box._lease))
-    return Receiver(box.root, box.name, box._settings, box.send, box._verifier, spool)
+        spool = Spool(box._box, box._settings, NewLease(box._settings, box._lease))
+    return Receiver(box._box, box._settings, box.send, box._verifier, spool)
 
 
 def _build_verifier(box: Mailbox) -> Verifier:
     from .trust.verifier import Verifier
 
     keyring = box.keyring if any(box._key_folders) else None
-    return Verifier(box.root, box.name, keyring, box._min_trust)
+    return Verifier(box._box, keyring, box._min_trust)
 
 
 def _build_keyring(box: Mailbox) -> Keyring:
@@ -107,7 +107,7 @@ def _build_waker(box: Mailbox) -> Waker:
         receiver: Receiver | None = vars(box).get("_receiver")
         return receiver.cost() if receiver is not None else 0.0
 
-    return Waker(box._path, box._settings.poll_interval, scan_cost=scan_cost)
+    return Waker(box._box.path, box._settings.poll_interval, scan_cost=scan_cost)
 
 
 def _build_handlers(_box: Mailbox) -> HandlerRegistry:
@@ -198,7 +198,7 @@ class Mailbox:
         elif sign or (sign is None and self._min_trust in PROVEN):
             self._protection = SIGNED
         self._sign_if_key = self._protection is None and sign is None and self._key_folders[0] is not None
-        self._path = self.root.box(self.name)
+        self._box = self.root.box(self.name)
         self._ringer = Ringer(self.root.path)
         self._addresses: dict[str, Address] = {}
         self._listeners: set[Listener] = set()
@@ -209,7 +209,7 @@ class Mailbox:
         from .store.box import create_box
 
         found = init_root(root_path(root))
-        create_box(found, parse_address(name))
+        create_box(found.box(parse_address(name)))
         return cls(name, found.path, **settings)
 
     # Sending
@@ -266,7 +266,7 @@ class Mailbox:
         id, protection = resolve_options(options, self._default_protection())
         results: dict[str, str | MailboxError] = {}
         reply_to = options.get("in_reply_to")
-        for name in groups.members(self.root, to, self.name) if is_group(to) else [to]:
+        for name in groups.members(to, self._box) if is_group(to) else [to]:
             try:
                 data = self._encode(id, name, body, options, protection)
                 deliver(self.root, name, id, data, durable=self.durable, answers=reply_to, sender=self.name)
@@ -439,16 +439,16 @@ class Mailbox:
         )
 
     def _pending_request(self, id: str, to: str) -> PendingRequest:
-        if not self.root.has(self.name):
-            raise self.root.missing(self.name)  # a reply needs a box to come to
+        if not self._box.exists():
+            raise self._box.missing()  # a reply needs a box to come to
         from .store.replies import PendingRequest
 
         asked: list[str] = [to]
         if is_group(to):
             from .store import groups
 
-            asked = groups.members(self.root, to, self.name)
-        return PendingRequest(self._path, id, None if asked == [to] and is_group(to) else frozenset(asked))
+            asked = groups.members(to, self._box)
+        return PendingRequest(self._box.path, id, None if asked == [to] and is_group(to) else frozenset(asked))
 
     def _take_reply(self, pending: PendingRequest, into: Any) -> Message[Any] | None:
         for file in pending.answers(self.max_size):
@@ -576,7 +576,7 @@ class Mailbox:
         """
         from .receive import leases
 
-        return leases.leased(self.root, self.name, id_part, self._settings, self.send, self._verifier)
+        return leases.leased(self._box, id_part, self._settings, self.send, self._verifier)
 
     @property
     def leased_until(self) -> datetime | None:
@@ -624,7 +624,7 @@ class Mailbox:
         """
         from .receive import peek
 
-        return peek.peek(self.root, self.name, states or ("new", "later"), self.max_size, self._verifier)
+        return peek.peek(self._box, states or ("new", "later"), self.max_size, self._verifier)
 
     def find(self, id_part: str, *states: str) -> Message[Any]:
         """Return the one message whose id contains *id_part*, in any of these *states* (default: all). Not claimed.
@@ -633,19 +633,19 @@ class Mailbox:
         """
         from .receive import peek
 
-        return peek.find(self.root, self.name, id_part, states or peek.STATES, self.max_size, self._verifier)
+        return peek.find(self._box, id_part, states or peek.STATES, self.max_size, self._verifier)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until receive() would return a message, and do not claim it. False: none came in *timeout* seconds."""
         from .receive.peek import has_mail
 
-        if has_mail(self.root, self.name, self._settings, self._verifier):
+        if has_mail(self._box, self._settings, self._verifier):
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
         empty = 0
         while _left(deadline) > 0:
             generation = self._waker.arm()
-            if has_mail(self.root, self.name, self._settings, self._verifier):
+            if has_mail(self._box, self._settings, self._verifier):
                 return True
             empty += 1
             self._waker.wait(_left(deadline), generation, empty)
@@ -655,7 +655,7 @@ class Mailbox:
         """Return all that is recorded about a dead letter: the reason, and often a traceback or a command's output."""
         from .receive import peek
 
-        return peek.dead_reason(self.root, self.name, dead.name) or dead.problem or "no reason was recorded"
+        return peek.dead_reason(self._box, dead.name) or dead.problem or "no reason was recorded"
 
     def requeue(self, dead: str | Message[Any]) -> str:
         """Deliver a dead letter (or the one with that part of an id) again. Its attempts start over, and its expiry no

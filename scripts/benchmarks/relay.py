@@ -82,7 +82,7 @@ class RelayWorld:
         text += '[limits]\nrate = "none"\n'
         for name in agents:
             os.makedirs(f"{place}/{name}", exist_ok=True)
-            create_box(init_root(f"{place}/{name}"), Address(name), outbox=True)
+            create_box(init_root(f"{place}/{name}").box(Address(name)), outbox=True)
             text += f'[agents.{name}]\nvolume = "{place}/{name}"\n'
         Path(self.config).write_text(text + _OPEN)
         self.identity = PrivateKeys.generate(f"{place}/key", Address("relay"))

@@ -65,7 +65,7 @@ def many_boxes(place: str, count: int, each: int = 20) -> Result:
     result.broken += [f"came {times} times: {each}" for each, times in came.items() if times > 1]
     found = find_root(root)
     for name in found.boxes():
-        result.broken += [f"left over in {name}: {left.description}" for left in cleanup.find_garbage(found, name)]
+        result.broken += [f"left over in {name}: {left.description}" for left in cleanup.find_garbage(found.box(name))]
     result.add(boxes=count, messages=len(came))
     return result
 

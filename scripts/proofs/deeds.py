@@ -527,7 +527,7 @@ class Collect(Deed):
         lock.release()
 
     def act(self) -> None:
-        for left in cleanup.find_garbage(self.bob.root, parse_address("bob")):
+        for left in cleanup.find_garbage(self.bob.root.box(parse_address("bob"))):
             left.remove()
 
 
@@ -580,7 +580,7 @@ class Remove(InitRoot):
         self.bob.close()
 
     def act(self) -> None:
-        remove_box(self.bob.root, parse_address("bob"))
+        remove_box(self.bob.root.box(parse_address("bob")))
 
     def again(self) -> None:
         with contextlib.suppress(BoxNotFoundError):  # the first time it had gone already
@@ -598,7 +598,7 @@ class RemoveForced(Remove):
         self.send("k")
 
     def act(self) -> None:
-        remove_box(self.bob.root, parse_address("bob"), force=True)
+        remove_box(self.bob.root.box(parse_address("bob")), force=True)
 
 
 _KINDS: Final[tuple[type[Deed], ...]] = (

@@ -70,7 +70,7 @@ def judge(deed: Deed, outcome: stepper.Outcome) -> list[str]:
     _give_back(deed)
     volume.age(deed.path)
     root = find_root(deed.path)
-    for each in (*(cleanup.find_garbage(root, box) for box in root.boxes()), cleanup.root_garbage(root)):
+    for each in (*(cleanup.find_garbage(root.box(box)) for box in root.boxes()), cleanup.root_garbage(root)):
         for left in each:
             left.remove()
     wrong += [f"left over for good: {each}" for each in volume.left_over(deed.path, deed.aside)]

@@ -44,6 +44,6 @@ def new(root: Path) -> Path:
 @pytest.fixture
 def taker(root: Path) -> Iterator[Spool]:
     """A consumer of bob's, below the mailbox."""
-    taker = Spool(find_root(root), BOB)
+    taker = Spool(find_root(root).box(BOB))
     yield taker
     taker.close()

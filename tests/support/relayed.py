@@ -76,7 +76,7 @@ class RelayWorld:
     def make(self, name: str) -> None:
         """Create an agent's volume, with its box and its outbox."""
         volume = init_root(self.place / name)
-        create_box(volume, Address(name), outbox=True)
+        create_box(volume.box(Address(name)), outbox=True)
 
     def text(self) -> str:
         """The text of relay.toml."""

@@ -391,7 +391,7 @@ def test_a_fifo_in_the_place_of_a_file_makes_nobody_wait(
 def test_root_gives_nothing_away_through_a_link(as_root: None, shared: Path, mailbox: Callable[..., Any]) -> None:
     """The owner of a box puts a link in the place of a folder; no command of root's follows it."""
     volume, target = init_root(shared / "mail"), shared / "target"
-    create_box(volume, parse_address("bob"), (2001, 2001))
+    create_box(volume.box(parse_address("bob")), (2001, 2001))
     target.mkdir(mode=0o700)
     (shared / "mail/bob/tmp").rmdir()
     (shared / "mail/bob/tmp").symlink_to(target)
@@ -492,7 +492,7 @@ def planted_by_root(kind: Kind) -> bool:
 def test_one_listener_lives_through_all_of_them(as_root: None, shared: Path, until: Callable[..., None]) -> None:
     """Its uid is that of nobody who planted them. Each ends as it must; good mail comes; SIGTERM ends it in order."""
     volume, outside = shared / "mail", shared / "outside"
-    create_box(init_root(volume), parse_address("bob"), (2001, 2001))
+    create_box(init_root(volume).box(parse_address("bob")), (2001, 2001))
     outside.mkdir(mode=0o755)
     (outside / "secret").write_text(MAIL)
     os.chmod(outside / "secret", 0o600)
@@ -586,7 +586,7 @@ def swap(folder: str, secret: str, tell: Callable[[Any], object]) -> None:
 
 def read_by_claims(root: Path) -> Iterator[bytes]:
     """As a listener does; half of it is put off, and read anew from later/."""
-    taker = spool.Spool(find_root(root), parse_address("bob"))
+    taker = spool.Spool(find_root(root).box(parse_address("bob")))
     for turn in itertools.count():
         claim = taker.claim()
         if claim is None:

@@ -315,7 +315,7 @@ def test_a_link_that_is_taken_away_before_it_is_counted_is_not_carried(
 ) -> None:
     """Where the policy says no uid, nothing else tells that it is not the agent's: its name must be the only one."""
     volume = init_root(tmp_path / "alice")
-    create_box(volume, parse_address("alice"), outbox=True)
+    create_box(volume.box(parse_address("alice")), outbox=True)
     data = b'{"to":"bob","body":"secret"}'
     (tmp_path / "secret").write_bytes(data)
     path = tmp_path / f"alice/alice/outbox/{new_id()},S={len(data)}.json"

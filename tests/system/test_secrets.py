@@ -321,7 +321,7 @@ def test_no_repr_shows_a_private_key(root: Path, folders: Path, watch: Watch) ->
     own = ring(folders, "alice").own()
     box = Mailbox("alice", root, key_dir=folders / "alice")
     box.send("bob", "x", seal=True)
-    verifier = Verifier(box.root, Address("alice"), box.keyring)
+    verifier = Verifier(box.root.box(Address("alice")), box.keyring)
     held = [
         own._seed,
         own.encryption_keys,

@@ -60,7 +60,7 @@ def status_(
     own = os.environ.get("MAILBOX_AGENT")
     for address in name or ([parse_address(own)] if own else found.boxes()):
         try:
-            box = inventory.box_status(found, parse_address(address))
+            box = inventory.box_status(found.box(parse_address(address)))
         except LookupError:
             if name or own:
                 raise

@@ -41,7 +41,7 @@ def init_(
     if relay or relay_uid is not None:
         set_marker(found, "relay", os.geteuid() if relay_uid is None else relay_uid)
     for each in name:
-        made = create_box(found, each, owner, outbox=relay)
+        made = create_box(found.box(each), owner, outbox=relay)
         output.info(f"{each}: {'made' if made else 'was there'}")
 
 
@@ -65,7 +65,7 @@ def remove_(
     found, code = find_root(path_of(root)), 0
     for each in name:
         try:
-            kept = remove_box(found, each, force)
+            kept = remove_box(found.box(each), force)
         except MailboxError as error:  # the others can still go
             output.error(error)
             code = code or exit_codes.of_error(error)

@@ -99,15 +99,15 @@ def gc_(
 
 
 def _collect(
-    root: MailRoot, box: Address | None, older_than: float | None, dry_run: bool
+    root: MailRoot, name: Address | None, older_than: float | None, dry_run: bool
 ) -> "Iterator[tuple[Garbage, Exception | None]]":
     """Remove the garbage of a box, or (without one) of the root, unless *dry_run*. Yields it, and why it stayed."""
     from ..ops.cleanup import find_garbage, remove_garbage, root_garbage
 
-    if box is not None and not dry_run:
-        yield from remove_garbage(root, box, older_than)
+    if name is not None and not dry_run:
+        yield from remove_garbage(root.box(name), older_than)
         return
-    for garbage in find_garbage(root, box, older_than) if box is not None else root_garbage(root, older_than):
+    for garbage in find_garbage(root.box(name), older_than) if name is not None else root_garbage(root, older_than):
         failure: Exception | None = None
         try:
             if not dry_run:

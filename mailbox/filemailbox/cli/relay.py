@@ -115,7 +115,7 @@ def relay_init_(
         volume = init_root(agent.volume)
         set_marker(volume, "relay", relay_uid)
         owner = (agent.uid, agent.gid) if agent.uid is not None and agent.gid is not None else None
-        made = create_box(volume, agent.name, owner, outbox=True)
+        made = create_box(volume.box(agent.name), owner, outbox=True)
         output.info(f"{agent.name}: {'created' if made else 'already exists'} in {agent.volume}")
     for folder in (settings.state, f"{settings.state}/audit"):
         if not os.path.isdir(folder):

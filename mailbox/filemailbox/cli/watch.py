@@ -141,9 +141,10 @@ def health_(
     from ..receive.status import listening
 
     box = Mailbox(sender, path_of(root))
-    if not box.root.has(box.name):
-        raise box.root.missing(box.name)
-    alive = listening(box.root.box(box.name))
+    there = box.root.box(box.name)
+    if not there.exists():
+        raise there.missing()
+    alive = listening(there)
     if not alive:
         print(f"{box.name}: no listener")
         return 1

@@ -88,7 +88,7 @@ def measure(root: Root, seconds: float = 30.0, on_part: Callable[[str], object] 
 def _box(root: Root) -> Iterator[Address]:
     """Make a box under a random name, and remove it afterwards, with all that is in it."""
     name = parse_address(f"bench-{os.urandom(6).hex()}")
-    create_box(root, name)
+    create_box(root.box(name))
     try:
         yield name
     finally:

@@ -22,7 +22,6 @@ from typing import Any, Final, TypeAlias
 
 from .. import log
 from ..errors import MailboxError, PermissionDeniedError, StorageError, quoted, storage_error, translated_errors
-from ..format.address import Address
 from ..format.filename import is_id, lease_deadline, split_timed
 from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
@@ -36,7 +35,7 @@ from ..store.layout import MARKER, NEW_SWAP_PREFIX
 from ..store.ledger import DRAFT
 from ..store.permissions import set_mode_and_owner
 from ..store.removed_boxes import close_attic, count_mail, discard_removed, removed_dir
-from ..store.root import Root
+from ..store.root import Box, Root
 from ..store.spool import TMP_MAX_AGE
 from ..system import as_owner
 from ..system.as_owner import at, opened
@@ -73,33 +72,29 @@ class Garbage:
         return {"description": self.description, "path": self.path}
 
 
-def find_garbage(root: Root, address: Address, older_than: float | None = None) -> Iterator[Garbage]:
+def find_garbage(box: Box, older_than: float | None = None) -> Iterator[Garbage]:
     """Yield the garbage of a box, including handled mail kept for more than *older_than* seconds.
 
     Nothing is changed until its `remove` is called. Raises BoxNotFoundError, PermissionDeniedError.
     """
-    for garbage, _ in _collected(root, address, older_than, remove=False):
+    for garbage, _ in _collected(box, older_than, remove=False):
         yield garbage
 
 
-def remove_garbage(
-    root: Root, address: Address, older_than: float | None = None
-) -> Iterator[tuple[Garbage, Exception | None]]:
+def remove_garbage(box: Box, older_than: float | None = None) -> Iterator[tuple[Garbage, Exception | None]]:
     """Remove the garbage of a box. Yields each piece, and the error if it could not be removed.
 
     Raises BoxNotFoundError, PermissionDeniedError.
     """
-    return _collected(root, address, older_than, remove=True)
+    return _collected(box, older_than, remove=True)
 
 
-def _collected(
-    root: Root, address: Address, older_than: float | None, *, remove: bool
-) -> Iterator[tuple[Garbage, Exception | None]]:
-    path = root.box(address)
+def _collected(box: Box, older_than: float | None, *, remove: bool) -> Iterator[tuple[Garbage, Exception | None]]:
+    path = box.path
     try:
-        with opened(path) as box:
-            job = partial(_steps, box, path, older_than, remove)
-            for (description, folder, name, remover), why in as_owner.stream(box, job):
+        with opened(path) as folder_fd:
+            job = partial(_steps, folder_fd, path, older_than, remove)
+            for (description, folder, name, remover), why in as_owner.stream(folder_fd, job):
                 step = (description, folder, name, remover)
                 error = as_owner.raised(why) if why is not None else None
                 yield Garbage(description, _path(path, step), partial(_remove, path, step)), error
@@ -107,8 +102,8 @@ def _collected(
         if isinstance(error, StorageError):
             raise
         if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
-            raise root.missing(address) from error
-        raise storage_error(error, f"cleaning up the box {quoted(address)}") from error
+            raise box.missing() from error
+        raise storage_error(error, f"cleaning up the box {quoted(box.address)}") from error
 
 
 def _steps(box: int, path: str, older_than: float | None, remove: bool) -> Iterator[tuple[Step, dict[str, Any] | None]]:

@@ -34,7 +34,7 @@ from ..store.box import repair_box
 from ..store.claim_deferred import MAX_RETRY_NS, is_too_late
 from ..store.junk import KEPT
 from ..store.layout import FOLDERS, MARKER, NEW_SWAP_PREFIX, OUTBOX
-from ..store.root import Root
+from ..store.root import Box, Root
 from ..system.files import FOLDER, READ, close, list_dir
 from ..system.mounts import Mount, mount_of
 from ..system.strict_read import strict_read
@@ -94,31 +94,32 @@ def examine(
     yield from _documents(root)
     for name in only if only is not None else boxes:
         on_progress(f"examining {name}")
-        yield from _examine_box(root, name, named=only is not None)
+        yield from _try_box(root.box(name), named=only is not None)
 
 
-def _examine_box(root: Root, name: Address, *, named: bool) -> Iterator[Finding]:
+def _try_box(box: Box, *, named: bool) -> Iterator[Finding]:
     """Examine one box. If that fails, the failure is a finding, and the next box is examined."""
     try:
-        yield from box(root, name)
+        yield from examine_box(box)
     except NotFoundError:
         if named:
             raise  # else it was removed in between
     except (MailboxError, OSError, ValueError) as error:
-        yield Finding("error", name, f"it cannot be examined: {error}", "list its files with `ls -la`")
+        yield Finding("error", box.address, f"it cannot be examined: {error}", "list its files with `ls -la`")
 
 
-def box(root: Root, name: Address) -> Iterator[Finding]:
+def examine_box(box: Box) -> Iterator[Finding]:
     """Examine one box. Raises BoxNotFoundError."""
-    if not os.path.isdir(root.box(name)):
-        raise root.missing(name)
+    name = box.address
+    if not os.path.isdir(box):
+        raise box.missing()
     sound = True
-    for finding in _folders(root, name):
+    for finding in _folders(box):
         sound = sound and finding.severity != "error"
         yield finding
-    yield from _split(root, name)
-    yield from _own_group(root, name)
-    now = box_status(root, name)
+    yield from _split(box)
+    yield from _own_group(box)
+    now = box_status(box)
     if now.problem is not None:
         yield Finding("error", name, f"it cannot be examined: {now.problem}", "list its files with `ls -la`")
     elif now.new is None and sound:
@@ -128,12 +129,12 @@ def box(root: Root, name: Address) -> Iterator[Finding]:
     if now.new is None:
         return
     yield from _waiting_mail(now)
-    yield from _far_deadlines(root, now)
+    yield from _far_deadlines(box, now)
     yield from _listeners(now)
-    yield from _junk(root, name)
-    yield from _outbox(root, name)
+    yield from _junk(box)
+    yield from _outbox(box)
     if sound:
-        for garbage in find_garbage(root, name):
+        for garbage in find_garbage(box):
             problem = f"garbage: {garbage.description}: {garbage.path}"
             yield Finding("note", name, problem, "", garbage.remove)
 
@@ -146,7 +147,7 @@ def isolation(root: Root, boxes: list[Address]) -> Finding:
             stats[name] = os.stat(root.box(name))
     uids = {st.st_uid for st in stats.values()}
     home = mount_of(root.path)
-    private = [name for name in stats if (mount := mount_of(root.box(name))) and home and mount.path != home.path]
+    private = [name for name in stats if (mount := mount_of(root.box(name).path)) and home and mount.path != home.path]
     if not stats:
         return Finding("note", "root", "there are no boxes yet", "`mailbox init NAME` makes one")
     if len(stats) > 1 and len(private) >= len(stats) - 1:
@@ -374,11 +375,11 @@ def _setting(path: str) -> str | None:
     return None
 
 
-def _folders(root: Root, name: Address) -> Iterator[Finding]:
+def _folders(box: Box) -> Iterator[Finding]:
     """Missing folders, and folders with a wrong mode or owner."""
-    home = root.box(name)
+    home, name = box.path, box.address
     st = os.stat(home)
-    fix = partial(repair_box, root, name)
+    fix = partial(repair_box, box)
     if st.st_mode & 0o022:
         yield Finding(
             "error",
@@ -431,9 +432,9 @@ def _meaning(folder: str, mode: int) -> str:
     return "others can read or change claimed mail" if mode & 0o077 else "its owner cannot use it"
 
 
-def _split(root: Root, name: Address) -> Iterator[Finding]:
+def _split(box: Box) -> Iterator[Finding]:
     """All folders of a box must be on one mount: a rename cannot cross mounts, even of one file system."""
-    home = root.box(name)
+    home = box.path
     mount, device = mount_of(home), os.stat(home).st_dev
     for folder in FOLDERS:
         with contextlib.suppress(OSError):
@@ -441,21 +442,21 @@ def _split(root: Root, name: Address) -> Iterator[Finding]:
             if os.stat(f"{home}/{folder}").st_dev != device or (mount and other and other.path != mount.path):
                 yield Finding(
                     "error",
-                    name,
+                    box.address,
                     f"its {folder}/ is on another mount than the box: messages cannot be renamed into it",
                     "mount whole boxes, or the whole root, not parts of a box",
                 )
 
 
-def _own_group(root: Root, name: Address) -> Iterator[Finding]:
+def _own_group(box: Box) -> Iterator[Finding]:
     """`user: "2001"` without a group runs as 2001:0, and cannot read mail from other uids."""
     with contextlib.suppress(OSError):
-        st = os.stat(f"{root.box(name)}/new")
+        st = os.stat(f"{box}/new")
         ours = {os.getegid(), *os.getgroups()}
         if os.geteuid() == st.st_uid != 0 and st.st_gid not in ours:
             yield Finding(
                 "error",
-                name,
+                box.address,
                 f"we are its owner, uid {st.st_uid}, but not in its group {st.st_gid}: mail from other uids "
                 "cannot be read",
                 f"run as {st.st_uid}:{st.st_gid}, not as {st.st_uid} alone",
@@ -488,7 +489,7 @@ def _waiting_mail(now: BoxStatus) -> Iterator[Finding]:
         )
 
 
-def _far_deadlines(root: Root, now: BoxStatus) -> Iterator[Finding]:
+def _far_deadlines(box: Box, now: BoxStatus) -> Iterator[Finding]:
     """Leases and deferred mail with deadlines later than asked for, because a clock was ahead for a while."""
     leases = [lease for lease in now.leases if lease.deadline > to_timestamp(time.time_ns() + _LONG_LEASE)]
     if leases:
@@ -501,7 +502,7 @@ def _far_deadlines(root: Root, now: BoxStatus) -> Iterator[Finding]:
         )
     late = []
     with contextlib.suppress(OSError):
-        later = os.open(f"{root.box(now.name)}/later", FOLDER)
+        later = os.open(f"{box}/later", FOLDER)
         try:
             late += [name for name in sorted(list_dir(later))[-_MAX_DEFERRED:] if _is_too_late(name, later)]
         finally:
@@ -558,9 +559,8 @@ def _listeners(now: BoxStatus) -> Iterator[Finding]:
             )
 
 
-def _junk(root: Root, name: Address) -> Iterator[Finding]:
+def _junk(box: Box) -> Iterator[Finding]:
     """Files in new/ that are not mail, and files left behind in folders that were new/."""
-    box = root.box(name)
     with contextlib.suppress(OSError):
         kept = sorted(name for name in os.listdir(box) if name.startswith((NEW_SWAP_PREFIX, KEPT)))
         for folder in ("new", *kept):
@@ -574,7 +574,7 @@ def _junk(root: Root, name: Address) -> Iterator[Finding]:
                     shown = ", ".join(quoted(entry) for entry, _ in entries[:3]) + (" …" if len(entries) > 3 else "")
                     yield Finding(
                         "note" if folder == "new" and len(entries) <= junk.MANY else "warning",
-                        name,
+                        box.address,
                         f"{counted(len(entries), 'file')} in {folder}/ that {'is' if len(entries) == 1 else 'are'} not "
                         f"mail, {junk.owners(st for _, st in entries)}: {shown}",
                         "mail is called *.json, without a leading dot; `mailbox gc` removes other files after 36 "
@@ -582,14 +582,14 @@ def _junk(root: Root, name: Address) -> Iterator[Finding]:
                     )
 
 
-def _outbox(root: Root, name: Address) -> Iterator[Finding]:
+def _outbox(box: Box) -> Iterator[Finding]:
     """Mail that a relay should have carried by now."""
-    with contextlib.suppress(OSError), os.scandir(f"{root.box(name)}/{OUTBOX}") as entries:
+    with contextlib.suppress(OSError), os.scandir(f"{box}/{OUTBOX}") as entries:
         ages = [time.time() - entry.stat(follow_symlinks=False).st_mtime for entry in entries if is_mail(entry.name)]
         if ages and max(ages) > _OUTBOX_GRACE:
             yield Finding(
                 "warning",
-                name,
+                box.address,
                 f"{counted(len(ages), 'message')} waiting in its outbox, the oldest for {duration_text(max(ages))}",
                 "check the relay (`mailbox relay health`) and the recipient's box",
             )

@@ -20,7 +20,7 @@ from ..format.order import is_mail
 from ..format.timestamp import to_nanoseconds
 from ..receive.status import ListenerInfo, listening
 from ..store.ids import timestamp_now
-from ..store.root import Root
+from ..store.root import Box, Root
 from ..system.as_owner import opened
 from ..system.locks import is_held
 from ..wake import doorbell
@@ -77,14 +77,14 @@ class BoxStatus:
         return {**asdict(self), "waiting": self.waiting, "has_listener": self.has_listener}
 
 
-def box_status(root: Root, name: Address) -> BoxStatus:
+def box_status(box: Box) -> BoxStatus:
     """Return the status of one box. Raises BoxNotFoundError. Numbers that cannot be seen are None."""
-    box = root.box(name)
+    name = box.address
     try:
         st = os.stat(box)
         doorbells = sum(_has_listener(path) for path in _doorbells(f"{box}/run"))
     except (FileNotFoundError, NotADirectoryError):
-        raise root.missing(name) from None
+        raise box.missing() from None
     except OSError as error:
         return BoxStatus(name, -1, -1, problem=errno_text(error))
     try:
@@ -122,7 +122,7 @@ def all_boxes(root: Root) -> Iterator[BoxStatus]:
     """Yield the status of each box of a root, by name."""
     for name in root.boxes():
         with contextlib.suppress(LookupError):  # removed in between
-            yield box_status(root, name)
+            yield box_status(root.box(name))
 
 
 def _oldest(new: str, waiting: list[str]) -> float | None:

@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from ..errors import MessageNotFoundError, NotClaimedError, NotMailError, quoted, storage_error, translated_errors
-from ..format.address import Address
 from ..format.filename import ID_LENGTH, lease_deadline, parse_filename
 from ..format.order import is_mail
 from ..format.times import from_nanoseconds, modified_time
@@ -22,7 +21,7 @@ from ..format.timestamp import sent_time, to_nanoseconds, to_timestamp
 from ..settings import Settings
 from ..store.consumer_folder import ConsumerFolder, Tenancy
 from ..store.ids import timestamp_now
-from ..store.root import Root
+from ..store.root import Box
 from ..store.spool import Spool
 from ..store.state import State
 from ..system.files import FOLDER, READ, close, list_dir
@@ -79,7 +78,7 @@ class NewLease(_Lease):
 
     def _make_spare(self, folder: ConsumerFolder) -> None:
         """Make a folder for others while there is room: then a volume that fills up can still be drained."""
-        spare = Spool(folder.root, folder.address, self._settings)
+        spare = Spool(folder.box, self._settings)
         spare.begin()
         spare.close()
 
@@ -109,7 +108,7 @@ class ExistingLease(_Lease):
 
 @contextlib.contextmanager
 def leased(
-    root: Root, address: Address, id_part: str, settings: Settings, send: Callable[..., str], verifier: Verifier
+    box: Box, id_part: str, settings: Settings, send: Callable[..., str], verifier: Verifier
 ) -> Iterator[Message[Any]]:
     """The one leased message whose id contains *id_part*, to be settled in the block. Unsettled, it stays leased.
 
@@ -117,17 +116,17 @@ def leased(
     process that still runs.
     """
     while True:
-        with translated_errors(f"looking into the box {quoted(address)}"):
-            folder, filename = _find(root, address, id_part, settings, verifier)
-        spool = Spool(root, address, settings, ExistingLease(folder))
+        with translated_errors(f"looking into the box {quoted(box.address)}"):
+            folder, filename = _find(box, id_part, settings, verifier)
+        spool = Spool(box, settings, ExistingLease(folder))
         with contextlib.closing(spool):
             try:
                 with translated_errors(f"settling {filename}"):
                     spool.open_folder()
-                    receiver = Receiver(root, address, settings, send, verifier, spool)
+                    receiver = Receiver(box, settings, send, verifier, spool)
                     message = _message(spool, filename, receiver, verifier, settings.max_size)
             except LookupError:
-                if not root.has(address):
+                if not box.exists():
                     raise
                 continue  # it was settled, or its lease extended, in between
             yield message
@@ -140,16 +139,16 @@ def leased_until(folder: str) -> datetime | None:
     return from_nanoseconds(to_nanoseconds(deadline)) if deadline else None
 
 
-def _find(root: Root, address: Address, id_part: str, settings: Settings, verifier: Verifier) -> tuple[str, str]:
+def _find(box: Box, id_part: str, settings: Settings, verifier: Verifier) -> tuple[str, str]:
     """Return the folder of the lease that holds the message, and the name of its file."""
-    found = [(folder, filename) for folder, filename in _claims(root, address) if id_part in filename]
+    found = [(folder, filename) for folder, filename in _claims(box) if id_part in filename]
     found = [claim for claim in found if claim[1][:ID_LENGTH] == id_part] or found
     if not found:
-        raise _not_claimed(root, address, id_part, settings, verifier)
+        raise _not_claimed(box, id_part, settings, verifier)
     if len(found) > 1:
         ids = ", ".join(filename[:ID_LENGTH] for _, filename in found[:_SHOWN_IDS])
         raise MessageNotFoundError(
-            f"{quoted(id_part)} fits {len(found)} claimed messages in the box {quoted(address)}: "
+            f"{quoted(id_part)} fits {len(found)} claimed messages in the box {quoted(box.address)}: "
             + ids
             + (" …" if len(found) > _SHOWN_IDS else ""),
             hint="give more of the id",
@@ -166,14 +165,14 @@ def _find(root: Root, address: Address, id_part: str, settings: Settings, verifi
     return folder, filename
 
 
-def _claims(root: Root, address: Address) -> Iterator[tuple[str, str]]:
+def _claims(box: Box) -> Iterator[tuple[str, str]]:
     """Yield each claimed message: the consumer's folder, the name of the file."""
     try:
-        cur = os.open(f"{root.box(address)}/cur", FOLDER)
+        cur = os.open(f"{box}/cur", FOLDER)
     except FileNotFoundError as error:
-        raise root.missing(address) from error
+        raise box.missing() from error
     except OSError as error:
-        raise storage_error(error, f"looking into the box {quoted(address)}") from error
+        raise storage_error(error, f"looking into the box {quoted(box.address)}") from error
     try:
         for folder in list_dir(cur):
             if lease_deadline(folder) is None:
@@ -188,10 +187,10 @@ def _claims(root: Root, address: Address) -> Iterator[tuple[str, str]]:
         close(cur)
 
 
-def _not_claimed(root: Root, address: Address, id_part: str, settings: Settings, verifier: Verifier) -> NotClaimedError:
+def _not_claimed(box: Box, id_part: str, settings: Settings, verifier: Verifier) -> NotClaimedError:
     """Return the error that names the place of the message instead. Raises MessageNotFoundError if it is nowhere."""
     states = [state for state in State if state is not State.CLAIMED]
-    found = peek.find(root, address, id_part, states, settings.max_size, verifier)
+    found = peek.find(box, id_part, states, settings.max_size, verifier)
     place, hint = {
         State.NEW: ("it waits", "`mailbox receive --no-ack` claims it"),
         State.DEFERRED: (

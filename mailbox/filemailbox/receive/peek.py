@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, Final
 
-    from ..format.address import Address
     from ..settings import Settings
-    from ..store.root import Root
+    from ..store.root import Box
     from ..trust.verifier import Verifier
 
 STATES: Final = tuple(State)
@@ -54,25 +53,22 @@ class PeekedMessage(Message["Any"]):
     __slots__ = ("due", "problem", "state")
 
 
-def peek(
-    root: Root, address: Address, states: Iterable[str], max_size: int, verifier: Verifier
-) -> Iterator[Message[Any]]:
+def peek(box: Box, states: Iterable[str], max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
     """Yield the messages in these *states*, each state in its order. A file that is not mail has a `problem`.
 
     A message that moves meanwhile may appear twice or not at all. Raises BoxNotFoundError, PermissionDeniedError.
     """
-    box = root.box(address)
     for state in states:
         if state not in STATES:
             raise ValueError(f"{quoted(state)} is not a state of mail: expected one of {', '.join(STATES)}")
         try:
             dir_fd = os.open(f"{box}/{state}", FOLDER)
         except FileNotFoundError as error:
-            raise root.missing(address) from error
+            raise box.missing() from error
         except OSError as error:
-            raise storage_error(error, f"looking into the box {quoted(address)}") from error
+            raise storage_error(error, f"looking into the box {quoted(box.address)}") from error
         try:
-            with translated_errors(f"looking into the box {quoted(address)}"):
+            with translated_errors(f"looking into the box {quoted(box.address)}"):
                 if state == State.CLAIMED:
                     yield from _claimed(dir_fd, max_size, verifier)
                 else:
@@ -81,46 +77,39 @@ def peek(
             close(dir_fd)
 
 
-def find(
-    root: Root, address: Address, id_part: str, states: Iterable[str], max_size: int, verifier: Verifier
-) -> Message[Any]:
+def find(box: Box, id_part: str, states: Iterable[str], max_size: int, verifier: Verifier) -> Message[Any]:
     """Return the one message whose id, or external file name, contains *id_part*.
 
     Raises MessageNotFoundError for none and for several.
     """
-    found = [
-        message
-        for message in peek(root, address, states, max_size, verifier)
-        if id_part in (message.name or message.id)
-    ]
+    found = [message for message in peek(box, states, max_size, verifier) if id_part in (message.name or message.id)]
     exact = [message for message in found if id_part in (message.id, message.name)]
     if len(exact or found) == 1:
         return (exact or found)[0]
     if not found:
-        raise MessageNotFoundError(f"there is no message {quoted(id_part)} in the box {quoted(address)}")
+        raise MessageNotFoundError(f"there is no message {quoted(id_part)} in the box {quoted(box.address)}")
     ids = ", ".join(message.id for message in found[:_SHOWN_IDS]) + (" …" if len(found) > _SHOWN_IDS else "")
     raise MessageNotFoundError(
-        f"{quoted(id_part)} fits {len(found)} messages in the box {quoted(address)}: {ids}",
+        f"{quoted(id_part)} fits {len(found)} messages in the box {quoted(box.address)}: {ids}",
         hint="give more of the id",
     )
 
 
-def has_mail(root: Root, address: Address, settings: Settings, verifier: Verifier) -> bool:
+def has_mail(box: Box, settings: Settings, verifier: Verifier) -> bool:
     """Return True if receive() would return a message now.
 
     Raises BoxNotFoundError, RootNotFoundError, PermissionDeniedError.
     """
-    box = root.box(address)
     try:
         candidates = _candidates(box, settings.max_size, verifier)
-        return any(_is_deliverable(message, root, box, settings) for message in candidates)
+        return any(_is_deliverable(message, box, settings) for message in candidates)
     except FileNotFoundError as error:
-        raise root.missing(address) from error
+        raise box.missing() from error
     except OSError as error:
-        raise storage_error(error, f"looking into the box {address}") from error
+        raise storage_error(error, f"looking into the box {quoted(box.address)}") from error
 
 
-def _candidates(box: str, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
+def _candidates(box: Box, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
     """Yield the mail that waits, that has come due, and that a dead consumer had claimed, its attempt counted."""
     yield from _messages_at(f"{box}/new", State.NEW, max_size, verifier)
     yield from _messages_at(f"{box}/later", State.DEFERRED, max_size, verifier, until=timestamp_now())
@@ -136,7 +125,7 @@ def _candidates(box: str, max_size: int, verifier: Verifier) -> Iterator[Message
                 yield message
 
 
-def _is_deliverable(message: Message[Any], root: Root, box: str, settings: Settings) -> bool:
+def _is_deliverable(message: Message[Any], box: Box, settings: Settings) -> bool:
     if message.problem is not None or message.attempt > settings.max_attempts or message.hops > MAX_HOPS:
         return False
     parts = parse_filename(message.name) if message.state != State.NEW else None
@@ -152,8 +141,8 @@ def _is_deliverable(message: Message[Any], root: Root, box: str, settings: Setti
         return True
     from ..store.ledger import Ledger, ledger_owner
 
-    ledger = Ledger(settings.ledger_dir or f"{box}/ledger", box)
-    return not ledger.handled(message.trust, ledger_owner(root, message.sender, message.trust in PROVEN), key)
+    ledger = Ledger(settings.ledger_dir or f"{box}/ledger", box.path)
+    return not ledger.handled(message.trust, ledger_owner(box.root, message.sender, message.trust in PROVEN), key)
 
 
 def _claimed(cur: int, max_size: int, verifier: Verifier) -> Iterator[Message[Any]]:
@@ -243,12 +232,12 @@ def read_message(dir_fd: int, state: str, filename: str, max_size: int, verifier
     return message
 
 
-def dead_reason(root: Root, address: Address, filename: str) -> str | None:
+def dead_reason(box: Box, filename: str) -> str | None:
     """Return the whole `.why` beside a dead letter; None if there is none."""
     try:
-        dead = os.open(f"{root.box(address)}/dead", FOLDER)
+        dead = os.open(f"{box}/dead", FOLDER)
     except OSError as error:
-        raise storage_error(error, f"looking into the box {quoted(address)}") from error
+        raise storage_error(error, f"looking into the box {quoted(box.address)}") from error
     try:
         return _note(dead, filename, _MAX_NOTE)
     finally:

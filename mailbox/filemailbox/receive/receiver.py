@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from .. import log
 from ..errors import InvalidRequestError, NotMailError, TooManyHopsError, quoted, translated_errors
-from ..format.address import Address
 from ..format.envelope import MAX_HOPS
 from ..format.filename import ID_LENGTH, TIMESTAMP_LENGTH, parse_filename
 from ..format.times import datetime_ns, modified_time
@@ -21,7 +20,7 @@ from ..store.claim import Claim
 from ..store.ids import new_id
 from ..store.ledger import Ledger, ledger_owner
 from ..store.replies import Answer
-from ..store.root import Root
+from ..store.root import Box
 from ..store.spool import Spool
 from ..trust.levels import NONE, PROVEN, SEALED, SIGNED, protection_for, rank
 from ..trust.verifier import Verifier
@@ -36,17 +35,16 @@ class Receiver:
 
     def __init__(
         self,
-        root: Root,
-        address: Address,
+        box: Box,
         settings: Settings,
         send: Callable[..., str],
         verifier: Verifier,
         spool: Spool | None = None,
     ) -> None:
-        self._root, self._address, self._settings, self._send = root, address, settings, send
+        self._box, self._settings, self._send = box, settings, send
         self._verifier = verifier
-        self._spool = spool or Spool(root, address, settings)
-        self._ledger = Ledger(settings.ledger_dir or f"{root.box(address)}/ledger", root.box(address))
+        self._spool = spool or Spool(box, settings)
+        self._ledger = Ledger(settings.ledger_dir or f"{box}/ledger", box.path)
         self.close = self._spool.close
         self.next_due = self._spool.next_due
         self.cost = self._spool.cost
@@ -142,14 +140,14 @@ class Receiver:
         return False
 
     def _ledger_owner(self, message: Message[Any]) -> str:
-        return ledger_owner(self._root, message.sender, message.trust in PROVEN)
+        return ledger_owner(self._box.root, message.sender, message.trust in PROVEN)
 
     def _horizon(self, message: Message[Any], owner: str) -> str:
-        with translated_errors(f"reading the ledger of the box {quoted(self._address)}"):
+        with translated_errors(f"reading the ledger of the box {quoted(self._box.address)}"):
             return self._ledger.floor(message.trust, owner)
 
     def _is_recorded(self, message: Message[Any], owner: str, key: str) -> bool:
-        with translated_errors(f"reading the ledger of the box {quoted(self._address)}"):
+        with translated_errors(f"reading the ledger of the box {quoted(self._box.address)}"):
             return self._ledger.handled(message.trust, owner, key)
 
     def _record_handled(self, message: Message[Any]) -> None:

@@ -130,7 +130,7 @@ class ListenerInfo:
         return (time.time_ns() - to_nanoseconds(self.looked)) / 1e9
 
 
-def listening(box: str) -> list[ListenerInfo]:
+def listening(box: str | os.PathLike[str]) -> list[ListenerInfo]:
     """Return the live listeners of a box. Raises OSError if the box cannot be read."""
     alive = []
     os.stat(box)

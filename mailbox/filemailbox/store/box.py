@@ -15,28 +15,28 @@ from ..errors import (
     quoted,
     storage_error,
 )
-from ..format.address import Address
 from ..system import as_owner
 from ..system.as_owner import at, opened
 from .layout import FOLDERS, OUTBOX, OUTBOX_MODE
 from .permissions import owner_of, refuse_foreign_owner, set_mode_and_owner
-from .root import RESERVED, Root
+from .root import RESERVED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    pass
+    from .root import Box
 
 
-def create_box(root: Root, name: Address, owner: tuple[int, int] | None = None, outbox: bool = False) -> bool:
-    """Make the box *name*, for *owner* (uid, gid; default: who runs this). Returns False where it was there already.
+def create_box(box: Box, owner: tuple[int, int] | None = None, outbox: bool = False) -> bool:
+    """Make *box*, for *owner* (uid, gid; default: who runs this). Returns False if it was there already.
 
     With *outbox* it has one, from which a relay carries mail to addresses that have no box here.
     It is built as `.NAME` and renamed when complete: a crash leaves nothing that looks like a box. A box that is there
-    gets the folders it lacks. Only root can give a box away. Raises StorageError where the modes did not take.
+    gets the folders it lacks. Only root can give a box away. Raises StorageError if the modes did not take.
     """
+    root, name = box.root, box.address
     if name in RESERVED:
         raise InvalidRequestError(f"no agent can be called {quoted(name)}: .{name} holds something else in every root")
-    there, building = root.box(name), f"{root.path}/.{name}"
+    there, building = box.path, f"{root.path}/.{name}"
     old = os.path.isdir(there)
     try:
         refuse_foreign_owner(there if old else building, owner or (os.geteuid(), os.getegid()), given=owner is not None)
@@ -63,16 +63,15 @@ def listed(folder: int) -> list[str]:
     return os.listdir(folder)
 
 
-def repair_box(root: Root, name: Address) -> None:
+def repair_box(box: Box) -> None:
     """Make the folders that a box lacks, and give all of them the modes and the owner they must have."""
-    there = root.box(name)
     try:
-        refuse_foreign_owner(there, owner_of(there), given=False)
-        _make_folders(there, owner_of(there), mend=True)
+        refuse_foreign_owner(box.path, owner_of(box.path), given=False)
+        _make_folders(box.path, owner_of(box.path), mend=True)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise storage_error(error, f"mending the box {quoted(name)}") from error
+        raise storage_error(error, f"mending the box {quoted(box.address)}") from error
 
 
 def _make_folders(box: str, owner: tuple[int, int], *, mend: bool, outbox: bool = False) -> None:

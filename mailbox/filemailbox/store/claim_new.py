@@ -155,7 +155,7 @@ class NewMail:
         if is_crowded(self._folder.new_fd):
             irregular = {*self._intake.irregular, *crowding.behind, *filter(is_external, crowding.listed)}
             # Plain mail that was held back moves at once.
-            aside_or_none = leave_behind(self._folder.box, self._folder.new_fd, irregular)
+            aside_or_none = leave_behind(self._folder.box.path, self._folder.new_fd, irregular)
             if aside_or_none is not None:
                 crowding.asides.append(aside_or_none)
                 crowding.listed, crowding.took = [], 0.0

@@ -31,7 +31,7 @@ from .box import make_consumer
 from .ids import timestamp_now, with_fresh_id
 from .junk import keep_old, mail_in
 from .layout import NEW_SWAP_PREFIX
-from .root import Root
+from .root import Box
 from .state import State
 
 UNMOVABLE_ERRNOS: Final = (errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG)
@@ -120,12 +120,11 @@ class ConsumerFolder:
     """One consumer's folder in a box, taken by refresh() and released by close()."""
 
     __slots__ = ("_box_inode", "_lock", "_new_inode", "_tenancy", "address", "box", "dirs", "fd", "guard", "name",
-                 "new_fd", "root")  # fmt: skip
+                 "new_fd")  # fmt: skip
 
-    def __init__(self, root: Root, address: Address, tenancy: Tenancy | None = None) -> None:
-        self.root, self.address = root, address
-        self.box = root.box(address)
-        self.dirs = DirFds(self.box, address)
+    def __init__(self, box: Box, tenancy: Tenancy | None = None) -> None:
+        self.box, self.address = box, box.address
+        self.dirs = DirFds(box.path, box.address)
         self.guard = threading.RLock()
         """Held by the thread that opens, closes or lists."""
         self._tenancy = tenancy or Tenancy()
@@ -199,7 +198,7 @@ class ConsumerFolder:
             if isinstance(error, StorageError):
                 raise
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                raise self.root.missing(self.address) from error
+                raise self.box.missing() from error
             raise storage_error(error, f"opening the box {quoted(self.address)}") from error
         self._box_inode, self._new_inode = box_inode, new_inode
         return Change.OPENED
@@ -212,7 +211,7 @@ class ConsumerFolder:
         try:
             box, new = os.stat(self.box), os.stat(f"{self.box}/new")
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise self.root.missing(self.address) from error
+            raise self.box.missing() from error
         except OSError as error:
             raise storage_error(error, f"opening the box {quoted(self.address)}") from error
         return (box.st_dev, box.st_ino), (new.st_dev, new.st_ino)
@@ -230,7 +229,7 @@ class ConsumerFolder:
 
     def recover_replaced_new(self) -> None:
         """Move mail back from a `new/` that was replaced and never emptied: whoever did it was killed on the way."""
-        with contextlib.suppress(OSError), opened(self.box) as box_fd:
+        with contextlib.suppress(OSError), opened(self.box.path) as box_fd:
             if any(name.startswith(NEW_SWAP_PREFIX) for name in list_dir(box_fd)):
                 as_owner.call(box_fd, partial(_recover_replaced_new, box_fd))
 
@@ -252,7 +251,7 @@ class ConsumerFolder:
 
     def _make(self) -> None:
         name, cur_fd = os.urandom(6).hex(), self.dirs["cur"]
-        with opened(self.box) as box_fd:
+        with opened(self.box.path) as box_fd:
             as_owner.call(box_fd, partial(_make_consumer_folder, box_fd, f".{name}"))
         lock = Lock(f"{self.box}/cur/.{name}/.lock")
         if not lock.take():

@@ -10,25 +10,26 @@ from __future__ import annotations
 import os
 
 from ..errors import GroupNotFoundError, NotMailError, quoted
-from ..format.address import ALL, TEAM, Address, is_address
+from ..format.address import ALL, TEAM, is_address
 from .layout import MARKER, OUTBOX
 from .root import read_marker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .root import Root
+    from .root import Box, Root
 
 
-def members(volume: Root, to: str, sender: Address) -> list[str]:
-    """Return the members of *to* without *sender*, or *to* itself if only a relay knows them.
+def members(to: str, sender: Box) -> list[str]:
+    """Return the members of *to* without the owner of *sender*, or *to* itself if only a relay knows them.
 
     Raises GroupNotFoundError.
     """
-    outbox = os.path.isdir(f"{volume.box(sender)}/{OUTBOX}")
+    volume, own = sender.root, sender.address
+    outbox = os.path.isdir(f"{sender}/{OUTBOX}")
     if to == ALL:
         if outbox:
             return [to]
-        found: list[str] = [name for name in volume.boxes() if name != sender]
+        found: list[str] = [name for name in volume.boxes() if name != own]
         if not found:
             raise GroupNotFoundError(to, volume.path, "there is no other box")
         return found
@@ -39,9 +40,9 @@ def members(volume: Root, to: str, sender: Address) -> list[str]:
             return [to]
         there = f"there are {', '.join(sorted(known))}" if known else "there are no groups"
         raise GroupNotFoundError(to, volume.path, f'{there}; the member "groups" of its {MARKER} file has them')
-    found = [each for each in known[name] if each != sender]
+    found = [each for each in known[name] if each != own]
     if not found:
-        raise GroupNotFoundError(to, volume.path, f"it has no member but {sender}")
+        raise GroupNotFoundError(to, volume.path, f"it has no member but {own}")
     return found
 
 

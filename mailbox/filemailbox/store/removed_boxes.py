@@ -23,25 +23,25 @@ from ..system.locks import is_held
 from .box import listed
 from .ids import new_id
 from .layout import MAIL_FOLDERS, NEW_SWAP_PREFIX
-from .root import Root
+from .root import Box, Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def remove_box(root: Root, name: Address, force: bool = False) -> str | None:
-    """Remove the box *name*. Raises BoxInUseError if it has mail or a listener, unless *force*.
+def remove_box(box: Box, force: bool = False) -> str | None:
+    """Remove *box*. Raises BoxInUseError if it has mail or a listener, unless *force*.
 
     With *force* a box that holds mail is kept as `.removed/NAME-STAMP`, the path of which is returned. One rename
     takes it off the map, so that every message is in what was kept or was refused to its sender.
     """
-    there = root.box(name)
-    if not os.path.isdir(there):
-        raise root.missing(name)
+    root, name = box.root, box.address
+    if not os.path.isdir(box):
+        raise box.missing()
     with translated_errors(f"removing the box {quoted(name)}"):
         if not force:
-            _refuse_busy(there, name)
+            _refuse_busy(box)
         aside = f"{name}-{new_id()}"
         with contextlib.suppress(FileExistsError):
             os.mkdir(root.removed_dir, 0o700)
@@ -136,10 +136,11 @@ def _empty_each(place: int, uid: int, made: list[str]) -> None:
             _empty(folder)
 
 
-def _refuse_busy(box: str, name: Address) -> None:
-    if mail := count_mail(box):
+def _refuse_busy(box: Box) -> None:
+    name = box.address
+    if mail := count_mail(box.path):
         raise _busy(name, mail)
-    if any(is_held(f"{box}/cur/{name}/.lock") for name in os.listdir(f"{box}/cur") if not name.startswith(".")):
+    if any(is_held(f"{box}/cur/{each}/.lock") for each in os.listdir(f"{box}/cur") if not each.startswith(".")):
         raise BoxInUseError(f"a listener is at the box {quoted(name)}: stop it first, or force the removal")
 
 

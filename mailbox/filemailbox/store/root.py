@@ -1,4 +1,4 @@
-"""The root: the volume that holds the boxes."""
+"""The root: the volume that holds the boxes. And a box: a place in it, for one agent."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Root:
     def __repr__(self) -> str:
         return f"Root({self.path!r})"
 
-    def box(self, to: Address) -> str:
-        """Return the path of a box, which may not exist."""
-        return f"{self.path}/{to}"
+    def box(self, address: Address) -> Box:
+        """Return the box of that address, which may not exist."""
+        return Box(self, address)
 
     @property
     def removed_dir(self) -> str:
@@ -83,6 +83,33 @@ class Root:
         with contextlib.suppress(StorageError):
             return BoxNotFoundError(name, self.path, self.boxes())
         return BoxNotFoundError(name, self.path)
+
+
+class Box:
+    """The inbox of one agent in a root, which may not exist. A path-like object: str() and f-strings give its path."""
+
+    __slots__ = ("address", "path", "root")
+
+    def __init__(self, root: Root, address: Address) -> None:
+        self.root, self.address = root, address
+        self.path = f"{root.path}/{address}"
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return self.path
+
+    def __repr__(self) -> str:
+        return f"Box({self.path!r})"
+
+    def exists(self) -> bool:
+        """Return True if there is such a box. Raises StorageError if that cannot be known."""
+        return self.root.has(self.address)
+
+    def missing(self) -> RootNotFoundError | BoxNotFoundError:
+        """Return the error for a box that turned out not to be there: its volume may have gone away as well."""
+        return self.root.missing(self.address)
 
 
 def find_root(path: str | os.PathLike[str]) -> Root:

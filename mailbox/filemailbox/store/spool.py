@@ -22,7 +22,6 @@ from typing import Final
 
 from .. import log
 from ..errors import StorageError, quoted, storage_error, translated_errors
-from ..format.address import Address
 from ..format.filename import Filename, split_timed
 from ..format.timestamp import to_timestamp
 from ..settings import Settings
@@ -36,7 +35,7 @@ from .claim_new import NewMail
 from .consumer_folder import Change, ConsumerFolder, Tenancy
 from .dead_letters import DeadLetters
 from .intake import CLEANUP_BUDGET, Intake
-from .root import Root
+from .root import Box
 from .settle import Settler
 
 TMP_MAX_AGE: Final = 36 * 3600
@@ -60,11 +59,9 @@ class Spool:
     It opens the box at the first claim, or by begin().
     """
 
-    def __init__(
-        self, root: Root, address: Address, settings: Settings | None = None, tenancy: Tenancy | None = None
-    ) -> None:
+    def __init__(self, box: Box, settings: Settings | None = None, tenancy: Tenancy | None = None) -> None:
         self._settings = settings or Settings()
-        self._folder = ConsumerFolder(root, address, tenancy)
+        self._folder = ConsumerFolder(box, tenancy)
         self._before_claim = self._folder.before_claim if tenancy is not None else None
         self._filter = ContentFilter()
         self._start()
@@ -285,14 +282,14 @@ class Spool:
     def _sweep_replies(self) -> None:
         dir_fd = self._folder.dirs["replies"]
         if os.geteuid() != 0 or os.fstat(dir_fd).st_uid == 0:
-            replies.sweep(self._folder.box, dir_fd)
+            replies.sweep(self._folder.box.path, dir_fd)
         elif list_dir(dir_fd):
-            with contextlib.suppress(OSError), opened(self._folder.box) as box_fd:
+            with contextlib.suppress(OSError), opened(self._folder.box.path) as box_fd:
                 as_owner.call(box_fd, partial(_sweep_replies, box_fd))
 
     def _sweep_tmp(self) -> None:
         """Delete temporary files whose writer is long gone, as many as the budget allows."""
-        with contextlib.suppress(OSError), opened(self._folder.box) as box_fd:
+        with contextlib.suppress(OSError), opened(self._folder.box.path) as box_fd:
             as_owner.call(box_fd, partial(_sweep_tmp, box_fd))
 
     def _sweep_done(self) -> None:

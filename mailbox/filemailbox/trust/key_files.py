@@ -248,7 +248,7 @@ def refuse_inside(path: str, root: Root | None) -> None:
     """Raise InsecureKeyFileError if *path* is on a mail volume: *root* or another, under any name it is mounted at."""
     volume = set()
     if root is not None:
-        for folder in (root.path, *(root.box(name) for name in root.boxes())):
+        for folder in (root.path, *(root.box(name).path for name in root.boxes())):
             with contextlib.suppress(OSError):
                 st = os.stat(folder)
                 volume.add((st.st_dev, st.st_ino))

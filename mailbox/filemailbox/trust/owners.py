@@ -44,7 +44,7 @@ class BoxOwners:
         """The uid of the relay, or -1."""
         try:
             top = os.stat(root.path)
-            boxes = {name: st for name in root.boxes() if (st := stat_box(root.box(name))) is not None}
+            boxes = {name: st for name in root.boxes() if (st := stat_box(root.box(name).path)) is not None}
         except OSError as error:
             raise_resource_error(error)
             return  # nothing is proven

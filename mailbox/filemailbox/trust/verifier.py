@@ -15,8 +15,7 @@ from .levels import NONE, RELAY, SEALED, SIGNED, UID, rank
 from .owners import BoxOwners, owners_of, raise_resource_error, stat_box
 
 if TYPE_CHECKING:
-    from ..format.address import Address
-    from ..store.root import Root
+    from ..store.root import Box
     from .keyring import Keyring
     from .owners import Clock
 
@@ -28,15 +27,14 @@ class Verifier:
 
     def __init__(
         self,
-        root: Root,
-        address: Address,
+        box: Box,
         keyring: Keyring | None = None,
         min_trust: str = NONE,
         *,
         clock: Clock = time.monotonic,
     ) -> None:
         """Demand *min_trust* of every message: one with a weaker proof becomes a dead letter."""
-        self._root, self._address, self._keyring = root, address, keyring
+        self._box, self._keyring = box, keyring
         self._min_trust = min_trust
         self._clock = clock
         self._least = rank(min_trust)
@@ -109,9 +107,9 @@ class Verifier:
         if self._keyring is None or not self._keyring.has_own:
             raise UnverifiedSenderError(
                 "it is sealed, and there is no key to open it",
-                hint=f"MAILBOX_KEY_DIR names the folder with {quoted(f'{self._address}.key')}",
+                hint=f"MAILBOX_KEY_DIR names the folder with {quoted(f'{self._box.address}.key')}",
             )
-        return seal.unseal(data, self._address, self._keyring.own().encryption_keys, self._keyring.signing_key)[1]
+        return seal.unseal(data, self._box.address, self._keyring.own().encryption_keys, self._keyring.signing_key)[1]
 
     def _verify_signature(self, data: bytes, fields: dict[str, Any], sender: str) -> dict[str, Any]:
         from . import seal
@@ -121,7 +119,7 @@ class Verifier:
             raise UnverifiedSenderError(f"it is not signed, and a key of {quoted(sender)} is pinned")
         if self._min_trust == SEALED:
             raise UnverifiedSenderError(f"it is signed, and this box demands that it is {SEALED}")
-        return seal.verified(data, self._address, self._keyring.signing_key)
+        return seal.verified(data, self._box.address, self._keyring.signing_key)
 
     def _is_from_relay(self, fields: dict[str, Any], st: os.stat_result, filename: str) -> bool:
         """Return True if the relay wrote the file and vouches for its sender in `F=`. It fills in a missing `from`."""
@@ -136,15 +134,15 @@ class Verifier:
         return fields["from"] == parts.origin and (to_us or self._is_ours(to))
 
     def _is_ours(self, to: str | None) -> bool:
-        return to == self._address if to is not None else self._private
+        return to == self._box.address if to is not None else self._private
 
     def _refresh(self) -> BoxOwners:
         """Return the owners of the boxes, at most a second old. Raises StorageError."""
         if self._owners is not None and self._clock() < self._fresh_until:
             return self._owners
-        owners = owners_of(self._root, self._clock)
+        owners = owners_of(self._box.root, self._clock)
         try:
-            mine = stat_box(f"{self._root.box(self._address)}/new") if owners.groups else None
+            mine = stat_box(f"{self._box}/new") if owners.groups else None
         except OSError as error:
             raise_resource_error(error)
             mine = None

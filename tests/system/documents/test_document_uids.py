@@ -68,7 +68,7 @@ def volume(shared: Path) -> Path:
     path = shared / "mail"
     root = roots.init_root(path)
     for name, uid in UIDS.items():
-        boxes.create_box(root, Address(name), (uid, uid))
+        boxes.create_box(root.box(Address(name)), (uid, uid))
     Mailbox("operator", path).document("plan").create({"n": 1}, group=GROUP)
     return path
 

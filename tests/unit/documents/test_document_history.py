@@ -596,7 +596,7 @@ def test_nothing_of_a_document_is_a_box(alice: Mailbox, root: Path) -> None:
     assert [str(each) for each in alice.root.boxes()] == ["alice", "bob"]
     for name in ("documents", "removed"):
         with pytest.raises(InvalidRequestError, match="no agent can be called"):
-            boxes.create_box(alice.root, Address(name))
+            boxes.create_box(alice.root.box(Address(name)))
     assert (root / ".documents/plan/versions").is_dir()
 
 

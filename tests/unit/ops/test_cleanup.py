@@ -24,7 +24,7 @@ LONG_AGO = time.time() - 40 * 3600
 def swept(bob: Mailbox, older_than: float | None = None) -> list[str]:
     """Take everything away that is left over; what it was."""
     found = []
-    for left in find_garbage(bob.root, parse_address("bob"), older_than):
+    for left in find_garbage(bob.root.box(parse_address("bob")), older_than):
         left.remove()
         found.append(left.description)
     return found
@@ -126,7 +126,7 @@ def test_leases_that_ran_out_are_swept_and_others_are_not(root: Path, bob: Mailb
             assert box.receive() is not None
     until(
         lambda: any(
-            "1 message of a lease that expired" in each.description for each in find_garbage(bob.root, bob.name)
+            "1 message of a lease that expired" in each.description for each in find_garbage(bob.root.box(bob.name))
         )
     )
     swept(bob)
@@ -252,7 +252,7 @@ def test_two_files_of_one_foreign_name_both_stay(root: Path, monkeypatch: pytest
 def test_no_box_is_an_error(bob: Mailbox) -> None:
     """Before anything is looked at."""
     with pytest.raises(BoxNotFoundError):
-        list(find_garbage(bob.root, parse_address("carol")))
+        list(find_garbage(bob.root.box(parse_address("carol"))))
 
 
 @pytest.mark.parametrize("who", ["a consumer that begins", "one that is at work", "gc"])
@@ -274,7 +274,7 @@ def test_mail_in_an_exchange_that_was_cut_off_comes_back(root: Path, bob: Mailbo
         bob.send("bob", 1, id=ids[1])
     if who == "gc":
         with pytest.raises(BoxInUseError):
-            remove_box(bob.root, parse_address("bob"))
+            remove_box(bob.root.box(parse_address("bob")))
         swept(bob)
     messages = [bob.receive(timeout=20) for _ in range(4)]
 
@@ -306,8 +306,8 @@ def test_what_was_half_made_goes_after_36_hours(root: Path, bob: Mailbox) -> Non
 def test_the_root_is_swept_of_what_was_cut_off(root: Path, bob: Mailbox) -> None:
     """A mark half written, a box half removed; a box that was kept with its mail stays."""
     bob.send("bob", 1)
-    remove_box(bob.root, parse_address("bob"), force=True)
-    create_box(bob.root, parse_address("bob"))
+    remove_box(bob.root.box(parse_address("bob")), force=True)
+    create_box(bob.root.box(parse_address("bob")))
     bob.send("bob", 2)
     kept = root / ".removed"
     (kept / "alice-x" / "cur").mkdir(parents=True)

@@ -235,7 +235,7 @@ def test_strangers_in_a_root_are_told(root: Path) -> None:
     (root / "erin").symlink_to(root / "bob")
     bob = Mailbox("bob", root)
     bob.send("bob", 1)
-    remove_box(bob.root, parse_address("bob"), force=True)
+    remove_box(bob.root.box(parse_address("bob")), force=True)
 
     told = " ".join(each.problem for each in found(root, "alice"))
     for part in (
@@ -297,12 +297,12 @@ def test_the_world_of_one_uid(root: Path) -> None:
 def test_the_world_of_a_uid_each(as_root: None, shared: Path) -> None:
     """The kernel guards them; a group that two share is a hole."""
     root = init_root(shared / "mail")
-    create_box(root, parse_address("alice"), (2001, 2001))
-    create_box(root, parse_address("bob"), (2002, 2002))
+    create_box(root.box(parse_address("alice")), (2001, 2001))
+    create_box(root.box(parse_address("bob")), (2002, 2002))
     assert "a uid for each box" in found(shared / "mail")[0].problem
     assert wrong(shared / "mail") == []
 
-    create_box(root, parse_address("carol"), (2003, 2002))
+    create_box(root.box(parse_address("carol")), (2003, 2002))
     assert "bob, carol belong to different uids and share the group 2002" in wrong(shared / "mail")[0]
 
 
@@ -319,7 +319,7 @@ def test_other_worlds(as_root: None, tmp_path: Path, shared: Path) -> None:
     root = init_root(shared / "mail")
     worlds = [found(shared / "mail")[0].problem]
     for name, uid in (("alice", 2001), ("bob", 2001), ("carol", 2002)):
-        create_box(root, parse_address(name), (uid, uid))
+        create_box(root.box(parse_address(name)), (uid, uid))
         worlds.append(found(shared / "mail")[0].problem)
 
     assert worlds[0] == "there are no boxes yet"
@@ -332,13 +332,13 @@ def test_other_worlds(as_root: None, tmp_path: Path, shared: Path) -> None:
 def test_a_root_where_no_uid_proves_anything_is_told(as_root: None, shared: Path, change: str) -> None:
     """Who can exchange boxes can be anybody; with one uid for all there is nothing to prove."""
     root = init_root(shared / "mail")
-    create_box(root, parse_address("alice"), (2001, 2001))
+    create_box(root.box(parse_address("alice")), (2001, 2001))
     if change.startswith("anybody"):
         Path(root.path).chmod(0o1777)
     else:
         os.chown(root.path, 2001, 2001)
     alone = [each.problem for each in found(shared / "mail") if "no sender is proven" in each.problem]
-    create_box(root, parse_address("bob"), (2002, 2002))
+    create_box(root.box(parse_address("bob")), (2002, 2002))
     told = [each.problem for each in found(shared / "mail") if "no sender is proven" in each.problem]
 
     assert (len(alone), len(told)) == (0, 1)
@@ -351,7 +351,7 @@ def test_hard_links_that_are_not_protected_are_told(
     """With them a message can be kept and delivered again."""
     root = init_root(shared / "mail")
     for name, uid in (("alice", 2001), ("bob", 2002)):
-        create_box(root, parse_address(name), (uid, uid))
+        create_box(root.box(parse_address(name)), (uid, uid))
     monkeypatch.setattr(doctor, "_HARDLINKS", str(tmp_path / "setting"))
     if setting is not None:
         (tmp_path / "setting").write_text(setting)
@@ -382,7 +382,7 @@ def test_a_host_on_which_others_can_stall_the_kernel_is_told(
     """Nothing of ours mends it: a claim waits in the kernel for the lock of a file that its sender holds."""
     root = init_root(shared / "mail")
     for name, uid in (("alice", 2001), ("bob", 2002)):
-        create_box(root, parse_address(name), (uid, uid))
+        create_box(root.box(parse_address(name)), (uid, uid))
     device = tmp_path / "dev"
     try:
         os.mknod(device, stat.S_IFCHR | mode, os.makedev(1, 3))
@@ -404,7 +404,7 @@ def test_a_host_on_which_others_can_stall_the_kernel_is_told(
 def test_a_uid_without_its_group_is_told(as_root: None, shared: Path, start: Callable[..., Any]) -> None:
     """`user: "2001"` runs as 2001:0, and can read nothing of what others drop."""
     root = init_root(shared / "mail")
-    create_box(root, parse_address("bob"), (2001, 2001))
+    create_box(root.box(parse_address("bob")), (2001, 2001))
     look = start(
         "import os, sys\n"
         "from filemailbox.store.root import find_root; from filemailbox.ops import doctor\n"
@@ -428,7 +428,7 @@ def test_only_what_was_asked_for_is_looked_at(root: Path) -> None:
 
 def test_mail_that_no_relay_carries_is_told_of(root: Path) -> None:
     """It has been in the outbox for longer than a relay takes."""
-    create_box(find_root(root), parse_address("alice"), outbox=True)
+    create_box(find_root(root).box(parse_address("alice")), outbox=True)
     with Mailbox("alice", root) as alice:
         alice.send("dora", 1)
     assert warnings(root) == []

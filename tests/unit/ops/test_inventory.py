@@ -40,7 +40,7 @@ def test_what_lies_where_is_counted(root: Path, bob: Mailbox) -> None:
     retried.retry(0)
     defer.retry(3600)
     rejected.reject("no")
-    now = box_status(bob.root, parse_address("bob"))
+    now = box_status(bob.root.box(parse_address("bob")))
 
     assert (now.new, now.due, now.deferred, now.claimed, now.dead, now.done) == (2, 1, 1, 1, 1, 0)
     assert now.waiting == 3
@@ -54,7 +54,7 @@ def test_foreign_mail_waits_since_it_was_written(root: Path, bob: Mailbox) -> No
     path = root / "bob" / "new" / "x.json"
     path.write_text("{}")
     os.utime(path, (1, 1))
-    now = box_status(bob.root, parse_address("bob"))
+    now = box_status(bob.root.box(parse_address("bob")))
 
     assert now.oldest is not None
     assert now.oldest > 1e9
@@ -62,7 +62,7 @@ def test_foreign_mail_waits_since_it_was_written(root: Path, bob: Mailbox) -> No
 
 def test_an_empty_box_is_not_behind(bob: Mailbox) -> None:
     """Nothing waits, nobody listens."""
-    now = box_status(bob.root, parse_address("bob"))
+    now = box_status(bob.root.box(parse_address("bob")))
 
     assert (now.waiting, now.oldest, now.has_listener) == (0, None, False)
 
@@ -71,19 +71,19 @@ def test_a_consumer_that_lives_is_seen(root: Path, bob: Mailbox, start: Callable
     """By its lock, held as long as it lives."""
     listening = start(LISTEN, root)
     listening.line()
-    assert box_status(bob.root, parse_address("bob")).consumers == 1
+    assert box_status(bob.root.box(parse_address("bob"))).consumers == 1
 
     listening.kill()
-    assert box_status(bob.root, parse_address("bob")).consumers == 0
+    assert box_status(bob.root.box(parse_address("bob"))).consumers == 0
 
 
 def test_a_bell_that_hears_is_seen(root: Path, bob: Mailbox) -> None:
     """And one that nobody holds any more is not counted."""
     bell = Bell(str(root / "bob" / "run"))
-    assert box_status(bob.root, parse_address("bob")).doorbells == 1
+    assert box_status(bob.root.box(parse_address("bob"))).doorbells == 1
 
     bell.close()
-    assert box_status(bob.root, parse_address("bob")).has_listener is False
+    assert box_status(bob.root.box(parse_address("bob"))).has_listener is False
 
 
 def test_leases_are_named(root: Path, bob: Mailbox) -> None:
@@ -91,7 +91,7 @@ def test_leases_are_named(root: Path, bob: Mailbox) -> None:
     bob.send("bob", 1)
     with Mailbox("bob", root, lease=60) as box:
         box.receive()
-    [lease] = box_status(bob.root, parse_address("bob")).leases
+    [lease] = box_status(bob.root.box(parse_address("bob"))).leases
 
     assert (lease.claimed, lease.expired) == (1, False)
 
@@ -102,7 +102,7 @@ def test_the_roster_has_every_box(root: Path, bob: Mailbox) -> None:
 
     assert [each.name for each in all_boxes(bob.root)] == ["alice", "bob"]
     with pytest.raises(BoxNotFoundError):
-        box_status(bob.root, parse_address("carol"))
+        box_status(bob.root.box(parse_address("carol")))
 
 
 def test_of_another_users_box_only_its_bells_are_known(as_root: None, shared: Path, start: Callable[..., Any]) -> None:
@@ -113,7 +113,7 @@ def test_of_another_users_box_only_its_bells_are_known(as_root: None, shared: Pa
         "from filemailbox.store.root import find_root; from filemailbox.format.address import parse_address\n"
         "from filemailbox.ops.inventory import box_status\n"
         "os.setgroups([]); os.setgid(4242); os.setuid(4242)\n"
-        "print(box_status(find_root(sys.argv[1]), parse_address('bob')).waiting)",
+        "print(box_status(find_root(sys.argv[1]).box(parse_address('bob'))).waiting)",
         shared / "mail",
     )
 
@@ -123,7 +123,7 @@ def test_of_another_users_box_only_its_bells_are_known(as_root: None, shared: Pa
 def test_a_monitor_that_may_only_read_sees_who_listens(as_root: None, shared: Path) -> None:
     """With CAP_DAC_READ_SEARCH and no other right, as a uid of nobody's: what it asks needs nothing to be written."""
     volume = init_root(shared / "mail")
-    create_box(volume, parse_address("bob"), (2001, 2001))
+    create_box(volume.box(parse_address("bob")), (2001, 2001))
     [folder] = Path(volume.path, "bob/cur").iterdir()
     lock = Lock(str(folder / ".lock"))
     assert lock.take()
@@ -156,6 +156,6 @@ def test_a_run_full_of_names_is_not_looked_through(root: Path, monkeypatch: pyte
         return False
 
     monkeypatch.setattr(stat, "S_ISSOCK", look)
-    box_status(find_root(root), parse_address("bob"))
+    box_status(find_root(root).box(parse_address("bob")))
 
     assert len(looked) == 1000

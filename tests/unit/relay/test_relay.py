@@ -835,7 +835,7 @@ def test_volumes_may_be_shared_by_agents_with_uids_of_their_own(tmp_path: Path, 
     """Then the outbox is theirs by its mode, and the file by its owner."""
     volume = init_root(tmp_path / "team")
     for name, uid in (("alice", 2001), ("bob", 2002)):
-        create_box(volume, Address(name), (uid, uid), outbox=True)
+        create_box(volume.box(Address(name)), (uid, uid), outbox=True)
     text = f"""
         [agents.alice]
         volume = "{volume.path}"
@@ -866,7 +866,7 @@ def test_the_recipient_sees_that_the_relay_vouches(tmp_path: Path, as_root: None
     for name, uid in (("alice", 2001), ("bob", 2002)):
         volume = init_root(tmp_path / name)
         set_marker(volume, "relay", os.geteuid())
-        create_box(volume, Address(name), (uid, uid), outbox=True)
+        create_box(volume.box(Address(name)), (uid, uid), outbox=True)
         text += f'[agents.{name}]\nvolume = "{volume.path}"\nuid = {uid}\n'
     for number, to in enumerate(("bob", "team:team", "all")):
         path = tmp_path / f"alice/alice/outbox/{number}.json"

@@ -30,7 +30,7 @@ def test_a_folder_is_made_only_where_none_is_free(root: Path, taker: Spool) -> N
     """Consumers that come and go use the same folders again."""
     taker.claim()
     for _ in range(3):
-        other = Spool(find_root(root), BOB)
+        other = Spool(find_root(root).box(BOB))
         other.claim()
         other.close()
 
@@ -109,7 +109,7 @@ def test_a_box_that_was_replaced_under_a_living_consumer_is_found_again(
         return False
 
     until(gone)
-    create_box(find_root(root), BOB)
+    create_box(find_root(root).box(BOB))
     alice.send("bob", "new")
     taken = bob.receive(timeout=20)
 

@@ -161,7 +161,7 @@ def test_a_removed_box_is_an_error_until_it_is_there_again(root: Path, alice: Ma
     os.rename(root / "bob", root / "gone")
     with pytest.raises(BoxNotFoundError):
         alice.send("bob")
-    create_box(find_root(root), BOB)
+    create_box(find_root(root).box(BOB))
     id = alice.send("bob")
 
     assert [name[: len(id)] for name in mail(root)] == [id]
@@ -519,7 +519,7 @@ def uids(as_root: None, shared: Path) -> Path:
     volume = shared / "mail"
     Mailbox.init("alice", volume).close()
     for name, uid in (("bob", 2002), ("carol", 2003)):
-        create_box(find_root(volume), Address(name), (uid, uid))
+        create_box(find_root(volume).box(Address(name)), (uid, uid))
     Mailbox("bob", volume).send("alice", "a question")
     return volume
 

@@ -33,7 +33,7 @@ def four(root: Path) -> Path:
 @pytest.fixture
 def outbox(root: Path) -> Path:
     """alice's, from which a relay would carry."""
-    create_box(find_root(root), ALICE, outbox=True)
+    create_box(find_root(root).box(ALICE), outbox=True)
     return root / "alice" / "outbox"
 
 
@@ -185,9 +185,9 @@ def test_a_box_that_is_broken_is_not_passed_by(outbox: Path, root: Path, alice: 
 def test_an_outbox_is_made_with_the_box_or_later(root: Path) -> None:
     """Private to the agent, whose mail it is."""
     volume = find_root(root)
-    create_box(volume, Address("dora"), outbox=True)
-    create_box(volume, Address("bob"), outbox=True)
-    create_box(volume, Address("bob"))
+    create_box(volume.box(Address("dora")), outbox=True)
+    create_box(volume.box(Address("bob")), outbox=True)
+    create_box(volume.box(Address("bob")))
 
     for name in ("dora", "bob"):
         assert (root / name / "outbox").stat().st_mode & 0o7777 == 0o700

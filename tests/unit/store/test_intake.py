@@ -432,7 +432,7 @@ for line in sys.stdin:
 def dropbox(as_root: None, shared: Path) -> Path:
     """The new/ of a box that belongs to uid 2001, on a volume that all can reach."""
     found = init_root(shared / "mail")
-    create_box(found, BOB, (2001, 2001))
+    create_box(found.box(BOB), (2001, 2001))
     return shared / "mail/bob/new"
 
 

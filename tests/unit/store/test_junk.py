@@ -326,7 +326,7 @@ def test_notes_are_so_many_and_then_they_are_counted(root: Path, new: Path, bob:
 
 def swept(root: Path) -> list[str]:
     found = []
-    for left in find_garbage(find_root(root), BOB):
+    for left in find_garbage(find_root(root).box(BOB)):
         found.append(left.description)
         left.remove()
     return found
@@ -382,7 +382,7 @@ def test_what_was_left_behind_is_told_and_goes_as_a_whole(
 def test_others_cannot_keep_junk_of_theirs_in_the_way(as_root: None, shared: Path) -> None:
     """Folders and links of another uid: the owner can neither move nor empty them, and leaves them behind."""
     found = init_root(shared / "mail")
-    create_box(found, BOB, (2001, 2001))
+    create_box(found.box(BOB), (2001, 2001))
     new = shared / "mail/bob/new"
 
     def attack() -> None:
@@ -408,7 +408,7 @@ def test_others_cannot_keep_junk_of_theirs_in_the_way(as_root: None, shared: Pat
 
 def test_nothing_is_exchanged_in_the_box_of_another(as_root: None, shared: Path) -> None:
     """Root that reads the mail of bob does nothing by path in a folder that bob can change."""
-    create_box(init_root(shared / "mail"), BOB, (2001, 2001))
+    create_box(init_root(shared / "mail").box(BOB), (2001, 2001))
     new = shared / "mail/bob/new"
     hidden(new, 1500)
     with Mailbox("bob", shared / "mail", durable=False) as bob:
@@ -439,7 +439,7 @@ def test_a_taker_lets_go_of_what_was_left_behind(new: Path, root: Path) -> None:
     """No descriptor stays open."""
     hidden(new, 1500)
     before = len(os.listdir("/proc/self/fd"))
-    taker = Spool(find_root(root), BOB)
+    taker = Spool(find_root(root).box(BOB))
     for _ in range(3):
         taker.claim()
     held = len(os.listdir("/proc/self/fd"))

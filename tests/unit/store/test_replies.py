@@ -408,7 +408,7 @@ def volume(as_root: None, shared: Path) -> Path:
     """A root with a uid each."""
     root = init_root(shared / "mail")
     for actor in (ALICE, BOB, MALLORY):
-        create_box(root, parse_address(actor.name), (actor.uid, actor.uid))
+        create_box(root.box(parse_address(actor.name)), (actor.uid, actor.uid))
     return shared / "mail"
 
 

@@ -132,7 +132,7 @@ def test_a_format_may_have_more_members(tmp_path: Path) -> None:
 
 def test_a_box_has_all_its_folders_with_their_modes(volume: Root, umask: None) -> None:
     """Whatever the umask: senders could not deliver otherwise. And one consumer's folder, for a day without space."""
-    made = create_box(volume, BOB)
+    made = create_box(volume.box(BOB))
 
     assert made
     assert modes(volume) == FOLDERS
@@ -155,13 +155,13 @@ def test_the_drop_boxes_are_what_the_format_says() -> None:
 
 def test_making_a_box_twice_is_fine(volume: Root) -> None:
     """What it lacks is made; what it has is left: mail, consumers, and the modes that its owner gave."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
     box = Path(volume.box(BOB))
     (box / "new" / LETTER).write_text("{}")
     (box / "done").rmdir()
     (box / "new").chmod(0o770)
     before = consumers(volume)
-    made = create_box(volume, BOB)
+    made = create_box(volume.box(BOB))
 
     assert made is False
     assert modes(volume) == {**FOLDERS, "new": 0o770}
@@ -190,10 +190,10 @@ def test_what_a_crash_left_of_a_box_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, crashing)
         with contextlib.suppress(Crash):
-            create_box(volume, BOB)
+            create_box(volume.box(BOB))
     half = volume.has(BOB)
     whole = half and modes(volume) == FOLDERS and len(consumers(volume)) == 1
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
 
     assert half == whole
     assert modes(volume) == FOLDERS
@@ -208,7 +208,7 @@ def test_a_box_can_be_made_by_several_at_once(tmp_path: Path) -> None:
 
         def make(path: Path, together: threading.Barrier, made: list[bool]) -> None:
             together.wait()
-            made.append(create_box(init_root(path), BOB))
+            made.append(create_box(init_root(path).box(BOB)))
 
         threads = [threading.Thread(target=make, args=(tmp_path / f"mail{n}", together, made)) for _ in range(4)]
         for thread in threads:
@@ -230,12 +230,12 @@ def test_a_maker_that_is_overtaken_at_any_moment_has_lost_and_nothing_more(
 
     def overtaken(path: str, mode: int) -> None:
         monkeypatch.setattr(os, "chmod", real)
-        create_box(volume, BOB)
+        create_box(volume.box(BOB))
         os.makedirs(f"{volume.path}/.bob/tmp", 0o700)
 
     monkeypatch.setattr(os, "chmod", overtaken)
 
-    assert create_box(volume, BOB) is False
+    assert create_box(volume.box(BOB)) is False
     assert modes(volume) == FOLDERS
 
 
@@ -244,14 +244,14 @@ def test_a_box_that_cannot_be_made_is_told(volume: Root, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "chmod", lambda path, mode: None)
 
     with pytest.raises(PermissionDeniedError, match=r"has the mode 0700 .* wanted 3733 .*cannot set them"):
-        create_box(volume, BOB)
+        create_box(volume.box(BOB))
     assert not volume.has(BOB)
 
 
 def test_the_boxes_are_those_whose_name_is_an_address(volume: Root) -> None:
     """Half made ones, removed ones and what else lies there are none."""
     for name in ("bob", "alice"):
-        create_box(volume, Address(name))
+        create_box(volume.box(Address(name)))
     for name in (".half", "Carol", "all", "lost+found"):
         os.mkdir(f"{volume.path}/{name}")
     Path(volume.path, "notes").touch()
@@ -262,7 +262,7 @@ def test_the_boxes_are_those_whose_name_is_an_address(volume: Root) -> None:
 
 def test_a_missing_box_is_told_apart_from_a_missing_volume(volume: Root) -> None:
     """An unmounted volume looks as if no box was there."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
     box = volume.missing("bib")
     os.unlink(f"{volume.path}/.mailbox")
     root = volume.missing("bob")
@@ -277,8 +277,8 @@ def test_a_missing_box_is_told_apart_from_a_missing_volume(volume: Root) -> None
 
 def test_a_box_without_mail_can_be_removed(volume: Root) -> None:
     """Nothing is left of it."""
-    create_box(volume, BOB)
-    kept = remove_box(volume, BOB)
+    create_box(volume.box(BOB))
+    kept = remove_box(volume.box(BOB))
 
     assert kept is None
     assert os.listdir(volume.path) == [".mailbox"]
@@ -287,44 +287,44 @@ def test_a_box_without_mail_can_be_removed(volume: Root) -> None:
 def test_a_box_that_there_is_not_cannot_be_removed(volume: Root) -> None:
     """A typing error is told."""
     with pytest.raises(BoxNotFoundError):
-        remove_box(volume, BOB)
+        remove_box(volume.box(BOB))
 
 
 @pytest.mark.parametrize("place", ["new", "later", "dead", "cur/0123456789ab", f"replies/{LETTER[:ID_LENGTH]}"])
 def test_a_box_with_mail_in_it_is_not_removed(volume: Root, place: str) -> None:
     """In whatever state: waiting, put off, held, given up, or an answer."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
     letter = Path(volume.box(BOB), place, LETTER)
     letter.parent.mkdir(exist_ok=True)
     letter.write_text("{}")
 
     with pytest.raises(BoxInUseError, match="holds 1 message: handle"):
-        remove_box(volume, BOB)
+        remove_box(volume.box(BOB))
     assert letter.exists()
 
 
 def test_a_box_that_somebody_listens_to_is_not_removed(volume: Root) -> None:
     """The lock in cur/ tells; after it is let go the box can go."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
     lock = Lock(f"{volume.box(BOB)}/cur/{consumers(volume)[0]}/.lock")
     lock.take()
     with pytest.raises(BoxInUseError, match="a listener is at the box"):
-        remove_box(volume, BOB)
+        remove_box(volume.box(BOB))
     lock.release()
-    remove_box(volume, BOB)
+    remove_box(volume.box(BOB))
 
     assert volume.boxes() == []
 
 
 def test_with_force_a_box_that_holds_mail_is_kept_aside(volume: Root) -> None:
     """By one rename, as it is; its name is free at once."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
     Path(volume.box(BOB), "new", LETTER).write_text("{}")
     lock = Lock(f"{volume.box(BOB)}/cur/{consumers(volume)[0]}/.lock")
     lock.take()
-    kept = remove_box(volume, BOB, force=True)
+    kept = remove_box(volume.box(BOB), force=True)
     lock.release()
-    made = create_box(volume, BOB)
+    made = create_box(volume.box(BOB))
 
     assert kept is not None
     assert Path(kept).parent == Path(volume.path, ".removed")
@@ -335,15 +335,15 @@ def test_with_force_a_box_that_holds_mail_is_kept_aside(volume: Root) -> None:
 
 def test_with_force_an_empty_box_leaves_nothing(volume: Root) -> None:
     """There is nothing to keep."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
 
-    assert remove_box(volume, BOB, force=True) is None
+    assert remove_box(volume.box(BOB), force=True) is None
     assert os.listdir(volume.path) == [".mailbox"]
 
 
 def test_mail_that_comes_while_a_box_is_removed_is_not_lost(volume: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """It came after the look and before the rename: the box is put back, and the removal refused."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
     letter, rename = Path(volume.box(BOB), "new", LETTER), os.rename
 
     def late(old: str, new: str, **folders: int) -> None:
@@ -354,7 +354,7 @@ def test_mail_that_comes_while_a_box_is_removed_is_not_lost(volume: Root, monkey
     monkeypatch.setattr(os, "rename", late)
 
     with pytest.raises(BoxInUseError, match="holds 1 message"):
-        remove_box(volume, BOB)
+        remove_box(volume.box(BOB))
     assert letter.exists()
     assert modes(volume) == FOLDERS
 
@@ -369,11 +369,11 @@ def owners(path: Path) -> set[tuple[int, int]]:
 
 def test_root_can_make_a_box_for_somebody_else(as_root: None, volume: Root, umask: None) -> None:
     """All of it belongs to the owner, the setgid bits stay; what is added later does as well."""
-    create_box(volume, BOB, (2001, 2001))
+    create_box(volume.box(BOB), (2001, 2001))
     box = Path(volume.box(BOB))
     first = owners(box), modes(volume)
     (box / "dead").rmdir()
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
     (box / "run/status.json").touch()
     chown_to_box_owner(str(box / "run/status.json"), str(box))
 
@@ -386,7 +386,7 @@ def test_a_box_that_was_left_half_made_is_given_to_its_owner(as_root: None, volu
     """Also the folders that were made before the crash."""
     os.makedirs(f"{volume.path}/.bob/new", 0o700)
     os.makedirs(f"{volume.path}/.bob/cur", 0o700)
-    create_box(volume, BOB, (2001, 2001))
+    create_box(volume.box(BOB), (2001, 2001))
 
     assert owners(Path(volume.box(BOB))) == {(2001, 2001)}
     assert modes(volume) == FOLDERS
@@ -396,7 +396,7 @@ def test_a_volume_that_hands_down_its_group_does_not_hand_it_to_boxes(as_root: N
     """The group of a drop box is its recipient's own: senders who share it could read each other's mail."""
     os.chown(volume.path, 0, 3000)
     os.chmod(volume.path, 0o2775)
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
 
     assert owners(Path(volume.box(BOB))) == {(os.geteuid(), os.getegid())}
     assert modes(volume) == FOLDERS
@@ -416,7 +416,7 @@ os.setgroups([])
 os.setgid(2002)
 os.setuid(2002)
 try:
-    create_box(find_root(sys.argv[1]), "bob", (2001, 2001))
+    create_box(find_root(sys.argv[1]).box("bob"), (2001, 2001))
 except PermissionDeniedError as error:
     print(error.errno)
 """,
@@ -440,7 +440,7 @@ os.setgroups([])
 os.setgid(2002)
 os.setuid(2002)
 os.umask(0o077)
-print(create_box(find_root(sys.argv[1]), "bob"))
+print(create_box(find_root(sys.argv[1]).box("bob")))
 """,
         volume.path,
     )
@@ -490,7 +490,7 @@ def test_a_mark_that_cannot_be_looked_at_is_not_written_anew(volume: Root, monke
 
 def test_a_box_in_which_mail_cannot_be_counted_is_put_back(volume: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody wanted it away at any price."""
-    create_box(volume, BOB)
+    create_box(volume.box(BOB))
 
     def count(box: str) -> int:
         if ".removed" in box:
@@ -499,6 +499,6 @@ def test_a_box_in_which_mail_cannot_be_counted_is_put_back(volume: Root, monkeyp
 
     monkeypatch.setattr(roots, "count_mail", count)
     with pytest.raises(StorageError):
-        remove_box(volume, BOB)
+        remove_box(volume.box(BOB))
 
     assert volume.boxes() == ["bob"]

@@ -42,7 +42,7 @@ def volume(as_root: None, shared: Path) -> Root:
     """A root with a box for each of three uids, and beside it a folder of root's alone, on the same file system."""
     volume = init_root(shared / "mail")
     for name, who in (("alice", ALICE), ("bob", BOB), ("carol", CAROL)):
-        create_box(volume, Address(name), (who.uid, who.uid))
+        create_box(volume.box(Address(name)), (who.uid, who.uid))
     (shared / "secret").mkdir(mode=0o700)
     return volume
 
@@ -71,7 +71,7 @@ def swap_for_link(folder: Path, target: Path, aside: Path) -> None:
 def sweep_all(volume: Root) -> bool:
     """What the operator's gc does, whatever becomes of each."""
     with contextlib.suppress(MailboxError, OSError):
-        for left in find_garbage(volume, Address("bob")):
+        for left in find_garbage(volume.box(Address("bob"))):
             with contextlib.suppress(MailboxError, OSError):
                 left.remove()
     return True
@@ -191,7 +191,7 @@ def test_a_folder_that_is_swapped_during_the_sweep_costs_nobody_a_file(
     as_bob(lambda: make(box / place))
     make(secret)
     before = sorted(secret.rglob("*"))
-    found = [left for left in find_garbage(volume, Address("bob"), 3600) if name in left.path]
+    found = [left for left in find_garbage(volume.box(Address("bob")), 3600) if name in left.path]
     if swap == "link":
         as_bob(lambda: swap_for_link(box / place, secret, box / "old"))
     else:
@@ -232,7 +232,7 @@ def test_an_owner_that_swaps_without_pause_gets_nothing(volume: Root, box: Path,
         bob.hear(20)
         for _ in range(100):
             with contextlib.suppress(MailboxError):
-                swept += sum(1 for _ in remove_garbage(volume, Address("bob"), 1))
+                swept += sum(1 for _ in remove_garbage(volume.box(Address("bob")), 1))
 
     assert sorted(os.listdir(secret)) == sorted(name for _, name in kept), f"{swept} leftovers were swept"
 
@@ -290,7 +290,7 @@ def test_answers_for_another_do_not_come_into_the_box_of_a_planter(
         (replies / request).mkdir()
         (replies / request).chmod(0o3733)
     (carols / request / LETTER).write_text("{}")
-    taker = Spool(volume, Address("bob"))
+    taker = Spool(volume.box(Address("bob")))
     real = ConsumerFolder.recover_dead_consumers
 
     def swapped(folder: ConsumerFolder) -> None:
@@ -320,7 +320,7 @@ def test_what_root_makes_as_a_consumer_is_the_owners(volume: Root, box: Path) ->
     for folder in (box / "cur").iterdir():
         (folder / ".lock").unlink()
         folder.rmdir()
-    taker = Spool(volume, Address("bob"))
+    taker = Spool(volume.box(Address("bob")))
     taker.begin()
     taker.close()
     facts = [path.stat() for path in (box / "cur").rglob("*")]
@@ -354,7 +354,7 @@ def test_a_box_that_becomes_a_link_is_not_furnished(
 
     monkeypatch.setattr("filemailbox.store.box.refuse_foreign_owner", swapped)
     with pytest.raises(MailboxError):
-        create_box(volume, Address("bob"), (BOB.uid, BOB.uid))
+        create_box(volume.box(Address("bob")), (BOB.uid, BOB.uid))
 
     assert (os.listdir(secret), secret.stat().st_uid) == ([], 0)
 
@@ -374,7 +374,7 @@ def test_what_may_have_been_moved_into_a_box_is_not_given_to_its_owner(
     os.chown(box / "done", uid, uid)
     (box / "done").chmod(mode)
     with pytest.raises(PermissionDeniedError, match="give it back by hand"):
-        repair_box(volume, Address("bob"))
+        repair_box(volume.box(Address("bob")))
 
     assert (box / "done").stat().st_uid == uid
 
@@ -384,7 +384,7 @@ def test_what_root_has_left_in_a_box_is_given_back(volume: Root, box: Path) -> N
     (box / "done").rmdir()
     (box / "done").mkdir(mode=0o755)
     (box / "later").rmdir()
-    repair_box(volume, Address("bob"))
+    repair_box(volume.box(Address("bob")))
 
     for name in ("done", "later"):
         facts = (box / name).stat()
@@ -398,7 +398,7 @@ def test_a_removed_box_takes_nothing_of_others_along(volume: Root, box: Path, se
         os.symlink(secret, box / link)
     trap = box / "replies" / f"{OLD}-0123456789ab"
     act(MALLORY, lambda: os.makedirs(trap / "deep", 0o700))
-    kept = remove_box(volume, Address("bob"))
+    kept = remove_box(volume.box(Address("bob")))
 
     assert kept is None
     assert os.listdir(secret) == ["shadow"]
@@ -411,11 +411,11 @@ def test_a_folder_of_removed_boxes_that_a_stranger_has_made_gets_none(volume: Ro
     (box / "new" / LETTER).write_text("{}")
     act(MALLORY, lambda: os.mkdir(volume.removed_dir))
     with pytest.raises(PermissionDeniedError, match="belongs to the uid 2003"):
-        remove_box(volume, Address("bob"), force=True)
+        remove_box(volume.box(Address("bob")), force=True)
     os.rmdir(volume.removed_dir)
     act(MALLORY, lambda: os.symlink(secret, volume.removed_dir))
     with pytest.raises(MailboxError):
-        remove_box(volume, Address("bob"), force=True)
+        remove_box(volume.box(Address("bob")), force=True)
 
     assert (box / "new" / LETTER).exists()
     assert os.listdir(secret) == []
@@ -534,8 +534,8 @@ def become(uid, gid):
     sys.path[:] = []
 as_owner._become = become
 volume, bob = find_root(sys.argv[1]), Address("bob")
-create_box(volume, bob, (2001, 2001))
-print([str(why) for left, why in remove_garbage(volume, bob)])
+create_box(volume.box(bob), (2001, 2001))
+print([str(why) for left, why in remove_garbage(volume.box(bob))])
 """,
         volume.path,
     )

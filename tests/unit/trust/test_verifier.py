@@ -44,7 +44,7 @@ def volume(as_root: None, shared: Path) -> Path:
     """A root with a uid each."""
     root = init_root(shared / "mail")
     for name, uid in (("alice", ALICE), ("bob", BOB), ("mallory", MALLORY)):
-        create_box(root, parse_address(name), (uid, uid))
+        create_box(root.box(parse_address(name)), (uid, uid))
     return shared / "mail"
 
 
@@ -130,7 +130,7 @@ def test_mail_to_nobody_proves_nothing_where_boxes_share_a_group(volume: Path, b
 
 def test_a_uid_of_two_agents_proves_neither(volume: Path, bob: Mailbox) -> None:
     """Either can have written it."""
-    create_box(find_root(volume), parse_address("carol"), (ALICE, ALICE))
+    create_box(find_root(volume).box(parse_address("carol")), (ALICE, ALICE))
     drop(volume, {}, ALICE)
 
     assert take(bob).trust == "none"
@@ -237,7 +237,7 @@ def test_all_boxes_of_a_process_look_at_the_owners_once(tmp_path: Path, monkeypa
         os.makedirs(f"{root.path}/{name}/new")
     data, facts = b'{"from":"agent-7","body":1}', os.stat(root.path)
     now = [1e9]
-    verifiers = [Verifier(root, name, clock=lambda: now[0]) for name in agents]
+    verifiers = [Verifier(root.box(name), clock=lambda: now[0]) for name in agents]
     monkeypatch.setattr(os, "lstat", counting)
     for _ in range(2):
         for verifier in verifiers:
@@ -254,7 +254,7 @@ def test_all_boxes_of_a_process_look_at_the_owners_once(tmp_path: Path, monkeypa
 def test_another_owner_is_known_a_second_later(volume: Path) -> None:
     """A box is given to another uid: from then on that is its agent."""
     now = [1e9]
-    verifier = Verifier(find_root(volume), parse_address("bob"), clock=lambda: now[0])
+    verifier = Verifier(find_root(volume).box(parse_address("bob")), clock=lambda: now[0])
 
     def trust() -> str:
         path = drop(volume, {}, MALLORY)
@@ -766,7 +766,7 @@ def test_a_file_proves_its_sender_so(as_root: None, shared: Path, vector: Any) -
     volume, top, file = shared / "mail", vector["root"], vector["file"]
     root = init_root(volume)
     for name, owner in vector["boxes"].items():
-        create_box(root, parse_address(name), (owner["uid"], owner["gid"]))
+        create_box(root.box(parse_address(name)), (owner["uid"], owner["gid"]))
     if "relay" in top:
         set_marker(root, "relay", top["relay"])
     volume.chmod(int(top["mode"], 8))

@@ -536,7 +536,7 @@ def refuse(request: pytest.FixtureRequest) -> bool:
 def waking(box: Mailbox, refuse: bool) -> Mailbox:
     """*box*, with a bell of that kind."""
     if not refuse:
-        vars(box)["_waker"] = Waker(box._path, 0.25, refuse=False)
+        vars(box)["_waker"] = Waker(box._box.path, 0.25, refuse=False)
     return box
 
 
