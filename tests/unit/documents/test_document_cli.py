@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
         monkeypatch.setenv("EDITOR", str(path))
         monkeypatch.delenv("VISUAL", raising=False)
         monkeypatch.setenv("PATH", f"{MAILBOX.parent}:{os.environ['PATH']}")
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the user's text is kept there
 
     return use
 
