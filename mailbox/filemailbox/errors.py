@@ -171,11 +171,11 @@ class MessageNotFoundError(NotFoundError):
 class DocumentNotFoundError(NotFoundError):
     """No shared document of that name, or no such version of it."""
 
-    def __init__(self, name: str, root: str, why: str | None = None) -> None:
+    def __init__(self, name: str, root: str, why: str | None = None, *, hint: str | None = None) -> None:
         self.name, self.root = name, root
         super().__init__(
             why or f"there is no document {quoted(name)} in {quoted(root)}",
-            hint=f"`mailbox doc list` shows the documents; `mailbox doc put {name} --create` makes this one",
+            hint=hint or f"`mailbox doc list` shows the documents; `mailbox doc put {name} --create` makes this one",
         )
 
 
@@ -203,10 +203,10 @@ class BoxInUseError(MailboxError):
 class ConflictError(MailboxError):
     """A shared document is not at the version, or not in the state, that a change expects. Nothing was written."""
 
-    def __init__(self, text: str, current: Any = None) -> None:
+    def __init__(self, text: str, current: Any = None, *, hint: str | None = None) -> None:
         self.current = current
         """The version that is current now."""
-        super().__init__(text)
+        super().__init__(text, hint=hint)
 
 
 class StorageError(MailboxError, OSError):

@@ -229,7 +229,7 @@ store/permissions  chown_to_box_owner, set_mode_and_owner
         | the owner of the box, who may swap the path
         | O_PATH and O_NOFOLLOW, fstat decides, chmod and chown go through /proc/self/fd of that descriptor; a foreign
         owner is refused
-store/removed_boxes  remove_box, close_attic, discard_removed, _empty
+store/removed_boxes  remove_box, remove_empty_folder, discard_removed, _empty
         | whoever may write into the root
         | by descriptors of root and .removed/, which must not be links; the box leaves by one rename; rmtree with
         dir_fd follows no link

@@ -1,6 +1,8 @@
 """The prose of the package: docstrings name an actor and a verb; errors, logs and help use the words of the field."""
 
 import ast
+import io
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +28,18 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield child.lineno, child.value.value.strip()
 
 
-def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Each text of an error, a hint, a log line or help, with its line: strings within a call."""
+def texts_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Each text with a blank in it, with its line: docstrings, errors, hints, log lines, help, whatever is printed."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            for part in ast.walk(node):
-                if isinstance(part, ast.Constant) and type(part.value) is str and " " in part.value:
-                    yield part.lineno, part.value
+        if isinstance(node, ast.Constant) and type(node.value) is str and " " in node.value:
+            yield node.lineno, node.value
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Each comment, with its line."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
 
 
 def banned(text: str) -> list[str]:
@@ -43,10 +50,11 @@ def banned(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_the_prose_of_a_module(name: str) -> None:
-    """Docstrings begin with a noun or an imperative, and no text uses a banned word."""
-    tree = ast.parse(modules()[name].read_text())
+    """Docstrings begin with a noun or an imperative, and no text or comment uses a banned word."""
+    source = modules()[name].read_text()
+    tree = ast.parse(source)
     heads = [f"line {line}: begins with {found[0]}" for line, text in docstrings(tree) if (found := HEADS.match(text))]
-    texts = {*docstrings(tree), *messages(tree)}
+    texts = {*texts_of(tree), *comments(source)}
     words = [f"line {line}: {word!r} in {text[:60]!r}" for line, text in sorted(texts) for word in banned(text)]
 
     assert heads + words == []

@@ -124,5 +124,5 @@ def _row(message: Any) -> tuple[str, ...]:
         message.trust,
         output.one_line(message.type or "", 12 if person else 0),
     )
-    why = message.problem or "nobody wrote down why"
+    why = message.problem or "no reason was recorded"
     return (*facts, output.when(message.sent), str(message.attempt), output.one_line(why, 400))

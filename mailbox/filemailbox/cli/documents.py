@@ -141,7 +141,7 @@ def doc_get_(
         output.write(output.json(found.as_dict()))
     elif text:
         if not isinstance(found.body, str):
-            raise InvalidBodyError(f"the body of {quoted(name)} is not text: leave --text away")
+            raise InvalidBodyError(f"the body of {quoted(name)} is not text", hint="print it as JSON, without --text")
         output.write((output.escape(found.body) if output.is_tty() else found.body).encode())
     else:
         _print_body(found.body)
@@ -188,7 +188,7 @@ def doc_put_(
 
     create = create or if_version == 0
     if create and if_version:
-        raise InvalidRequestError("--create and --if-version exclude each other: give one")
+        raise InvalidRequestError("--create and --if-version exclude each other")
     if not create and (group is not None or private or keep is not None or keep_for is not None):
         raise InvalidRequestError("--group, --private, --keep and --keep-for are for --create")
     value = _given(body, text)
@@ -453,7 +453,7 @@ def _given(body: str | None, text: bool) -> "Any":
     except UnicodeDecodeError as error:
         raise InvalidBodyError(f"the body is not UTF-8 ({error.reason} at byte {error.start})") from None
     except InvalidBodyError as error:
-        raise InvalidBodyError(f"{error}. Text such as Markdown is put with --text") from None
+        raise InvalidBodyError(str(error), hint="text such as Markdown is put with --text") from None
 
 
 def _announce(made: "Version[Any]", notify: "Sequence[str]", sender: str | None, root: str | None) -> int:

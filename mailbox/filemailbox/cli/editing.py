@@ -46,8 +46,9 @@ def by_command(
         if not clean:
             raise ConflictError(
                 f"{quoted(document.name)} is at version {current.version} by {current.by}, and what the command "
-                "printed cannot be merged with it: nothing was written. Without --merge the command runs again",
+                "printed cannot be merged with it: nothing was written",
                 current,
+                hint="without --merge the command runs again",
             )
         base, value = current, from_text(text, current.body)
     raise InvalidRequestError("--attempts must be at least 1")
@@ -83,7 +84,9 @@ def in_editor(document: Document[Any], attempts: int, options: dict[str, Any]) -
             output.info(f"nothing was written; your text is kept in {file.name}")
         raise
     raise ConflictError(
-        f"{quoted(document.name)} changed {attempts} times while it was edited: your text is kept in {file.name}", base
+        f"{quoted(document.name)} changed {attempts} times while it was edited",
+        base,
+        hint=f"your text is kept in {file.name}",
     )
 
 
@@ -148,7 +151,9 @@ def _edit(path: str) -> str:
     try:
         code = subprocess.run([*shlex.split(editor), path], stdout=sys.stderr, check=False).returncode
     except (OSError, ValueError) as error:
-        raise MailboxError(f"the editor {quoted(editor)} cannot be run: {error}. EDITOR names another") from error
+        raise MailboxError(
+            f"the editor {quoted(editor)} cannot be run: {error}", hint="EDITOR names another"
+        ) from error
     if code:
         raise MailboxError(f"the editor {quoted(editor)} exited with {code}")
     try:

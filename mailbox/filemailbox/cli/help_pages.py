@@ -42,7 +42,7 @@ def summary(verb: str) -> str:
 def _overview() -> str:
     parts = ["Usage: mailbox VERB …", *_paragraphs(ABOUT), "Verbs:"]
     parts[-1] += "\n" + _list((verb, summary(verb)) for verb in VERBS)
-    parts += ["`mailbox VERB --help` tells more. `mailbox --version` prints the version."]
+    parts += ["`mailbox VERB --help` explains a verb. `mailbox --version` prints the version."]
     parts += _paragraphs(ENVIRONMENT)
     parts += ["Exit codes:\n" + _list((str(code), meaning) for code, meaning in exit_codes.MEANINGS)]
     return "\n\n".join(parts) + "\n"

@@ -176,7 +176,7 @@ class Progress:
         self._shown = False
         self._over: Any = None
         if sys.stderr is not None and sys.stderr.isatty():
-            import threading  # what is slow may be a single call: somebody else must paint
+            import threading  # a single call may be what is slow: another thread must paint
 
             self._over, self._guard = threading.Event(), threading.Lock()
             threading.Thread(target=self._run, daemon=True).start()

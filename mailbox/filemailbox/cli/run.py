@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _prepare()
         code = _run(words)
-        sys.stdout.flush()  # here, where it can still be told that the disk is full
+        sys.stdout.flush()  # here a full disk can still be reported
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head`: whoever read us has had enough

@@ -25,7 +25,7 @@ def show(message: Message[Any], *, json: bool, body: bool, **more: Any) -> None:
         for text in _facts(message):
             print(looks.dim(text))
     text = looks.body(message.body) if looks.is_tty() else _plain(message.body)
-    if not looks.is_tty() and not body:  # what goes through a pipe may be looked at in the end; --body is data
+    if not looks.is_tty() and not body:  # a pipe may end at a terminal; --body is data
         text = looks.escape(text)
     rest = len(text) - _LONG if looks.is_tty() and not body else 0
     print(text[:_LONG] if rest > 0 else text)

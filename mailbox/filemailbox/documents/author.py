@@ -51,7 +51,9 @@ class Authors:
                     "better is asked for"
                 )
         except UnverifiedSenderError as error:
-            raise UnverifiedSenderError(f"version {stored.number} names as its author {quoted(by)}: {error}") from None
+            raise UnverifiedSenderError(
+                f"version {stored.number} names as its author {quoted(by)}: {error}", hint=error.hint
+            ) from None
         return UID if proven else NONE
 
     def is_ours(self, stored: Stored) -> bool:

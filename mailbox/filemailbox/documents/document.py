@@ -106,8 +106,8 @@ class Document(Generic[T]):
                     raise DocumentNotFoundError(
                         self.name,
                         self.root.path,
-                        f"{quoted(self.name)} has no version {version}: the current one is {stored.number}, "
-                        f"`mailbox doc log {self.name}` shows those that are kept",
+                        f"{quoted(self.name)} has no version {version}: the current one is {stored.number}",
+                        hint=f"`mailbox doc log {self.name}` shows those that are kept",
                     )
                 stored = older
             return self._version(stored)
@@ -466,7 +466,7 @@ class Document(Generic[T]):
         self._ringer.ring(self.name)
         for to in notify:
             if self._send is None:
-                raise InvalidRequestError("notify= needs a mailbox: use Mailbox.document()")
+                raise InvalidRequestError("notify= needs a mailbox", hint="make the document by Mailbox.document()")
             facts = {"document": self.name, "version": made.version, "by": made.by, "note": made.note}
             try:
                 self._send(to, facts, type="document", subject=f"{self.name} is at version {made.version}")

@@ -146,7 +146,7 @@ class Folders:
         try:
             return os.open(folder, _OPEN, dir_fd=self.home)
         except (FileNotFoundError, NotADirectoryError):
-            return -1  # a copy of the versions alone can be read; doctor says what is wrong
+            return -1  # a copy of the versions alone can be read; doctor reports the rest
 
 
 def read_small(name: str, folder: int, owner: int | None = None) -> dict[str, object] | None:
@@ -227,7 +227,8 @@ def remove(root: Root, name: str) -> str:
         inside = [each for each in files.list_dir(home) if naming.is_document_name(each)]
         if inside:
             raise ConflictError(
-                f"{quoted(name)} holds other documents, such as {quoted(f'{name}/{min(inside)}')}: remove them first"
+                f"{quoted(name)} holds other documents, such as {quoted(f'{name}/{min(inside)}')}",
+                hint="remove these first",
             )
         kept = f"{REMOVED}{last}-{os.urandom(6).hex()}"
         os.rename(last, kept, src_dir_fd=parent, dst_dir_fd=parent)
@@ -418,4 +419,4 @@ def _flush(root: Root, building: int, parent: int) -> None:
 
 def broken(name: str, why: str) -> DocumentBrokenError:
     """Return the error for a history that cannot be gone on with."""
-    return DocumentBrokenError(f"the document {quoted(name)} is broken: {why}. `mailbox doctor` shows more")
+    return DocumentBrokenError(f"the document {quoted(name)} is broken: {why}", hint="`mailbox doctor` shows more")

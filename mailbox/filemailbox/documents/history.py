@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 UNCHANGED: Final = 5.0
 """Seconds after which a file that is no version, and does not change, is moved out of the way."""
 
-_POLL: Final = 0.05  # seconds between two looks at such a file
+_POLL: Final = 0.05  # seconds between two reads of such a file
 _PATIENCE: Final = 0.5  # seconds in which a writer that lives has flushed its version
-_PAUSES: Final = (0.0002, 0.005)  # seconds between two looks at that: the first, the longest
+_PAUSES: Final = (0.0002, 0.005)  # seconds between two checks of that: the first, the longest
 _TRIMMED: Final = 256  # versions that one change deletes at most
 _TRIM_EVERY: Final = 16  # versions
 _NO_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
@@ -184,9 +184,10 @@ class History:
             except OSError as error:
                 raise DurabilityUnknownError(
                     f"version {number} of {quoted(self.name)} was written, but the disk did not confirm it "
-                    f"({error.strerror}): a power cut may lose it. Read the document before you write it again",
+                    f"({error.strerror}): a power cut may lose it",
                     error.errno,
                     str(number),
+                    hint="read the document before you write it again",
                 ) from error
             self._unlink(folders.drafts, draft)
             with contextlib.suppress(OSError):
@@ -394,9 +395,9 @@ class History:
                 return False
             if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
                 raise PermissionDeniedError(
-                    f"writing the document {quoted(self.name)}: link(2) is refused ({(error.strerror or '').lower()}). "
-                    "Documents need a file system with hard links",
+                    f"writing the document {quoted(self.name)}: link(2) is refused ({(error.strerror or '').lower()})",
                     error.errno,
+                    hint="documents need a file system with hard links",
                 ) from error
             raise
         return True

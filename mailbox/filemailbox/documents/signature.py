@@ -44,7 +44,7 @@ def verify(data: bytes, by: str, identity: Callable[[str], bytes | None]) -> Non
     before = data[: -len(tail[0])]
     public = identity(by)
     if public is None:
-        raise UnverifiedSenderError(f"no key of {quoted(by)} is pinned: `mailbox keys pin NAME FILE` does that")
+        raise UnverifiedSenderError(f"no key of {quoted(by)} is pinned", hint=f"`mailbox keys pin {by} FILE` pins it")
     if seal.kid(public) != tail[1].decode():
         raise UnverifiedSenderError(f"it is signed with another key than the one that is pinned for {quoted(by)}")
     try:

@@ -203,7 +203,7 @@ def _advice(error: MailboxError) -> str:
 
     if isinstance(error, DocumentBrokenError):
         return (
-            "what other agents have written lies in versions/ still: read the newest good version there, and put it "
+            "what other agents have written is still in versions/: read the newest good version there, and put it "
             "into a new document. If a backup was restored, delete the files in checkpoints/"
         )
     return ""
@@ -299,7 +299,7 @@ def _setter(folders: Folders, mode: int) -> Callable[[], object] | None:
         opened = Folders(Root(root), name)
         try:
             if (opened.owner, opened.mode) != seen:
-                return  # another folder than the one that was looked at
+                return  # another folder than the one that was examined
             os.chmod(f"/proc/self/fd/{opened.versions}", mode)
         finally:
             opened.close()

@@ -118,8 +118,8 @@ def encode(number: int, by: str, at: str, base: str, body: Any, note: str | None
     line = head + b'"body":' + content + b"}\n"
     if len(line) > MAX_SIZE:
         raise InvalidBodyError(
-            f"the version has {len(line)} bytes, and {MAX_SIZE} is the limit: put what is large in a file, or in "
-            "several documents"
+            f"the version has {len(line)} bytes, and {MAX_SIZE} is the limit",
+            hint="put large data in a file, or in several documents",
         )
     return line
 

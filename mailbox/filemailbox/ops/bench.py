@@ -206,14 +206,14 @@ def _figure(what: str, times: list[float], rate: float | None = None, works: boo
 def _advice(result: BenchReport) -> Iterator[str]:
     flush = result["send, durable"].median - result["send, not flushed"].median
     if result.kind in ("tmpfs", "ramfs"):
-        yield "this volume is memory: what lies there survives no restart of the machine, and a flush does nothing"
+        yield "this volume is memory: a restart of the machine deletes its mail, and a flush does nothing"
     elif flush > 10:
         yield (
             f"a flush takes {flush:.0f} ms here: send_many and `send --lines` share one between many messages; "
             "--no-durable and durable=False do without, and a power cut loses the last ones"
         )
     elif flush < 0.02:
-        yield "a flush takes no time here: perhaps this disk, or this virtual machine, only says that it has flushed"
+        yield "a flush takes no time here: perhaps the disk or virtual machine only claims to flush"
     if not result["wake-up by doorbell"].works:
         yield (
             "the doorbell does not ring here: sockets do not work on this file system, or not between these kernels; "

@@ -34,7 +34,7 @@ from ..store.junk import old as old_junk
 from ..store.layout import MARKER, NEW_SWAP_PREFIX
 from ..store.ledger import DRAFT
 from ..store.permissions import set_mode_and_owner
-from ..store.removed_boxes import close_attic, count_mail, discard_removed, removed_dir
+from ..store.removed_boxes import count_mail, discard_removed, remove_empty_folder, removed_dir
 from ..store.root import Box, Root
 from ..store.spool import TMP_MAX_AGE
 from ..system import as_owner
@@ -186,7 +186,7 @@ def root_garbage(root: Root, older_than: float | None = None) -> Iterator[Garbag
                         path = f"{root.removed_dir}/{name}"
                         yield Garbage("a removed box without mail", path, partial(discard_removed, root, name))
                 if not list_dir(kept):
-                    empty = partial(close_attic, root)
+                    empty = partial(remove_empty_folder, root)
                     yield Garbage("the empty folder of removed boxes", root.removed_dir, empty)
         from ..documents.upkeep import garbage  # a root without documents needs none of that
 

@@ -205,7 +205,9 @@ def read_message(dir_fd: int, state: str, filename: str, max_size: int, verifier
                 fields, trust = verifier.verify(data, st, name)
             else:
                 os.stat(filename, dir_fd=dir_fd, follow_symlinks=False)
-                problem = "it was replaced while it was read, or /proc is not there to tell: it is not shown"
+                problem = (
+                    "it was replaced while it was read, or it cannot be known because /proc is missing: it is not shown"
+                )
         except FileNotFoundError:
             return None  # it has moved on
         except (UnverifiedSenderError, TrustError) as error:

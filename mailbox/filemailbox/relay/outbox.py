@@ -89,7 +89,7 @@ class Outbox:
         parts = parse_filename(name)
         if parts is not None and parts.size == len(data):
             return self._message(name, parts.id, parts.stem, data)
-        problem = f"it has {len(data)} bytes and its name says S={parts.size}" if parts and parts.size else None
+        problem = f"it has {len(data)} bytes and its name has S={parts.size}" if parts and parts.size else None
         if problem is None:
             try:
                 decode(data)

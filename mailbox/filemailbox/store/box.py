@@ -50,7 +50,7 @@ def create_box(box: Box, owner: tuple[int, int] | None = None, outbox: bool = Fa
                 os.rename(f".{name}", name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError as error:
         if not old and os.path.isdir(f"{there}/new"):
-            return False  # somebody else was making it, and was faster
+            return False  # another process was making it, and was faster
         if isinstance(error, StorageError):
             raise
         raise storage_error(error, f"making the box {quoted(name)} in {quoted(root.path)}") from error
@@ -99,7 +99,7 @@ def _make_folders(box: str, owner: tuple[int, int], *, mend: bool, outbox: bool 
 def _fill(box: int, path: str, owner: tuple[int, int], wanted: dict[str, int], *, mend: bool) -> None:
     ours = os.fstat(box).st_uid == os.geteuid()
     if ours and owner[0] != os.geteuid():
-        os.fchmod(box, 0o700)  # nobody else gets in before it is given away
+        os.fchmod(box, 0o700)  # only root gets in before its owner is changed
     for name, mode in wanted.items():
         try:
             os.mkdir(name, 0o700, dir_fd=box)
@@ -141,9 +141,9 @@ def _give_back(box: int, path: str, name: str, owner: tuple[int, int]) -> None:
         if facts.st_uid != 0 or facts.st_mode & 0o022:
             raise PermissionDeniedError(
                 f"{quoted(f'{path}/{name}')} belongs to the uid {facts.st_uid}, not to {owner[0]}, and its mode is "
-                f"{stat.S_IMODE(facts.st_mode):04o}: another uid may have put it there. Take it away first, or give "
-                "it back by hand",
+                f"{stat.S_IMODE(facts.st_mode):04o}: another uid may have put it there",
                 errno.EEXIST,
+                hint="move it away first, or change its owner by hand",
             )
         os.fchown(folder, *owner)
 

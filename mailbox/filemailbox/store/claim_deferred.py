@@ -121,7 +121,7 @@ class DeferredMail:
             log.warning("%s was empty, as a client leaves it that dies while it defers mail: it was removed", filename)
             return None
         if refusal is not None or name.size is None:
-            reason = refusal.reason if refusal is not None else "its name does not say its size"
+            reason = refusal.reason if refusal is not None else "its name does not contain its size"
             self._dead_letters.add(claimed, self._folder.claimed_fd(), reason, "")
             return None
         never_read = filename in self.never_read

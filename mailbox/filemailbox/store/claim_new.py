@@ -297,7 +297,7 @@ class NewMail:
         except OSError:
             self._settler.release_unread(claimed)
             raise
-        if not unchanged:  # it was replaced in between: it is read again where nobody else reaches it
+        if not unchanged:  # it was replaced in between: it is read again in a folder that only we reach
             self._settler.release_unread(claimed)
             return None
         if other and same(claimed, fd, other, fd):

@@ -94,7 +94,7 @@ def deliver_many(
                 for file, id in zip(files, sent, strict=False):
                     _close(file, id, durable)
     except BaseException as error:
-        error.sent = sent  # type: ignore[attr-defined]  # told to the caller, whatever kind it is
+        error.sent = sent  # type: ignore[attr-defined]  # for the caller, whatever kind it is
         raise
     return sent
 
@@ -108,7 +108,7 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
         try:
             if os.geteuid() == 0 and os.lstat(box).st_uid != 0:  # else no path leads anywhere else
                 held = _hold(box, folder, id)
-            if held is _BY_PATH:  # most messages: without arguments that say nothing
+            if held is _BY_PATH:  # most messages: without the other arguments
                 draft = f"{box}/tmp/{name}"
                 file = os.open(draft, _NEW, 0o640)
             else:
@@ -126,7 +126,7 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
             file, draft = _draft(box, name, held[1])
         try:
             written = os.write(file, data)
-            while written < len(data):  # a full disk says so only on the write after the short one
+            while written < len(data):  # a full disk is reported only by the write after the short one
                 written += os.write(file, data[written:])
             os.fchmod(file, 0o640)  # a strict umask would keep it from its recipient
             if answers is None or not _answer(draft, box, name, answers, held):
@@ -227,7 +227,7 @@ def _answer(draft: str, box: str, name: str, answers: str, held: Held) -> bool:
     except FileNotFoundError:  # it was taken away meanwhile
         return False
     finally:
-        close(waiting)  # the answer was delivered, whatever the disk says now
+        close(waiting)  # the answer was delivered, whatever the disk reports now
     return True
 
 
@@ -260,7 +260,7 @@ def _close(file: int, id: str, durable: bool) -> None:
     try:
         os.close(file)
     except OSError as error:
-        if not durable:  # else it was flushed: what is said now is about nothing that matters
+        if not durable:  # else it was flushed: an error now means nothing
             raise _unflushed(error, id) from error
 
 

@@ -197,7 +197,7 @@ def carry(name: str, old: int, new: int) -> bool:
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOSYS):
                 return _carry_without(name, old, new)
-            return False  # somebody was faster; or it cannot be moved, and stays behind
+            return False  # another process was faster; or it cannot be moved, and stays behind
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""Remove a box: by one rename, and kept aside where it holds mail."""
+"""Remove a box: by one rename, and kept aside if it holds mail."""
 
 from __future__ import annotations
 
@@ -72,15 +72,14 @@ def removed_dir(root: Root) -> Iterator[int]:
         owner = os.fstat(kept).st_uid
         if owner not in (os.geteuid(), os.fstat(here).st_uid):
             raise PermissionDeniedError(
-                f"{quoted(root.removed_dir)} belongs to the uid {owner}, not to {os.geteuid()}: that uid has "
-                f"made it. "
-                "Take it away first",
+                f"{quoted(root.removed_dir)} belongs to the uid {owner}, not to {os.geteuid()}: that uid made it",
                 errno.EEXIST,
+                hint="move it away first",
             )
         yield kept
 
 
-def close_attic(root: Root) -> None:
+def remove_empty_folder(root: Root) -> None:
     """Take the folder of removed boxes away, if it is empty. Raises OSError."""
     with opened(root.path, follow=True) as here:
         os.rmdir(".removed", dir_fd=here)
@@ -89,9 +88,8 @@ def close_attic(root: Root) -> None:
 def discard_removed(root: Root, name: str) -> None:
     """Delete *name* of the removed boxes, in which there is no mail, and the folder of these with the last one.
 
-    Each thing in it is deleted by its owner: no more than those could delete themselves. Raises StorageError where
-    something
-    is left.
+    Each thing in it is deleted by its owner: no more than those could delete themselves. Raises StorageError if
+    something is left.
     """
     with translated_errors(f"deleting {quoted(f'{root.removed_dir}/{name}')}"), removed_dir(root) as kept:
         with opened(name, kept) as box:
@@ -103,7 +101,7 @@ def discard_removed(root: Root, name: str) -> None:
                 as_owner.call(box, partial(_empty, box))
         os.rmdir(name, dir_fd=kept)
     with contextlib.suppress(OSError):
-        close_attic(root)
+        remove_empty_folder(root)
 
 
 def _empty(folder: int) -> None:
@@ -141,13 +139,13 @@ def _refuse_busy(box: Box) -> None:
     if mail := count_mail(box.path):
         raise _busy(name, mail)
     if any(is_held(f"{box}/cur/{each}/.lock") for each in os.listdir(f"{box}/cur") if not each.startswith(".")):
-        raise BoxInUseError(f"a listener is at the box {quoted(name)}: stop it first, or force the removal")
+        raise BoxInUseError(f"a listener is at the box {quoted(name)}", hint="stop it first, or force the removal")
 
 
 def _busy(name: Address, mail: int) -> BoxInUseError:
     return BoxInUseError(
-        f"the box {quoted(name)} holds {mail} message{'s' if mail > 1 else ''}: handle them first, "
-        "or force it, and it is kept aside"
+        f"the box {quoted(name)} holds {mail} message{'s' if mail > 1 else ''}",
+        hint="handle them first; or force it, and the box is kept aside",
     )
 
 

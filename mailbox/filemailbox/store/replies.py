@@ -28,9 +28,9 @@ from .permissions import chown_to_box_owner
 Answer: TypeAlias = tuple[str, bytes, os.stat_result]
 """A file that came for a request: its name, its bytes, read once, and its stat."""
 
-_TRIES: Final = 100  # times that a folder is emptied: somebody may fill it for ever
-_SHARE: Final = 256  # folders that are looked at in one sweep: anybody can make a million
-_LONGEST: Final = 1.0  # seconds that a sweep, or one who leaves, takes at most: anybody can fill a folder
+_TRIES: Final = 100  # times that a folder is emptied: others may keep filling it
+_SHARE: Final = 256  # folders that one sweep checks: any uid can make a million
+_LONGEST: Final = 1.0  # seconds that a sweep, or one who leaves, takes at most: any uid can fill a folder
 _STILL: Final = 5_000_000_000  # nanoseconds for which a file under a foreign name may still be written
 _TOLD: Final = 8  # refused answers of one request that are logged
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,7 +42,7 @@ class PendingRequest:
     """The folder in which one request waits for its answer. Use it in a `with` block around the send."""
 
     def __init__(self, box: str, request: str, asked: frozenset[str] | None = None) -> None:
-        """*asked* are those whose answers count; None where it is not known here who they are."""
+        """*asked* are those whose answers count; None if they are not known here."""
         self._box, self.request, self.asked = box, request, asked
         self._lock = Lock(_lock_path(box, request))
         self._folder = -1
@@ -57,7 +57,7 @@ class PendingRequest:
                 chown_to_box_owner(_lock_path(self._box, self.request), self._box)
                 try:
                     os.mkdir(path, 0o700)
-                except FileExistsError:  # of one that was killed, or put there by somebody who knows the id
+                except FileExistsError:  # of one that was killed, or put there by another uid that knows the id
                     self._clear()
                     os.mkdir(path, 0o700)
                 # By descriptor: where root asks for the owner of the box, that one may put a link there in between.
@@ -112,7 +112,7 @@ class PendingRequest:
             return
         self._refused += 1
         if self._refused <= _TOLD:
-            more = "; further ones are not told" if self._refused == _TOLD else ""
+            more = "; further ones are not logged" if self._refused == _TOLD else ""
             log.warning("%s is no answer to %s, but ordinary mail: %s%s", quoted(name), self.request, why, more)
         self._put_away(name)
 
@@ -190,7 +190,7 @@ def sweep(box: str, folder: int) -> None:
             return
         with contextlib.suppress(OSError):
             facts = os.stat(request, dir_fd=folder, follow_symlinks=False)
-            if facts.st_uid != owner or not stat.S_ISDIR(facts.st_mode):  # nobody waits there: it has no lock
+            if facts.st_uid != owner or not stat.S_ISDIR(facts.st_mode):  # no request waits there: it has no lock
                 _take_away(box, request, folder, until)
                 continue
             lock = Lock(_lock_path(box, request))
@@ -239,7 +239,7 @@ def abandon(box: str, request: str, until: float | None = None) -> None:
             return os.rmdir(path)
         except FileNotFoundError:
             return None
-        except NotADirectoryError:  # a file or a link that somebody has planted
+        except NotADirectoryError:  # a file or a link that was planted
             return os.unlink(path)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -252,7 +252,7 @@ def abandon(box: str, request: str, until: float | None = None) -> None:
 def _empty(path: str, new: str, until: float) -> bool:
     """Move the content of the folder *path* to *new*. Return True if something moved and time is left."""
     moved = False
-    folder = os.open(path, FOLDER)  # never through a link: what lies behind it is not for others to move
+    folder = os.open(path, FOLDER)  # never through a link: others must not choose what is moved
     try:
         for name in list_dir(folder):
             if time.monotonic() > until:

@@ -138,7 +138,7 @@ def find_root(path: str | os.PathLike[str]) -> Root:
 def read_marker(root: Root) -> dict[str, Any]:
     """Return the members of the root's marker beside its format: `groups`, and `relay`, the uid of the relay."""
     try:
-        marker = os.open(f"{root.path}/{MARKER}", READ)  # never through a link: what it says is told to others
+        marker = os.open(f"{root.path}/{MARKER}", READ)  # never through a link: its content is shown to others
         try:
             said = codec.loads(read(marker, 65536)) if stat.S_ISREG(os.fstat(marker).st_mode) else {}
         finally:
@@ -176,7 +176,7 @@ def init_root(path: str | os.PathLike[str]) -> Root:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, say: it hides no box
+    except OSError:  # for example a link to itself: it hides no box
         return False
 
 

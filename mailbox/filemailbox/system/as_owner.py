@@ -97,7 +97,7 @@ def stream(box: int, job: Callable[[], Iterable[T]]) -> Iterator[T]:
         import signal
 
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)  # it has ended, or nobody wants more of it
+            os.kill(child, signal.SIGKILL)  # it has ended, or no more of it is wanted
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child, 0)
 

@@ -126,7 +126,7 @@ def bare_rename() -> Callable[[int, bytes, int, bytes, int], int]:
 
 
 def _renameat2(source: int, name: str, target: int, to: str, flags: int) -> int:
-    """The errno of renameat2(2), 0 where it was done."""
+    """The errno of renameat2(2), 0 if it was done."""
     global _call
     try:
         import ctypes  # costs more to import than all else here, and a sender does without

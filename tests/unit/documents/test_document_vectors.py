@@ -32,7 +32,7 @@ REASONS = {
 }
 PROOFS = {
     "tail": "it is not signed",
-    "pin": "no key of .* is pinned: `",
+    "pin": "no key of .* is pinned$",
     "skid": "another key than the one",
     "signature": "its signature is not that of",
 }

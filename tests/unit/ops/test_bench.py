@@ -48,7 +48,7 @@ def test_a_volume_is_measured_and_left_as_it_was(root: Path) -> None:
         (result(), []),
         (result(flush=0.0, kind="tmpfs"), ["this volume is memory"]),
         (result(flush=25), ["a flush takes 25 ms here"]),
-        (result(flush=0.001), ["only says that it has flushed"]),
+        (result(flush=0.001), ["only claims to flush"]),
         (result(bell=False), ["the doorbell does not ring here"]),
         (result(watch=False), ["notifications are dead here"]),
         (result(flush=25, bell=False, watch=False), ["a flush takes", "the doorbell", "notifications"]),
