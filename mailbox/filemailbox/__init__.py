@@ -24,7 +24,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
                  clock audit_format accepted audit_log policy policy_file limits carrier volume inbox outbox local
                  outages records sender batch transfer status relay
     ops/         for operators
-                 bench cleanup inventory doctor
+                 bench cleanup waiting inventory stalls doctor
     cli/         the command, thin on all of these
                  exit_codes options body common fast_parser output editing documents agents bench boxes keys maintenance
                  show_message dead inspect receive send verbs help_pages completion typer_app run watch relay

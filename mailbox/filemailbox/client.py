@@ -555,10 +555,14 @@ class Mailbox:
 
         listener = Listener(self._receiver, self._waker)
         self._listeners.add(listener)
+        failure: BaseException | None = None
         try:
             yield listener
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            listener.close()
+            listener.close(failure)
             self._listeners.discard(listener)
             if not self._listeners:
                 self._receiver.set_type_filter(None)

@@ -13,6 +13,7 @@ from .options import Annotated, Arg, Opt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from ..ops.inventory import BoxStatus
     from ..receive.status import ListenerInfo
@@ -27,7 +28,7 @@ def agents_(*, json: Json = False, root: Root = None) -> None:
       mailbox agents
       mailbox agents --json | jq -r 'select(.waiting > 0 and (.has_listener | not)) | .name'
     """
-    from ..ops import inventory
+    from ..ops import inventory, stalls
 
     found = find_root(path_of(root))
     boxes = []
@@ -37,9 +38,12 @@ def agents_(*, json: Json = False, root: Root = None) -> None:
             progress.step(f"examined {box.name}")
     if json:
         for box in boxes:
-            output.write(output.json(box.as_dict()))
+            output.write(output.json(_record(box)))
         return
-    output.table(("AGENT", "LISTENS", "WAITING", "OLDEST", "DEFERRED", "CLAIMED", "DEAD", "UID"), map(_row, boxes))
+    head = ("AGENT", "LISTENS", "WAITING", "OLDEST", "DEFERRED", "CLAIMED", "DEAD", "UID", "STALLED")
+    output.table(head, map(_row, boxes))
+    for cause in stalls.volume_causes(found.path):
+        output.info(f"{cause.severity}: {cause.problem}")
 
 
 def status_(
@@ -54,7 +58,7 @@ def status_(
       mailbox status bob
       mailbox status --json | jq .waiting
     """
-    from ..ops import inventory
+    from ..ops import inventory, stalls
 
     found = find_root(path_of(root))
     own = os.environ.get("MAILBOX_AGENT")
@@ -66,11 +70,13 @@ def status_(
                 raise
             continue  # removed in between
         if json:
-            output.write(output.json(box.as_dict()))
+            output.write(output.json(_record(box)))
             continue
         print(output.bold(box.name))
         for line in _lines(box):
             print(f"  {output.one_line(line)}")
+    for cause in () if json else stalls.volume_causes(found.path):
+        print(f"{cause.severity}: {cause.problem}")
     if not (name or own or json):
         from ..documents.upkeep import summary
 
@@ -78,15 +84,26 @@ def status_(
             print(output.one_line(documents))
 
 
+def _record(box: "BoxStatus") -> "dict[str, Any]":
+    from ..ops import stalls
+
+    return {**box.as_dict(), "causes": [cause.as_dict() for cause in stalls.causes(box)]}
+
+
 def _row(box: "BoxStatus") -> tuple[str, ...]:
+    from ..ops import stalls
+
     numbers = (box.waiting, box.deferred, box.claimed, box.dead)
     waiting, deferred, claimed, dead = ("?" if number is None else str(number) for number in numbers)
     oldest = "" if box.oldest is None else duration_text(box.oldest) if output.is_tty() else f"{box.oldest:.0f}"
-    return (box.name, _listens(box), waiting, oldest, deferred, claimed, dead, str(box.uid))
+    stalled = next((cause.kind for cause in stalls.causes(box)), "")
+    return (box.name, _listens(box), waiting, oldest, deferred, claimed, dead, str(box.uid), stalled)
 
 
 def _listens(box: "BoxStatus") -> str:
     if box.listeners:
+        if all(listener.paused for listener in box.listeners):
+            return "paused"
         return "busy" if all(listener.busy for listener in box.listeners) else "yes"
     if box.has_listener:
         return "yes"
@@ -102,11 +119,16 @@ def _lines(box: "BoxStatus") -> "Iterator[str]":
             "; it has a listener" if box.doorbells else ""
         )
         return
+    from ..ops import stalls
+
+    for cause in stalls.causes(box):
+        if cause.severity != "note":
+            yield f"{cause.severity}: {cause.problem}" + (f" — {cause.hint}" if cause.hint else "")
     yield f"waiting: {box.waiting}" + (
         f", the oldest for {duration_text(box.oldest)}" if box.oldest is not None else ""
     )
     if box.deferred:
-        yield f"deferred: {box.deferred}"
+        yield f"deferred: {stalls.deferred_text(box)}"
     if box.claimed:
         leased = sum(lease.claimed for lease in box.leases)
         yield f"claimed: {box.claimed}" + (f", {leased} of them under a lease" if leased else "")
@@ -117,7 +139,7 @@ def _lines(box: "BoxStatus") -> "Iterator[str]":
     for listener in box.listeners:
         yield from _listener(listener)
     if not box.listeners:
-        yield "it has a listener" if box.has_listener else "no listener"
+        yield "it has a listener, which writes no report" if box.has_listener else "no listener"
 
 
 def _leases(box: "BoxStatus") -> "Iterator[str]":
@@ -130,10 +152,19 @@ def _leases(box: "BoxStatus") -> "Iterator[str]":
 
 
 def _listener(listener: "ListenerInfo") -> "Iterator[str]":
-    doing = f"working on {listener.busy}" if listener.busy else "idle"
+    from ..receive.status import seconds_since
+
+    doing = "idle"
+    if listener.paused:
+        doing = "paused"
+    elif listener.busy:
+        doing = f"busy with {listener.busy} for {duration_text(max(0, listener.busy_for))}"
+    takes = "" if listener.types is None else f", takes {', '.join(listener.types)}"
     yield (
-        f"listener {listener.consumer}: {doing}, reported {duration_text(max(0, listener.silent))} ago, "
-        f"handled {listener.handled}; announced {listener.announced}, found by polling {listener.missed}"
+        f"listener {listener.consumer}: {doing}, reported {duration_text(max(0, listener.silent))} ago{takes}, "
+        f"handled {listener.handled}, failed {listener.failed}; announced {listener.announced}, found by polling "
+        f"{listener.missed}"
     )
-    if listener.watch:
-        yield f"listener {listener.consumer}: its notifications do not work: {listener.watch}"
+    if listener.last_error:
+        ago = f" {duration_text(max(0, seconds_since(listener.last_error_at)))} ago" if listener.last_error_at else ""
+        yield f"listener {listener.consumer}: last error{ago}: {listener.last_error}"

@@ -27,7 +27,7 @@ def doctor_(
     json: Annotated[bool, Opt("--json", help="Print one line of JSON for each finding.")] = False,
     root: Root = None,
 ) -> int:
-    """Find problems of the root and its boxes, each with a hint. Exit code 1 if there is an error.
+    """Find problems of the root and its boxes, each with a hint, the worst first. Exit code 1 if there is an error.
 
     It checks owners, modes and mounts, garbage and leases, mail without a listener and notifications that do not work.
     It also reports the isolation model: which agents can reach each other's mail.
@@ -41,15 +41,15 @@ def doctor_(
 
     from ..ops import doctor
 
-    found, errors, seen = find_root(path_of(root)), 0, 0
+    found, errors = find_root(path_of(root)), 0
     with output.Progress("examining") as progress:
-        for finding in doctor.examine(found, list(name) or None, progress.step):
+        findings = sorted(doctor.examine(found, list(name) or None, progress.step), key=doctor.rank)
+        if output.is_tty() and not json and all(finding.severity == "note" for finding in findings):
+            progress.aside(partial(print, "no problems found"))
+        for finding in findings:
             outcome = _fix(finding) if fix else ""
             errors += finding.severity == "error" and outcome != "fixed"
-            seen += finding.severity != "note"
             progress.aside(partial(_print, finding, outcome, json))
-    if output.is_tty() and not json and not seen:
-        print("no problems found")
     return exit_codes.FAILED if errors else exit_codes.DONE
 
 

@@ -119,45 +119,49 @@ def watch_(
 def health_(
     *,
     max_age: Annotated[
-        float,
-        Opt("--max-age", metavar="DURATION", read=duration, help="How long it may be silent, a command at work. [60s]"),
+        float, Opt("--max-age", metavar="DURATION", read=duration, help="Longest silence of an idle listener. [60s]")
     ] = 60.0,
+    max_busy: Annotated[
+        float, Opt("--max-busy", metavar="DURATION", read=duration, help="Longest work at one message. [10m]")
+    ] = 600.0,
     max_wait: Annotated[
         float | None, Opt("--max-wait", metavar="DURATION", read=duration, help="How long mail may have been waiting.")
     ] = None,
     sender: As = None,
     root: Root = None,
 ) -> int:
-    """Check if a box has a listener that keeps up. Exit code 0 or 1: for HEALTHCHECK and exec probes.
+    """Check if mail flows in a box. Exit code 0 or 1: for HEALTHCHECK and exec probes.
 
-    The kernel knows if the listener is alive; its last report and the waiting mail show if it keeps up.
+    It fails if there is no listener, or if each is stopped, paused by a broken command or a failing disk, too long at
+    one message, or failing again and again; if no listener takes the waiting mail, or the volume is full. The first
+    line is the reason.
 
     Examples:
       mailbox health --as bob
-      mailbox health --as bob --max-age 10m --max-wait 5m
+      mailbox health --as bob --max-busy 1h --max-wait 5m
     """
-    from datetime import UTC, datetime
-
-    from ..receive.status import listening
+    from ..ops import stalls
+    from ..ops.inventory import box_status
 
     box = Mailbox(sender, path_of(root))
-    there = box.root.box(box.name)
-    if not there.exists():
-        raise there.missing()
-    alive = listening(there)
-    if not alive:
-        print(f"{box.name}: no listener")
+    status = box_status(box.root.box(box.name))
+    if not (status.listeners or status.consumers):
+        last = next((cause.problem for cause in stalls.causes(status)), "no listener")
+        print(f"{box.name}: {last}")
         return 1
-    silent = min(each.silent for each in alive)
-    oldest = next((message.sent for message in box.peek("new")), None)
-    waited = (datetime.now(UTC) - oldest).total_seconds() if oldest is not None else 0.0
-    at = next((f", at {each.busy}" for each in alive if each.busy), "")
-    facts = f"{len(alive)} listening, last heard of {duration_text(silent)} ago{at}"
-    if silent > max_age:
-        print(f"{box.name}: {facts}: stuck, or at work for longer than {max_age:g} s")
-        return 1
+    alive = status.listeners
+    facts = f"{max(len(alive), status.consumers)} listening"
+    if alive:
+        facts += f", reported {duration_text(max(0.0, min(each.silent for each in alive)))} ago"
+    facts += next((f", busy with {each.busy} for {duration_text(each.busy_for)}" for each in alive if each.busy), "")
+    found = [*stalls.causes(status, silent=max_age, busy=max_busy), *stalls.volume_causes(box.root.path)]
+    for cause in found:
+        if cause.blocks:
+            print(f"{box.name}: {cause.problem} ({facts})")
+            return 1
+    waited = status.oldest or 0.0
     if max_wait is not None and waited > max_wait:
-        print(f"{box.name}: {facts}, but mail has been waiting for {duration_text(waited)}")
+        print(f"{box.name}: mail has been waiting for {duration_text(waited)} ({facts})")
         return 1
     print(f"{box.name}: {facts}")
     return 0

@@ -14,11 +14,11 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from ..errors import MailboxError, NotFoundError, NotMailError, quoted
 from ..format.address import Address, is_address
@@ -40,11 +40,10 @@ from ..system.mounts import Mount, mount_of
 from ..system.strict_read import strict_read
 from .cleanup import find_garbage
 from .inventory import BoxStatus, box_status
+from .stalls import Cause, Severity, causes, volume_causes
 
-Severity: TypeAlias = Literal["error", "warning", "note"]
-
+_ORDER: Final = {"error": 0, "warning": 1, "note": 2}
 _OUTBOX_GRACE: Final = 300.0  # seconds in which a relay carries all mail that it can
-_MIN_FREE: Final = 0.05  # of a volume: less is a warning
 _HARDLINKS: Final = "/proc/sys/fs/protected_hardlinks"
 _LONG_LEASE: Final = 86_400_000_000_000  # nanoseconds: a longer lease is a mistake, or a clock was ahead
 _MAX_DEFERRED: Final = 1000  # messages in later/ that are examined: those due last
@@ -53,7 +52,6 @@ _NAMESPACES: Final = {"/proc/sys/kernel/unprivileged_userns_clone": "0", "/proc/
 """Settings that close user namespaces to all but root, and their values; the first is Debian's."""
 
 _USERFAULTFD: Final = "/proc/sys/vm/unprivileged_userfaultfd"
-_MIN_MISSED: Final = 5  # messages found only by polling: notifications do not work
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +73,11 @@ class Finding:
             "hint": self.hint,
             "fixable": self.fix is not None,
         }
+
+
+def rank(finding: Finding) -> int:
+    """Return a sort key: errors come before warnings, and these before notes."""
+    return _ORDER[finding.severity]
 
 
 def examine(
@@ -128,9 +131,9 @@ def examine_box(box: Box) -> Iterator[Finding]:
         )
     if now.new is None:
         return
+    yield from _of_causes(now.name, causes(now))
     yield from _waiting_mail(now)
     yield from _far_deadlines(box, now)
-    yield from _listeners(now)
     yield from _junk(box)
     yield from _outbox(box)
     if sound:
@@ -202,23 +205,12 @@ def _root(root: Root) -> Iterator[Finding]:
             )
     if mount is not None:
         yield from _mount(root.path, mount)
-    with contextlib.suppress(OSError):
-        room = os.statvfs(root.path)
-        if room.f_blocks and room.f_bavail < _MIN_FREE * room.f_blocks:
-            free = room.f_bavail * room.f_frsize // (1 << 20)
-            yield Finding(
-                "warning",
-                "root",
-                f"the volume is nearly full: {free} MiB are left",
-                "free some space: on a full volume, senders get exit code 75",
-            )
-        if room.f_files and room.f_favail < _MIN_FREE * room.f_files:
-            yield Finding(
-                "warning",
-                "root",
-                f"the volume has {room.f_favail} free inodes left",
-                "free some: each message needs one",
-            )
+    yield from _of_causes("root", volume_causes(root.path))
+
+
+def _of_causes(where: str, causes: Iterable[Cause]) -> Iterator[Finding]:
+    for each in causes:
+        yield Finding(each.severity, where, each.problem, each.hint)
 
 
 def _mount(path: str, mount: Mount) -> Iterator[Finding]:
@@ -464,14 +456,6 @@ def _own_group(box: Box) -> Iterator[Finding]:
 
 
 def _waiting_mail(now: BoxStatus) -> Iterator[Finding]:
-    if now.waiting and not now.has_listener:
-        oldest = f", the oldest for {duration_text(now.oldest)}" if now.oldest is not None else ""
-        yield Finding(
-            "warning",
-            now.name,
-            f"{counted(now.waiting, 'message')} waiting{oldest}, and there is no listener",
-            f"run `mailbox watch --as {now.name}` or `mailbox receive --as {now.name}`",
-        )
     for lease in now.leases:
         if lease.expired and lease.claimed:
             yield Finding(
@@ -482,7 +466,7 @@ def _waiting_mail(now: BoxStatus) -> Iterator[Finding]:
             )
     if now.dead:
         yield Finding(
-            "note",
+            "warning",
             now.name,
             counted(now.dead, "dead letter"),
             f"`mailbox dead list --as {now.name}` shows why",
@@ -538,25 +522,6 @@ def _is_too_late(filename: str, later: int) -> bool:
         due = datetime_ns(parse_time(asked)) if asked else 0
         return "sealed" not in fields and to_nanoseconds(parts[0]) > max(due, now + MAX_RETRY_NS) + 1_000_000_000
     return False
-
-
-def _listeners(now: BoxStatus) -> Iterator[Finding]:
-    for listener in now.listeners:
-        if listener.watch:
-            yield Finding(
-                "warning",
-                now.name,
-                f"the listener {listener.consumer} has no notifications: {listener.watch}",
-                "it polls every --poll-interval",
-            )
-        elif listener.missed >= _MIN_MISSED and listener.missed > listener.announced:
-            yield Finding(
-                "warning",
-                now.name,
-                f"notifications do not work: of {listener.missed + listener.announced} messages, "
-                f"{listener.missed} were found only by polling",
-                "a shorter --poll-interval finds mail sooner",
-            )
 
 
 def _junk(box: Box) -> Iterator[Finding]:

@@ -7,24 +7,26 @@ Nothing is changed, and nothing needs to be written: a monitor with the right to
 import contextlib
 import os
 import stat
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final
 
 from ..errors import errno_text
 from ..format.address import Address
-from ..format.filename import TIMESTAMP_LENGTH, lease_deadline
+from ..format.filename import lease_deadline, parse_filename, split_timed
 from ..format.order import is_mail
+from ..format.times import format_time, from_nanoseconds
 from ..format.timestamp import to_nanoseconds
-from ..receive.status import ListenerInfo, listening
+from ..receive.status import ListenerInfo, last_stopped, listening
 from ..store.ids import timestamp_now
 from ..store.root import Box, Root
 from ..system.as_owner import opened
 from ..system.locks import is_held
 from ..wake import doorbell
+from .waiting import ahead, oldest, waiting_mail
 
+_TIMES: Final = ("since", "looked", "last_error_at", "paused_since", "busy_since")  # of a listener
 _MAX_DOORBELLS: Final = 1000  # entries of a run/ that are examined: its owner can put any number there
 
 
@@ -49,16 +51,22 @@ class BoxStatus:
     name: Address
     uid: int
     gid: int
-    new: int | None = None
+    new: int | None = None  # in new/, without those whose delivery is deferred
     due: int | None = None  # in later/, its time has come
-    deferred: int | None = None  # in later/, its time has not come
+    deferred: int | None = None  # its time has not come, in later/ or still in new/
+    next_due: str | None = None  # timestamp at which the next of these is due
+    retrying: int | None = None  # of those in later/, for another attempt
     claimed: int | None = None  # in the folders of consumers, leases included
     dead: int | None = None
     done: int | None = None
     oldest: float | None = None  # seconds for which the oldest message in new/ has been waiting
+    ahead: float = 0.0  # seconds by which the newest name in new/ is ahead of our clock
+    types: Mapping[str, int] = field(default_factory=dict)  # in new/, by type: "" has none
+    sealed: int = 0  # in new/: their type is not visible
     consumers: int = 0  # folders in cur/ whose lock is held
     doorbells: int = 0  # that have a listener
     listeners: tuple[ListenerInfo, ...] = ()  # that write a status file
+    stopped: ListenerInfo | None = None  # the listener that an error ended last, if none listens now
     leases: tuple[Lease, ...] = ()
     problem: str | None = None  # why the box cannot be examined, unless permissions are the reason
 
@@ -73,8 +81,18 @@ class BoxStatus:
         return bool(self.listeners or self.doorbells or self.consumers)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it: all fields, `waiting` and `has_listener`."""
-        return {**asdict(self), "waiting": self.waiting, "has_listener": self.has_listener}
+        """Return it as JSON has it: all fields, `waiting` and `has_listener`. Times are RFC 3339."""
+        values = {**asdict(self), "waiting": self.waiting, "has_listener": self.has_listener}
+        listeners = [*values["listeners"], *([values["stopped"]] if values["stopped"] else [])]
+        for each, names in (
+            (values, ("next_due",)),
+            *((listener, _TIMES) for listener in listeners),
+            *((lease, ("deadline",)) for lease in values["leases"]),
+        ):
+            for name in names:
+                if each[name] is not None:
+                    each[name] = format_time(from_nanoseconds(to_nanoseconds(each[name])))
+        return values
 
 
 def box_status(box: Box) -> BoxStatus:
@@ -88,9 +106,8 @@ def box_status(box: Box) -> BoxStatus:
     except OSError as error:
         return BoxStatus(name, -1, -1, problem=errno_text(error))
     try:
-        with os.scandir(f"{box}/new") as entries:
-            waiting = [entry.name for entry in entries if is_mail(entry.name)]
-        due, deferred = _later(f"{box}/later")
+        new = waiting_mail(f"{box}/new")
+        due, deferred, next_due, retrying = _later(f"{box}/later")
         consumers, claimed, leases = _claimed(f"{box}/cur")
         dead, done = _count(f"{box}/dead"), _count(f"{box}/done")
     except (PermissionError, FileNotFoundError, NotADirectoryError):  # doctor reports what is wrong
@@ -98,23 +115,31 @@ def box_status(box: Box) -> BoxStatus:
     except (OSError, ValueError) as error:  # the trouble of one box must not hide the others
         return BoxStatus(name, st.st_uid, st.st_gid, doorbells=doorbells, problem=errno_text(error))
     listeners: tuple[ListenerInfo, ...] = ()
+    stopped = None
     with contextlib.suppress(OSError):
         listeners = tuple(listening(box))
+        stopped = last_stopped(box) if not listeners else None
     return BoxStatus(
         name,
         st.st_uid,
         st.st_gid,
-        len(waiting),
-        due,
-        deferred,
-        claimed,
-        dead,
-        done,
-        _oldest(f"{box}/new", waiting),
-        consumers,
-        doorbells,
-        listeners,
-        leases,
+        new=len(new.names),
+        due=due,
+        deferred=deferred + new.deferred,
+        next_due=min(filter(None, (next_due, new.next_due)), default=None),
+        retrying=retrying,
+        claimed=claimed,
+        dead=dead,
+        done=done,
+        oldest=oldest(f"{box}/new", new.names),
+        ahead=ahead(new.names),
+        types=dict(new.types),
+        sealed=new.sealed,
+        consumers=consumers,
+        doorbells=doorbells,
+        listeners=listeners,
+        stopped=stopped,
+        leases=leases,
     )
 
 
@@ -125,32 +150,16 @@ def all_boxes(root: Root) -> Iterator[BoxStatus]:
             yield box_status(root.box(name))
 
 
-def _oldest(new: str, waiting: list[str]) -> float | None:
-    """Return the age of the oldest message in seconds: by the time in its name, else by its mtime."""
-    if not waiting:
-        return None
-    ours = [name for name in waiting if _has_timestamp(name)]
-    times = []
-    with contextlib.suppress(ValueError):
-        times += [to_nanoseconds(min(ours)[:TIMESTAMP_LENGTH])] if ours else []
-    for name in waiting if len(ours) < len(waiting) else ():
-        if not _has_timestamp(name):
-            with contextlib.suppress(OSError):
-                times.append(os.lstat(f"{new}/{name}").st_mtime_ns)
-    return max(0.0, (time.time_ns() - min(times)) / 1e9) if times else None
-
-
-def _has_timestamp(filename: str) -> bool:
-    return filename[TIMESTAMP_LENGTH - 1 : TIMESTAMP_LENGTH + 1] == "Z-"
-
-
-def _later(path: str) -> tuple[int, int]:
-    """Count the messages in `later/`: due, and deferred."""
+def _later(path: str) -> tuple[int, int, str | None, int]:
+    """Count the messages in `later/`: due, and deferred, and the next time of these, and those for a retry."""
     now = timestamp_now()
     with os.scandir(path) as entries:
         filenames = [entry.name for entry in entries if is_mail(entry.name)]
-    due = sum(filename <= now for filename in filenames)
-    return due, len(filenames) - due
+    deferred = [filename for filename in filenames if filename > now]
+    parts = [parse_filename(timed[1]) for filename in filenames if (timed := split_timed(filename))]
+    timed = split_timed(min(deferred, default=""))
+    retrying = sum(each is not None and each.attempt > 1 for each in parts)
+    return len(filenames) - len(deferred), len(deferred), timed[0] if timed else None, retrying
 
 
 def _claimed(cur: str) -> tuple[int, int, tuple[Lease, ...]]:

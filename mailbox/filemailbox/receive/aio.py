@@ -93,7 +93,7 @@ async def listen(listener: Listener, handlers: HandlerRegistry, workers: int, dr
     slots = WorkerSlots(workers)
     running: set[asyncio.Task[None]] = set()
     cancelled: asyncio.CancelledError | None = None
-    listener.receiver.set_type_filter(handlers.types())
+    listener.set_types(handlers.types())
 
     def start(message: Message[Any], handler: Handler) -> None:
         if cancelled is not None:

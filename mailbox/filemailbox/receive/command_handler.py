@@ -84,6 +84,7 @@ class CommandHandler:
                 self._running.discard(run.pid)
         if run.code not in (126, 127):
             self.pause = 0.0
+            self.listener.resume()
         return self._settle(message, run, ended)
 
     def reap(self) -> None:
@@ -144,6 +145,7 @@ class CommandHandler:
         self.pause = pause = min(max(2 * self.pause, _FIRST_PAUSE), _MAX_PAUSE)
         message.release(pause)
         self.broken = reason
+        self.listener.pause(f"the command is broken: {reason}")
         if not self.patient:
             log.error("the command is broken: %s. The message is released", reason)
             self.listener.stop()

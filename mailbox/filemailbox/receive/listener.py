@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 from .. import log
 from ..errors import InvalidBodyError, InvalidRequestError, MailboxError, NotFoundError, NotMailError
+from ..store.ids import timestamp_now
 from ..wake.waker import Waker
 from .handlers import Handler, HandlerRegistry
 from .message import Message, one_line_error
@@ -69,8 +70,10 @@ class Listener:
         """Number of messages that the doorbell or a notification announced."""
         self.missed = 0
         """Number of messages that waited more than 100 ms until a poll found them: their notifications never came."""
-        self.handled = 0
-        """Number of messages whose handler has ended, in success or not."""
+        self.paused: str | None = None
+        """Error for which nothing is claimed now; None if all is well."""
+        self._paused_since = ""
+        self._types: list[str] | None = None
         self.on_tick: list[Callable[[], object]] = [self.write_status]
         """Functions that tick() calls. Append to it."""
         self._status = ListenerStatus(waker.box)
@@ -86,9 +89,27 @@ class Listener:
         self.stopping = True  # not an Event: a signal handler that interrupts its own thread inside one would deadlock
         self.waker.wake_all()
 
-    def close(self) -> None:
-        """Remove the status file."""
-        self._status.close()
+    def close(self, error: BaseException | None = None) -> None:
+        """Remove the status file. If an *error* ends the listener, leave it there with the error."""
+        if isinstance(error, MailboxError | OSError):
+            self._status.leave(self.receiver.folder, self._report(), one_line_error(error))
+        else:
+            self._status.close()
+
+    def pause(self, reason: str) -> None:
+        """Report that nothing is claimed now, and why not."""
+        if self.paused is None:
+            self._paused_since = timestamp_now()
+        self.paused = reason
+
+    def resume(self) -> None:
+        """Report that messages are claimed again."""
+        self.paused = None
+
+    @property
+    def handled(self) -> int:
+        """Number of messages that were acked."""
+        return self.receiver.tally.handled
 
     def open(self, drain: bool = False) -> None:
         """Open the box and watch it. Raises BoxNotFoundError, RootNotFoundError: later on they are only logged."""
@@ -148,7 +169,7 @@ class Listener:
 
     def run(self, handlers: HandlerRegistry, workers: int, drain: bool = False, limit: int | None = None) -> None:
         """Call handlers for *limit* messages, or until stop(). One worker is this thread."""
-        self.receiver.set_type_filter(handlers.types())
+        self.set_types(handlers.types())
         if workers == 1:
             with contextlib.closing(self.messages(drain)) as messages:
                 for message in itertools.islice(messages, limit):
@@ -183,16 +204,26 @@ class Listener:
         """Write the status file in `run/`, at most four times a second."""
         if self._status.is_fresh:
             return
-        self._status.write(
-            self.receiver.folder,
-            {
-                "bell": self.waker.bell,
-                "watch": self.waker.trouble,
-                "announced": self.announced,
-                "missed": self.missed,
-                "handled": self.handled,
-            },
-        )
+        self._status.write(self.receiver.folder, self._report())
+
+    def _report(self) -> dict[str, Any]:
+        """Return the members of the status file that describe this listener."""
+        return {
+            "interval": self.waker.span(float("inf")),
+            "bell": self.waker.bell,
+            "watch": self.waker.trouble,
+            "types": self._types,
+            "announced": self.announced,
+            "missed": self.missed,
+            **self.receiver.tally.as_dict(),
+            "paused": self.paused,
+            "paused_since": self._paused_since if self.paused is not None else None,
+        }
+
+    def set_types(self, types: frozenset[str | None] | None) -> None:
+        """Claim only messages of these *types*; None claims all."""
+        self.receiver.set_type_filter(types)
+        self._types = sorted(kind or "" for kind in types) if types is not None else None
 
     def _handle(self, handlers: HandlerRegistry, message: Message[Any]) -> None:
         handler = self.select_handler(handlers, message)
@@ -228,7 +259,6 @@ class Listener:
 
     def on_success(self, message: Message[Any], value: Any) -> None:
         """Settle a message whose handler returned *value*: reply, then ack. Never raises."""
-        self.handled += 1
         try:
             _reply(message, value)
             message.ack()
@@ -259,6 +289,7 @@ class Listener:
         except (MailboxError, OSError) as error:
             if self._trouble != str(error):
                 self._trouble = str(error)
+                self.pause(f"mail cannot be claimed: {error}")
                 log.error("mail cannot be claimed, will retry: %s", error)
             delay = STORAGE_RETRY_DELAY if isinstance(error, OSError) else MISSING_BOX_RETRY_DELAY
             self.waker.sleep_through(delay, generation)
@@ -266,6 +297,7 @@ class Listener:
         if self._trouble is not None:
             log.warning("mail can be claimed again")
             self._trouble = None
+            self.resume()
         return message
 
     def count(self, message: Message[Any], by_timer: bool) -> None:

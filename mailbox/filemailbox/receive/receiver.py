@@ -25,6 +25,7 @@ from ..store.spool import Spool
 from ..trust.levels import NONE, PROVEN, SEALED, SIGNED, protection_for, rank
 from ..trust.verifier import Verifier
 from .message import Message, dedup_key
+from .status import Tally
 from .typed_bodies import convert
 
 _FIELDS_TO_APPLY: Final = frozenset(("expires", "deliver_after", "hops", "idempotency_key"))
@@ -44,6 +45,8 @@ class Receiver:
         self._box, self._settings, self._send = box, settings, send
         self._verifier = verifier
         self._spool = spool or Spool(box, settings)
+        self.tally = Tally()
+        """Counts of the messages that it settled."""
         self._ledger = Ledger(settings.ledger_dir or f"{box}/ledger", box.path)
         self.close = self._spool.close
         self.next_due = self._spool.next_due
@@ -206,12 +209,14 @@ class Receiver:
             self._record_handled(message)
         self._spool.ack(message.name)
         message.settled = True
+        self.tally.acked()
 
     def retry(self, message: Message[Any], delay: float | None, reason: str, detail: str) -> None:
         """See Message.retry()."""
+        self.tally.retried(reason)
         if message.attempt >= self._settings.max_attempts:
             attempts = f"attempt {message.attempt} of {self._settings.max_attempts}"
-            self.reject(message, f"{reason} ({attempts})", detail)
+            self._dead_letter(message, f"{reason} ({attempts})", detail)
             return
         wait = self._backoff(message.attempt) if delay is None else max(0.0, delay)
         parts = parse_filename(message.name)
@@ -223,6 +228,10 @@ class Receiver:
 
     def reject(self, message: Message[Any], reason: str, detail: str) -> None:
         """See Message.reject()."""
+        self.tally.rejected(reason)
+        self._dead_letter(message, reason, detail)
+
+    def _dead_letter(self, message: Message[Any], reason: str, detail: str) -> None:
         self._spool.dead_letter(message.name, reason, detail)
         message.settled = True
 

@@ -1,7 +1,8 @@
 """The status file of a listener, and the list of live listeners.
 
 A listener writes `run/status-CONSUMER.json`, named after its folder in `cur/`. The file does not prove that it lives:
-the lock of that folder does, so the kernel is asked. The contents show whether it keeps up.
+the lock of that folder does, so the kernel is asked. The contents show whether it keeps up. A listener that an error
+ends leaves its file there, with the error.
 """
 
 import contextlib
@@ -10,14 +11,15 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
 
 from ..format.filename import parse_filename
 from ..format.order import is_mail
-from ..format.timestamp import to_nanoseconds
+from ..format.timestamp import to_nanoseconds, to_timestamp
 from ..store.ids import timestamp_now
 from ..system.as_owner import opened
 from ..system.files import READ, close, read
@@ -26,6 +28,9 @@ from ..system.locks import is_held
 _WRITE_INTERVAL: Final = 0.25  # seconds between two writes
 _MAX_SIZE: Final = 65536  # bytes that are read
 _BLOCK: Final = 512  # bytes: each write covers the last one
+_MAX_ERROR: Final = 500  # characters of an error that are kept
+_MAX_CLAIMS: Final = 256  # claimed messages whose time of claim is asked for
+_MAX_FORMER: Final = 64  # files of dead listeners that are read
 
 _PREFIX: Final = "status-"
 _SUFFIX: Final = ".json"
@@ -75,6 +80,13 @@ class ListenerStatus:
         except OSError:
             self.close()
 
+    def leave(self, consumer: str | None, values: Mapping[str, Any], error: str) -> None:
+        """Write *values* and the *error* that ends the listener, and leave the file for `status` and `doctor`."""
+        self.write(consumer, {**values, "stopped": error[:_MAX_ERROR]})
+        if self._fd >= 0:
+            close(self._fd)
+            self._fd = -1
+
     def close(self) -> None:
         """Remove the file."""
         if self._fd >= 0:
@@ -99,11 +111,59 @@ class ListenerStatus:
             raise OSError(errno.EEXIST, "another file has that name")
         os.ftruncate(fd, 0)
         self._fd = fd
+        self._forget_dead(consumer)
+
+    def _forget_dead(self, consumer: str) -> None:
+        """Remove the files of dead listeners: their errors are history once a listener is there."""
+        with opened(f"{self._box}/run") as run:
+            for other in _reports(self._box)[:_MAX_FORMER]:
+                if other != consumer and not is_held(f"{self._box}/cur/{other}/.lock"):
+                    with contextlib.suppress(OSError):
+                        os.unlink(status_filename(other), dir_fd=run)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Tally:
+    """What a consumer has done with its messages so far. One for each receiver."""
+
+    handled: int = 0
+    """Messages that were acked."""
+    failed: int = 0
+    """Attempts that ended in a retry or a dead letter."""
+    retries_in_a_row: int = 0
+    """Failed attempts since the last message that was acked or rejected."""
+    last_error: str | None = None
+    """Reason of the last failed attempt."""
+    last_error_at: str | None = None
+    """Its timestamp."""
+
+    def acked(self) -> None:
+        """Count a message that was handled."""
+        self.handled += 1
+        self.retries_in_a_row = 0
+
+    def retried(self, reason: str) -> None:
+        """Count an attempt that failed."""
+        self.retries_in_a_row += 1
+        self._fail(reason)
+
+    def rejected(self, reason: str) -> None:
+        """Count a message that can never be handled: the handler works."""
+        self.retries_in_a_row = 0
+        self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        self.failed += 1
+        self.last_error, self.last_error_at = reason[:_MAX_ERROR], timestamp_now()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as members of the status file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerInfo:
-    """A live listener."""
+    """A listener, as its status file and its claims describe it. Timestamps are as in file names."""
 
     consumer: str
     """Name of its folder in `cur/`."""
@@ -111,44 +171,91 @@ class ListenerInfo:
     """Timestamp of its start."""
     looked: str
     """Timestamp of its last report."""
-    bell: str | None
+    interval: float = 0.25
+    """Seconds between two of its reports, while no handler is at work in its thread."""
+    bell: str | None = None
     """Path of its doorbell."""
-    watch: str | None
+    watch: str | None = None
     """Error that keeps its watch from working."""
-    announced: int
+    types: tuple[str, ...] | None = None
+    """Types that it takes; None if it takes all."""
+    announced: int = 0
     """Messages that a doorbell or a notification announced."""
-    missed: int
+    missed: int = 0
     """Messages that only a poll found."""
-    handled: int
-    """Messages whose handler has ended."""
-    busy: str | None
-    """Id of the oldest message that it has claimed."""
+    handled: int = 0
+    """Messages that it has acked."""
+    failed: int = 0
+    """Attempts that ended in a retry or a dead letter."""
+    retries_in_a_row: int = 0
+    """Failed attempts since the last message that was acked or rejected."""
+    last_error: str | None = None
+    """Reason of the last failed attempt."""
+    last_error_at: str | None = None
+    """Its timestamp."""
+    paused: str | None = None
+    """Error for which it claims nothing now: the command is broken, or the disk fails."""
+    paused_since: str | None = None
+    """Timestamp of the first such error."""
+    stopped: str | None = None
+    """Error that ended it. Only a listener that is gone has one."""
+    busy: str | None = None
+    """Id of the message that it has claimed for the longest time."""
+    busy_since: str | None = None
+    """Timestamp of that claim."""
 
     @property
     def silent(self) -> float:
         """Seconds since its last report. A listener with a handler at work does not report."""
-        return (time.time_ns() - to_nanoseconds(self.looked)) / 1e9
+        return seconds_since(self.looked)
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds since it claimed the message that it is busy with; 0 if it is idle."""
+        return seconds_since(self.busy_since) if self.busy_since is not None else 0.0
+
+
+def seconds_since(timestamp: str) -> float:
+    """Return the seconds since *timestamp*; less than 0 if it is ahead of the clock."""
+    return (time.time_ns() - to_nanoseconds(timestamp)) / 1e9
 
 
 def listening(box: str | os.PathLike[str]) -> list[ListenerInfo]:
     """Return the live listeners of a box. Raises OSError if the box cannot be read."""
     alive = []
-    os.stat(box)
-    try:
-        filenames = sorted(os.listdir(f"{box}/run"))
-    except FileNotFoundError:  # wiped: no listener can report
-        return []
-    for filename in filenames:
-        consumer = consumer_of(filename)
-        if consumer is not None and is_held(f"{box}/cur/{consumer}/.lock"):
-            values = _read(f"{box}/run/{filename}")
+    for consumer in _reports(box):
+        if is_held(f"{box}/cur/{consumer}/.lock"):
+            values = _read(f"{box}/run/{status_filename(consumer)}")
             if values is not None:
-                alive.append(from_json(consumer, values, _oldest_claim(f"{box}/cur/{consumer}")))
+                alive.append(from_json(consumer, values, _longest_claim(f"{box}/cur/{consumer}")))
     return alive
 
 
-def from_json(consumer: str, values: Mapping[str, Any], busy: str | None = None) -> ListenerInfo:
-    """Return the contents of a status file, missing values filled in."""
+def last_stopped(box: str) -> ListenerInfo | None:
+    """Return the listener that an error ended last, from the file that it left. Raises OSError as listening() does."""
+    gone = []
+    for consumer in _reports(box)[:_MAX_FORMER]:
+        if not is_held(f"{box}/cur/{consumer}/.lock"):
+            values = _read(f"{box}/run/{status_filename(consumer)}")
+            if values is not None:
+                gone.append(from_json(consumer, values))
+    return max((each for each in gone if each.stopped is not None), key=attrgetter("looked"), default=None)
+
+
+def _reports(box: str) -> list[str]:
+    """Return the consumers that have a status file."""
+    os.stat(box)
+    try:
+        consumers = map(consumer_of, sorted(os.listdir(f"{box}/run")))
+    except FileNotFoundError:  # wiped: no listener can report
+        return []
+    return [consumer for consumer in consumers if consumer is not None]
+
+
+def from_json(
+    consumer: str, values: Mapping[str, Any], claim: tuple[str, str] | tuple[None, None] = (None, None)
+) -> ListenerInfo:
+    """Return the contents of a status file, missing and irregular values filled in. *claim*: its id, and its time."""
 
     def count(name: str) -> int:
         value = values.get(name)
@@ -158,26 +265,52 @@ def from_json(consumer: str, values: Mapping[str, Any], busy: str | None = None)
         value = values.get(name)
         return value if isinstance(value, str) else None
 
+    def moment(name: str) -> str | None:
+        value = text(name)
+        with contextlib.suppress(ValueError, ArithmeticError):
+            to_nanoseconds(value or "")
+            return value
+        return None
+
+    interval, types = values.get("interval"), values.get("types")
     return ListenerInfo(
-        consumer,
-        str(values["since"]),
-        str(values["looked"]),
-        text("bell"),
-        text("watch"),
-        count("announced"),
-        count("missed"),
-        count("handled"),
-        busy,
+        consumer=consumer,
+        since=str(values["since"]),
+        looked=str(values["looked"]),
+        interval=float(interval) if isinstance(interval, int | float) else 0.25,
+        bell=text("bell"),
+        watch=text("watch"),
+        types=tuple(map(str, types)) if isinstance(types, list) else None,
+        announced=count("announced"),
+        missed=count("missed"),
+        handled=count("handled"),
+        failed=count("failed"),
+        retries_in_a_row=count("retries_in_a_row"),
+        last_error=text("last_error"),
+        last_error_at=moment("last_error_at"),
+        paused=text("paused"),
+        paused_since=moment("paused_since"),
+        stopped=text("stopped"),
+        busy=claim[0],
+        busy_since=claim[1],
     )
 
 
-def _oldest_claim(folder: str) -> str | None:
-    """Return the id of the oldest message in a consumer's folder."""
-    with contextlib.suppress(OSError):
-        oldest = min(filter(is_mail, os.listdir(folder)), default=None)
-        parts = parse_filename(oldest) if oldest is not None else None
-        return parts.id if parts else oldest
-    return None
+def _longest_claim(folder: str) -> tuple[str, str] | tuple[None, None]:
+    """Return the id of the message that is longest in a consumer's folder, and the timestamp of its claim.
+
+    A claim is a rename, which sets the time of the last change of the inode: no consumer writes it down.
+    """
+    claims = []
+    with contextlib.suppress(OSError), opened(folder) as dir_fd:
+        for name in sorted(filter(is_mail, os.listdir(dir_fd)))[:_MAX_CLAIMS]:
+            with contextlib.suppress(OSError):  # settled meanwhile
+                claims.append((os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_ctime_ns, name))
+    if not claims:
+        return None, None
+    when, name = min(claims)
+    parts = parse_filename(name)
+    return (parts.id if parts else name), to_timestamp(when)
 
 
 def _read(path: str) -> dict[str, Any] | None:

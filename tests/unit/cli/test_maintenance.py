@@ -86,13 +86,13 @@ def test_status_tells_of_a_box_in_words(mailbox: Callable[..., Any], alice: Mail
     mailbox("receive", "--no-ack", "--lease", "1h")
 
     said = mailbox("status").out
-    assert said.startswith(
-        "bob\n  waiting: 1, the oldest for 0 s\n  deferred: 1\n  claimed: 1, 1 of them under a lease\n"
-    )
+    assert said.startswith("bob\n  warning: 1 message waiting")
+    assert "  waiting: 1, the oldest for 0 s\n  deferred: 1, 1 of them for another attempt; the next is due in " in said
+    assert "\n  claimed: 1, 1 of them under a lease\n" in said
     assert "expires 2" in said
     assert "dead letters: 1" in said
-    assert mailbox("status", "alice", "bob").out.count("waiting") == 2
-    assert mailbox("status", sender="").out.count("waiting") == 2
+    assert mailbox("status", "alice", "bob").out.count("waiting:") == 2
+    assert mailbox("status", sender="").out.count("waiting:") == 2
     assert mailbox("status", "--json").records[0]["dead"] == 1
     assert mailbox("status", "carol").code == 67
 
@@ -256,7 +256,7 @@ def test_a_box_that_cannot_be_looked_into_hides_no_other(
 
     assert (agents["bob"]["waiting"], sorted(agents)) == (1, ["alice", "bob"])
     assert status.code == 0
-    assert "bob\n  waiting: 1" in status.out
+    assert "bob\n  warning: 1 message waiting" in status.out
     assert doctor.code in (0, 1)
     assert "\tbob\t1 message waiting" in doctor.out
     assert gc.code in (0, 74)
@@ -269,7 +269,7 @@ def test_trouble_with_the_disk_is_told_in_the_row_of_its_box(
     alice.send("bob", "hi")
     real = inventory._later
 
-    def fails(path: str) -> tuple[int, int]:
+    def fails(path: str) -> tuple[int, int, str | None, int]:
         if "/alice/" in path:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(path)
@@ -278,7 +278,7 @@ def test_trouble_with_the_disk_is_told_in_the_row_of_its_box(
     rows, status, doctor = mailbox("agents").lines, mailbox("status", sender=""), mailbox("doctor")
 
     assert [row.split("\t")[:3] for row in rows] == [["alice", "?", "?"], ["bob", "no", "1"]]
-    assert "alice\n  it cannot be examined: input/output error\nbob\n  waiting: 1" in status.out
+    assert "alice\n  it cannot be examined: input/output error\nbob\n  warning: 1 message waiting" in status.out
     assert "error\talice\tit cannot be examined: input/output error" in doctor.out
     assert "\tbob\t1 message waiting" in doctor.out
 
