@@ -1,4 +1,4 @@
-"""The causes for which mail stands still, told apart: the one source of `status`, `agents`, `health` and `doctor`.
+"""The causes for which mail does not flow: the one source of `status`, `agents`, `health` and `doctor`.
 
     paused           the listener claims nothing now: the command is broken, or the disk fails
     stopped          the listener lives and does not report: SIGSTOP, a frozen container, an overloaded machine
@@ -72,7 +72,7 @@ class Cause:
 
 
 def causes(box: BoxStatus, *, silent: float = SILENT, busy: float = BUSY, behind: float = BEHIND) -> list[Cause]:
-    """Return the causes for which mail of this box stands still, the worst first.
+    """Return the causes for which mail of this box does not flow, the worst first.
 
     *silent* is the longest time in seconds without a report of an idle listener, *busy* that at one message, *behind*
     that for which mail may wait.

@@ -124,7 +124,7 @@ class ListenerStatus:
 
 @dataclass(slots=True)
 class Tally:
-    """What a consumer has done with its messages so far. One for each receiver."""
+    """Counts of the messages that a consumer settled. One for each receiver."""
 
     handled: int = 0
     """Messages that were acked."""

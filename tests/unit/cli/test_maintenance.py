@@ -86,7 +86,7 @@ def test_status_tells_of_a_box_in_words(mailbox: Callable[..., Any], alice: Mail
     mailbox("receive", "--no-ack", "--lease", "1h")
 
     said = mailbox("status").out
-    assert said.startswith("bob\n  warning: 1 message waiting")
+    assert said.startswith("bob\n")
     assert "  waiting: 1, the oldest for 0 s\n  deferred: 1, 1 of them for another attempt; the next is due in " in said
     assert "\n  claimed: 1, 1 of them under a lease\n" in said
     assert "expires 2" in said

