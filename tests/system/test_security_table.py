@@ -105,7 +105,10 @@ ops/doctor  _foreign_entries, _uid_trust, _setting, _far_deadlines, _is_too_late
         | the owner of the box plants links, FIFOs and many names
         | reads only: files O_NOFOLLOW and O_NONBLOCK; a folder listed through a planted link makes a wrong count and
         nothing else; an error is this box's own finding
-ops/inventory  box_status, _later, _claimed, _count, _doorbells
+ops/waiting  waiting_mail, _fields
+        | senders plant links, FIFOs and huge files; the owner of the box links for folders
+        | opened() never through a link; READ and strict_read, bounded in number and bytes; reads only
+ops/inventory  _later, _claimed, _count, _doorbells
         | the owner of the box plants links and many names
         | reads names only: through a planted link a count is wrong, and nothing else; an error is this box's own row
 receive/command_handler  _stdin
@@ -118,10 +121,10 @@ receive/leases  _Lease.leave, NewLease.acquire, _claims, _message
 receive/peek  peek, _candidates, _claimed, _messages_at, _messages, read_message, dead_reason, _note
         | senders: what lies in new/, and swaps it while it is read
         | READ; shown only if the name is the file's only one, by facts that nobody can race (is_only_link)
-receive/status  ListenerStatus.close, ListenerStatus._open
+receive/status  ListenerStatus.close, ListenerStatus._open, ListenerStatus._forget_dead
         | the owner of the box: run/ is its own
         | O_NOFOLLOW, under the consumer's own name; unlinked by descriptor
-receive/status  listening, _oldest_claim, _read
+receive/status  _reports, _longest_claim, _read
         | the owner of the box plants links and FIFOs
         | READ (no link, no waiting), bounded, JSON facts are checked; an error is this box's own row
 relay/audit_format  read_checkpoint, _sizes, read_lines, segment_numbers

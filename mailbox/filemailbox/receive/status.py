@@ -231,7 +231,7 @@ def listening(box: str | os.PathLike[str]) -> list[ListenerInfo]:
     return alive
 
 
-def last_stopped(box: str) -> ListenerInfo | None:
+def last_stopped(box: str | os.PathLike[str]) -> ListenerInfo | None:
     """Return the listener that an error ended last, from the file that it left. Raises OSError as listening() does."""
     gone = []
     for consumer in _reports(box)[:_MAX_FORMER]:
@@ -242,7 +242,7 @@ def last_stopped(box: str) -> ListenerInfo | None:
     return max((each for each in gone if each.stopped is not None), key=attrgetter("looked"), default=None)
 
 
-def _reports(box: str) -> list[str]:
+def _reports(box: str | os.PathLike[str]) -> list[str]:
     """Return the consumers that have a status file."""
     os.stat(box)
     try:
