@@ -8,6 +8,7 @@ More than 400 lines: half of them are the signatures and docstrings of the publi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from contextlib import aclosing, contextmanager
@@ -27,7 +28,7 @@ from .format.envelope import encode
 from .format.times import in_seconds
 from .options import resolve_options
 from .receive.message import Message
-from .settings import MAX_ATTEMPTS, MAX_RETRY_DELAY, MAX_SIZE, POLL_INTERVAL, RETRY_DELAY, Settings
+from .settings import MAX_SIZE, POLL_INTERVAL, Settings
 from .store.deliver import deliver, deliver_many
 from .store.ids import new_id
 from .store.root import find_root, init_root
@@ -74,6 +75,16 @@ class _Lazy(Generic[P]):
         return part
 
 
+def _build_settings(box: Mailbox) -> Settings:
+    """Settings of this consumer: its own, else those of the box, else the defaults."""
+    from .store.box_settings import read_box_settings
+
+    of_box = read_box_settings(box._box)
+    of_box["has_keys"] = of_box.pop("keys", False)
+    own = {name: value for name, value in box._own_settings.items() if value is not None}
+    return Settings(**{**of_box, **own})
+
+
 def _build_receiver(box: Mailbox) -> Receiver:
     from .receive.receiver import Receiver
 
@@ -90,7 +101,18 @@ def _build_verifier(box: Mailbox) -> Verifier:
     from .trust.verifier import Verifier
 
     keyring = box.keyring if any(box._key_folders) else None
-    return Verifier(box._box, keyring, box._min_trust)
+    _note_key(box, keyring)
+    return Verifier(box._box, keyring, box._min_trust, needs_key=box._settings.has_keys)
+
+
+def _note_key(box: Mailbox, keyring: Keyring | None) -> None:
+    """Record in the settings of the box that it has a key: a consumer without one is misconfigured from then on."""
+    from .store.box_settings import write_box_settings
+
+    if keyring is not None and not box._settings.has_keys:
+        with contextlib.suppress(MailboxError):  # a box of another owner, a full disk, a folder that is not there
+            if keyring.has_own:
+                write_box_settings(box._box, {"keys": True})
 
 
 def _build_keyring(box: Mailbox) -> Keyring:
@@ -107,7 +129,12 @@ def _build_waker(box: Mailbox) -> Waker:
         receiver: Receiver | None = vars(box).get("_receiver")
         return receiver.cost() if receiver is not None else 0.0
 
-    return Waker(box._box.path, box._settings.poll_interval, scan_cost=scan_cost)
+    return Waker(box._box.path, box._poll_interval, scan_cost=scan_cost)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON has it: a timedelta in seconds."""
+    return value if value is None or isinstance(value, int) else in_seconds(value)
 
 
 def _build_handlers(_box: Mailbox) -> HandlerRegistry:
@@ -123,6 +150,7 @@ class Mailbox:
     go back at once, their attempt not counted. If the process just ends, they go back with the attempt counted.
     """
 
+    _settings = _Lazy(_build_settings)
     _receiver = _Lazy(_build_receiver)
     _verifier = _Lazy(_build_verifier)
     keyring = _Lazy(_build_keyring)
@@ -136,9 +164,9 @@ class Mailbox:
         *,
         durable: bool = True,
         max_size: int = MAX_SIZE,
-        max_attempts: int = MAX_ATTEMPTS,
-        retry_delay: float = RETRY_DELAY,
-        max_retry_delay: float = MAX_RETRY_DELAY,
+        max_attempts: int | None = None,
+        retry_delay: float | timedelta | None = None,
+        max_retry_delay: float | timedelta | None = None,
         retention: float | timedelta | None = None,
         poll_interval: float = POLL_INTERVAL,
         lease: float | timedelta | None = None,
@@ -154,10 +182,11 @@ class Mailbox:
         durable          flush each message to the disk before send() returns; without it, a power cut may lose the
                          latest messages
         max_size         largest message, in bytes, that is sent or received
-        max_attempts     attempts at a message before it becomes a dead letter
-        retry_delay      seconds before the second attempt, doubled for each further one
-        max_retry_delay  longest time between two attempts, in seconds
-        retention        keep handled mail in `done/` for that long (seconds or timedelta); default: delete it
+        max_attempts     attempts at a message before it becomes a dead letter (default: the box's setting, else 10)
+        retry_delay      seconds before the second attempt, doubled for each further one (the box's, else 1)
+        max_retry_delay  longest time between two attempts, in seconds (the box's, else 300)
+        retention        keep handled mail in `done/` for that long, seconds or timedelta (the box's, else it is
+                         deleted)
         poll_interval    seconds between two polls for mail that nothing announces; a shorter time costs an idle
                          listener more
         lease            keep claims for that long (seconds or timedelta) after this process has ended: any process of
@@ -177,15 +206,16 @@ class Mailbox:
         self.root = find_root(root_path(root))
         self.name = parse_address(name if name is not None else own_name())
         self.durable, self.max_size = durable, max_size
-        self._settings = Settings(
-            max_size,
-            max_attempts,
-            retry_delay,
-            max_retry_delay,
-            in_seconds(retention),
-            poll_interval,
-            os.fspath(ledger_dir) if ledger_dir else None,
-        )
+        self._poll_interval = poll_interval
+        self._own_settings = {
+            "max_size": max_size,
+            "max_attempts": max_attempts,
+            "retry_delay": in_seconds(retry_delay),
+            "max_retry_delay": in_seconds(max_retry_delay),
+            "retention": in_seconds(retention),
+            "poll_interval": poll_interval,
+            "ledger_dir": os.fspath(ledger_dir) if ledger_dir else None,
+        }
         self._lease = in_seconds(lease)
         self._key_folders = key_folders(key_dir, registry)
         self._min_trust = parse_min_trust(
@@ -205,11 +235,21 @@ class Mailbox:
 
     @classmethod
     def init(cls, name: str, root: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
-        """Create the box *name*, and the root, unless they exist; then open the mailbox. *settings* as in Mailbox()."""
+        """Create the box *name*, and the root, unless they exist; then open the mailbox. *settings* as in Mailbox().
+
+        Of these, `max_attempts`, `retry_delay`, `max_retry_delay` and `retention` become settings of the box, for all
+        its consumers, and so do two that only a box has: `expired_retention` (seconds or timedelta; how long mail that
+        expired stays a dead letter) and `dead_retention` (all dead letters). The default keeps both until purged.
+        """
         from .store.box import create_box
+        from .store.box_settings import COUNTS, SPANS, write_box_settings
 
         found = init_root(root_path(root))
-        create_box(found.box(parse_address(name)))
+        there = found.box(parse_address(name))
+        of_box = {each: settings.pop(each) for each in (*COUNTS, *SPANS) if each in settings}
+        create_box(there)
+        if of_box:
+            write_box_settings(there, {each: _plain(value) for each, value in of_box.items()})
         return cls(name, found.path, **settings)
 
     # Sending
@@ -615,7 +655,7 @@ class Mailbox:
             sign=True if self._protection else None,
             min_trust=min_trust or self._min_trust,
             send=self.send,
-            poll_interval=self._settings.poll_interval,
+            poll_interval=self._poll_interval,
         )
 
     # Looking into the box

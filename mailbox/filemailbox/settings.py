@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 MAX_SIZE: Final = 1024 * 1024
 """Largest message, in bytes, that is written or read."""
 
-MAX_ATTEMPTS: Final = 5
-"""Attempts at a message before it becomes a dead letter."""
+MAX_ATTEMPTS: Final = 10
+"""Attempts at a message before it becomes a dead letter: with the delays below, six to nine minutes."""
 
 RETRY_DELAY: Final = 1.0
 """Seconds before the second attempt. Doubled for each further one."""
@@ -27,6 +27,9 @@ class Settings:
     """Settings of one consumer. Not a dataclass: a command that sends would take half as long again to start."""
 
     __slots__ = (
+        "dead_retention",
+        "expired_retention",
+        "has_keys",
         "ledger_dir",
         "max_attempts",
         "max_retry_delay",
@@ -45,6 +48,9 @@ class Settings:
         retention: float | None = None,
         poll_interval: float = POLL_INTERVAL,
         ledger_dir: str | None = None,
+        expired_retention: float | None = None,
+        dead_retention: float | None = None,
+        has_keys: bool = False,
     ) -> None:
         self.max_size = max_size  # bytes
         self.max_attempts = max_attempts
@@ -53,3 +59,6 @@ class Settings:
         self.retention = retention  # seconds that handled mail is kept in done/; None: it is deleted
         self.poll_interval = poll_interval  # seconds
         self.ledger_dir = ledger_dir  # a folder outside the root; None: the box's own
+        self.expired_retention = expired_retention  # seconds that expired mail is kept in dead/; None: until purged
+        self.dead_retention = dead_retention  # the same for all dead letters
+        self.has_keys = has_keys  # True if a consumer of the box had a key of its own

@@ -192,6 +192,12 @@ store/consumer_folder  _recover_replaced_new, move_all
         | the owner of the box, who may plant `.new-x`; senders, who drop into it
         | as the owner, by descriptors, RENAME_NOREPLACE; a link and a folder of another uid are skipped; a file that
         is removed has an equal copy
+store/box_settings  read_box_settings, _write
+        | the owner of the box, whose settings they are
+        | read strictly, and only if it is the box owner's; written as the owner, a draft O_EXCL renamed by descriptor
+store/dead_letters  DeadLetters.sweep, DeadLetters._is_expired
+        | senders: names of mail; dead/ is 0700
+        | names from our own dead/, by descriptor; a note is opened with READ and never followed
 store/dead_letters  DeadLetters.add, DeadLetters.add_unclaimed, DeadLetters.requeue, DeadLetters.purge
         | senders choose names; dead/ is 0700
         | names were parsed; by descriptor; moves replace nothing; only the letter and its own note are removed

@@ -1030,26 +1030,26 @@ def test_a_command_that_is_not_there_burns_no_mail(shell: Shell, alice: Mailbox)
     assert [name.count("A=") for name in left(shell.root, "later")] == [0]
 
 
-def test_the_fifth_attempt_is_the_last(shell: Shell, alice: Mailbox) -> None:
+def test_the_tenth_attempt_is_the_last(shell: Shell, alice: Mailbox) -> None:
     """Then it is a dead letter, which says why."""
     id = alice.send("bob", "x")
     name = next((shell.root / "bob/new").iterdir()).name.removesuffix(".json")
-    later = shell.root / "bob/later" / f"20261124T014530.000000000Z~{name},A=5.json"
+    later = shell.root / "bob/later" / f"20261124T014530.000000000Z~{name},A=10.json"
     (shell.root / "bob/new" / f"{name}.json").rename(later)
     shell.receive("--", "/bin/sh", "-c", "exit 3")
 
-    assert why(shell.root) == "the command exited with 3 (attempt 5 of 5)\n"
+    assert why(shell.root) == "the command exited with 3 (attempt 10 of 10)\n"
     assert [file.name[:ID_LENGTH] for file in (shell.root / "bob/dead").glob("*.json")] == [id]
 
 
 def test_what_killed_its_consumers_is_a_dead_letter(shell: Shell, alice: Mailbox) -> None:
-    """Taken five times and never settled: it is not tried again."""
+    """Taken ten times and never settled: it is not tried again."""
     alice.send("bob", "x")
     (file,) = (shell.root / "bob/new").iterdir()
-    file.rename(shell.root / "bob/later" / f"20261124T014530.000000000Z~{file.stem},A=6.json")
+    file.rename(shell.root / "bob/later" / f"20261124T014530.000000000Z~{file.stem},A=11.json")
 
     assert shell.receive("--body").out == b""
-    assert why(shell.root) == "it was claimed 5 times and never settled: each consumer died\n"
+    assert why(shell.root) == "it was claimed 10 times and never settled: each consumer died\n"
 
 
 def test_what_the_envelope_asks_for_is_done(shell: Shell, alice: Mailbox) -> None:
@@ -1431,6 +1431,33 @@ def test_a_full_disk_behind_standard_output_costs_no_mail(shell: Shell, alice: M
 
     assert ran.code == 74
     assert [message.attempt for message in Mailbox("bob", shell.root).peek("later")] == [1]
+
+
+def test_the_settings_of_the_box_hold_in_a_shell(shell: Shell, alice: Mailbox) -> None:
+    """Attempts, and handled mail that is kept."""
+    Mailbox.init("bob", shell.root, max_attempts=1, retention=60).close()
+    alice.send("bob", "works")
+    shell.receive("--", "/bin/sh", "-c", "exit 0")
+    alice.send("bob", "fails")
+    shell.receive("--", "/bin/sh", "-c", "exit 1")
+    with Mailbox("bob", shell.root) as bob:
+        found = [(message.state, message.body) for message in bob.peek("done", "dead", "later")]
+
+    assert found == [("done", "works"), ("dead", "fails")]
+
+
+def test_sealed_mail_of_a_box_with_a_key_ends_it(shell: Shell) -> None:
+    """With 4, and the mail is left; a box that never had a key goes on."""
+    Mailbox.init("bob", shell.root).close()
+    (shell.root / "bob/settings.json").write_text('{"keys":true}')
+    drop(shell.root, f"{new_id()}.json", '{"v":1,"sealed":{"alg":"mbx1"}}')
+    ran = shell.receive("--follow")
+    with Mailbox("bob", shell.root) as bob:
+        states = [message.state for message in bob.peek("new", "later", "cur", "dead")]
+
+    assert ran.code == 4
+    assert "no key" in ran.err
+    assert states == ["later"]
 
 
 def test_sealed_mail_is_not_for_a_shell(shell: Shell) -> None:

@@ -4,11 +4,12 @@ import os
 
 from ..errors import MailboxError
 from ..store.box import create_box
+from ..store.box_settings import write_box_settings
 from ..store.removed_boxes import remove_box
 from ..store.root import find_root, init_root, set_marker
 from . import output
 from .common import Names, Root, path_of
-from .options import Annotated, Opt, owner, uid
+from .options import Annotated, Opt, count, duration, owner, uid
 
 
 def init_(
@@ -22,15 +23,40 @@ def init_(
     relay_uid: Annotated[
         int | None, Opt("--relay-uid", metavar="UID", read=uid, help="Who the relay runs as. [who runs this]")
     ] = None,
+    max_attempts: Annotated[
+        int | None,
+        Opt("--max-attempts", metavar="N", read=count, help="Attempts at a message before it is a dead letter. [10]"),
+    ] = None,
+    retry_delay: Annotated[
+        float | None,
+        Opt("--retry-delay", metavar="DURATION", read=duration, help="Before the second; doubled for each other. [1s]"),
+    ] = None,
+    max_retry_delay: Annotated[
+        float | None,
+        Opt("--max-retry-delay", metavar="DURATION", read=duration, help="Longest time between two attempts. [5m]"),
+    ] = None,
+    retention: Annotated[
+        float | None,
+        Opt("--retention", metavar="DURATION", read=duration, help="Keep handled mail so long: 7d … [not at all]"),
+    ] = None,
+    expired_retention: Annotated[
+        float | None,
+        Opt("--expired-retention", metavar="DURATION", read=duration, help="Keep expired mail in dead/ so long."),
+    ] = None,
+    dead_retention: Annotated[
+        float | None, Opt("--dead-retention", metavar="DURATION", read=duration, help="Keep dead letters so long.")
+    ] = None,
     root: Root = None,
 ) -> None:
-    """Make boxes, and the root where there is none.
+    """Make boxes, and the root if there is none. Set how long their mail is tried and kept.
 
-    A box that is there already is left as it is; folders that it lacks are made.
+    A box that is there already keeps its mail and settings; folders that it lacks are made, options that are given are
+    set. Its consumers take the settings when they start, and can override those of attempts and retention.
 
     Examples:
       mailbox init alice bob
       mailbox init --root ./mail builder
+      mailbox init --retention 7d --expired-retention 1d bob
       mailbox init --owner 2001:2001 bob
       mailbox init --relay --relay-uid 990 --owner 2001:2001 bob
     """
@@ -40,9 +66,20 @@ def init_(
     found = init_root(path)
     if relay or relay_uid is not None:
         set_marker(found, "relay", os.geteuid() if relay_uid is None else relay_uid)
+    settings: dict[str, float | None] = {
+        "max_attempts": max_attempts,
+        "retry_delay": retry_delay,
+        "max_retry_delay": max_retry_delay,
+        "retention": retention,
+        "expired_retention": expired_retention,
+        "dead_retention": dead_retention,
+    }
+    given = {setting: value for setting, value in settings.items() if value is not None}
     for each in name:
         made = create_box(found.box(each), owner, outbox=relay)
         output.info(f"{each}: {'made' if made else 'was there'}")
+        if given:
+            write_box_settings(found.box(each), given)
 
 
 def remove_(

@@ -12,6 +12,7 @@ All = Annotated[bool, Opt("--all", "-a", help="All of them.")]
 Older = Annotated[
     float | None, Opt("--older-than", metavar="DURATION", read=duration, help="All that were sent longer ago: 7d …")
 ]
+Reason = Annotated[str | None, Opt("--reason", metavar="TEXT", help="All whose reason contains this text: expired …")]
 
 
 def dead_list_(*, json: Json = False, sender: As = None, root: Root = None) -> None:
@@ -69,32 +70,44 @@ def dead_purge_(
     *,
     all: All = False,
     older_than: Older = None,
+    reason: Reason = None,
     sender: As = None,
     root: Root = None,
 ) -> int:
     """Delete dead letters, and the notes beside them, for good. Prints their ids.
 
+    `mailbox init --expired-retention 7d NAME` deletes expired mail by itself.
+
     Examples:
       mailbox dead purge 123456789 --as bob
       mailbox dead purge --older-than 30d --as bob
+      mailbox dead purge --reason expired --older-than 7d --as bob
     """
     with Mailbox(sender, path_of(root)) as box:
-        return _each(box, ids, all, older_than, "deleting", box.purge)
+        return _each(box, ids, all, older_than, "deleting", box.purge, reason)
 
 
-def _each(box: Mailbox, ids: list[str], all: bool, older: float | None, doing: str, act: Callable[[Any], str]) -> int:
+def _each(
+    box: Mailbox,
+    ids: list[str],
+    all: bool,
+    older: float | None,
+    doing: str,
+    act: Callable[[Any], str],
+    reason: str | None = None,
+) -> int:
     from functools import partial
 
     from ..errors import InvalidRequestError, MailboxError
     from . import exit_codes, output
 
-    if bool(ids) == (all or older is not None):
+    if bool(ids) == (all or older is not None or reason is not None):
         raise InvalidRequestError(
-            "which ones? Give their ids, or --all" + ("" if ids else ": `mailbox dead list` shows them")
+            "which ones? Give their ids, or --all", hint=None if ids else "`mailbox dead list` shows them"
         )
     code = 0
     with output.Progress(f"{doing} dead letters") as progress:
-        for each in ids or _some(box, older):
+        for each in ids or _some(box, older, reason):
             try:
                 id = act(each)
             except (MailboxError, FileNotFoundError) as error:  # one that has gone in between stops none of the others
@@ -106,11 +119,15 @@ def _each(box: Mailbox, ids: list[str], all: bool, older: float | None, doing: s
     return code
 
 
-def _some(box: Mailbox, older: float | None) -> Iterator[Any]:
+def _some(box: Mailbox, older: float | None, reason: str | None) -> Iterator[Any]:
     from datetime import UTC, datetime, timedelta
 
     limit = datetime.now(UTC) - timedelta(seconds=older) if older is not None else None
-    return (message for message in box.peek("dead") if limit is None or message.sent < limit)
+    return (
+        message
+        for message in box.peek("dead")
+        if (limit is None or message.sent < limit) and (reason is None or reason in (message.problem or ""))
+    )
 
 
 def _row(message: Any) -> tuple[str, ...]:

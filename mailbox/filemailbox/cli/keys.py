@@ -1,11 +1,13 @@
 """Keys and pins: generate, show, pin, unpin, list."""
 
+import contextlib
 import os
 import sys
 
 from ..environment import key_folders, own_name
-from ..errors import InsecureKeyFileError, InvalidRequestError, KeyNotFoundError, RootNotFoundError
+from ..errors import InsecureKeyFileError, InvalidRequestError, KeyNotFoundError, MailboxError, RootNotFoundError
 from ..format.address import Address, parse_address
+from ..store.box_settings import write_box_settings
 from ..store.root import find_root
 from . import output
 from .common import As, Root, path_of
@@ -58,6 +60,9 @@ def keys_generate_(
     else:
         made = PrivateKeys.generate(ring.path, ring.agent, ring.root)
         output.info(f"{ring.path}: made; keep it to yourself, and out of images and backups that others read")
+    if ring.root is not None:
+        with contextlib.suppress(MailboxError):  # no box yet, or another uid's: its first consumer with a key notes it
+            write_box_settings(ring.root.box(ring.agent), {"keys": True})
     output.write(made.public.line())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..client import Mailbox
 from ..errors import InvalidRequestError
 from ..format.wording import duration_text
-from ..settings import MAX_ATTEMPTS, POLL_INTERVAL
+from ..settings import POLL_INTERVAL
 from . import show_message as messages
 from .common import As, Json, MinTrust, Root, path_of
 from .options import Annotated, Arg, Opt, count, duration, one_of
@@ -33,8 +33,9 @@ def watch_(
     drain: Annotated[bool, Opt("--drain", help="Stop when there is no more mail.")] = False,
     jobs: Annotated[int, Opt("-j", "--jobs", metavar="N", read=count, help="Run N commands at a time. [1]")] = 1,
     max_attempts: Annotated[
-        int, Opt("--max-attempts", metavar="N", read=count, help="Make a message a dead letter after N attempts. [5]")
-    ] = MAX_ATTEMPTS,
+        int | None,
+        Opt("--max-attempts", metavar="N", read=count, help="A dead letter after N attempts. [the box's, else 10]"),
+    ] = None,
     timeout: Annotated[
         float | None,
         Opt("--timeout", metavar="DURATION", read=duration, help="End a command that takes longer: 30s, 5m …"),

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from .. import log
-from ..errors import InvalidRequestError, NotMailError, TooManyHopsError, quoted, translated_errors
+from ..errors import InvalidRequestError, KeyNotFoundError, NotMailError, TooManyHopsError, quoted, translated_errors
 from ..format.envelope import MAX_HOPS
 from ..format.filename import ID_LENGTH, TIMESTAMP_LENGTH, parse_filename
 from ..format.times import datetime_ns, modified_time
+from ..format.timestamp import to_nanoseconds
+from ..format.wording import duration_text
 from ..settings import Settings
 from ..store.claim import Claim
+from ..store.dead_letters import EXPIRED
 from ..store.ids import new_id
 from ..store.ledger import Ledger, ledger_owner
 from ..store.replies import Answer
@@ -27,6 +30,8 @@ from ..trust.verifier import Verifier
 from .message import Message, dedup_key
 from .status import Tally
 from .typed_bodies import convert
+
+_LONGEST_WAIT_FOR_KEY: Final = 3600.0  # seconds
 
 _FIELDS_TO_APPLY: Final = frozenset(("expires", "deliver_after", "hops", "idempotency_key"))
 
@@ -63,7 +68,7 @@ class Receiver:
         def accept(data: bytes) -> bool:
             try:
                 return self._verifier.type_of(data) in accepted
-            except NotMailError:
+            except (NotMailError, KeyNotFoundError):
                 return True
 
         accepted = types or frozenset()
@@ -86,6 +91,12 @@ class Receiver:
             except NotMailError as error:
                 self._spool.dead_letter(claim[0], error.reason)
                 continue
+            except KeyNotFoundError:
+                if self._settings.has_keys:  # so it is our configuration that is wrong
+                    self._spool.release(claim)
+                    raise
+                self._wait_for_key(claim)  # else any sender could stop us by a sealed file
+                continue
             except BaseException:
                 self._spool.release(claim)  # an error of this program must not count against the mail
                 raise
@@ -93,6 +104,19 @@ class Receiver:
                 message.from_new = claim[3]
                 return message
         return None
+
+    def _wait_for_key(self, claim: Claim) -> None:
+        """Defer sealed mail of a box that never had a key: for ten seconds first, then for as long as it is old."""
+        name = claim[0]
+        sent = to_nanoseconds(name[:TIMESTAMP_LENGTH])
+        wait = min(_LONGEST_WAIT_FOR_KEY, max(10.0, (time.time_ns() - sent) / 1e9))
+        log.warning(
+            "%s is sealed, and the box %s has no key: it is left for %s. MAILBOX_KEY_DIR names the folder of the key",
+            name[:ID_LENGTH],
+            self._box.address,
+            duration_text(wait),
+        )
+        self._spool.defer(name, time.time_ns() + int(wait * 1e9), parse_filename(name))
 
     def _to_message(self, claim: Claim, into: Any) -> Message[Any] | None:
         """Return the claimed message; None if its envelope settled it. Raises NotMailError for a dead letter."""
@@ -123,7 +147,7 @@ class Receiver:
             raise NotMailError(f"it is reply number {message.hops} in a row, and the limit is {MAX_HOPS}")
         if not requeued:  # an operator who requeues it wants it now
             if message.expires is not None and message.expires <= datetime.now(UTC):
-                raise NotMailError(f"it expired at {message.fields['expires']}")
+                raise NotMailError(f"{EXPIRED}{message.fields['expires']}")
             due = datetime_ns(message.deliver_after) if message.deliver_after is not None else 0
             if due > time.time_ns():
                 self._spool.defer(message.name, due)

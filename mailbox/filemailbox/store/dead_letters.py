@@ -7,6 +7,7 @@ counts the rest.
 
 import contextlib
 import os
+import re
 import time
 from typing import Final
 
@@ -25,6 +26,11 @@ NOTES: Final = 1000
 
 LETTERS: Final = 10_000
 """The same, for messages that were claimed."""
+
+EXPIRED: Final = "it expired at "
+"""The beginning of the reason of mail whose time to live was over."""
+
+_EXPIRED: Final = re.compile(EXPIRED.encode() + rb"[0-9T:.+Z-]+\n")
 
 REST: Final = "rest.why"
 """The note that counts the files without one."""
@@ -109,6 +115,41 @@ class DeadLetters:
         os.unlink(filename, dir_fd=self._dirs["dead"])
         with contextlib.suppress(OSError):
             os.unlink(_note_name(filename), dir_fd=self._dirs["dead"])
+
+    def sweep(self, keep_expired: float | None, keep: float | None, budget: float) -> int:
+        """Delete dead letters older than *keep* seconds, and those that expired older than *keep_expired*.
+
+        None keeps them. The age counts from the `.why`, or from the last change of a letter without one. Takes at most
+        *budget* seconds; returns the number of letters deleted. Raises OSError if the folder cannot be listed.
+        """
+        dead_fd, now, deadline = self._dirs["dead"], time.time(), time.monotonic() + budget
+        names = list_dir(dead_fd)
+        notes = {name for name in names if name.endswith(".why")}
+        deleted = 0
+        for name in names:
+            if not name.endswith(".json"):
+                continue
+            if time.monotonic() > deadline:
+                break
+            note = _note_name(name)
+            with contextlib.suppress(OSError):
+                st = os.stat(note if note in notes else name, dir_fd=dead_fd, follow_symlinks=False)
+                age = now - max(st.st_mtime, st.st_ctime)
+                if keep is not None and age > keep:
+                    pass
+                elif keep_expired is None or age <= keep_expired or note not in notes or not self._is_expired(note):
+                    continue
+                self.purge(name)
+                deleted += 1
+        return deleted
+
+    def _is_expired(self, note: str) -> bool:
+        """Return True if this is the reason of mail that expired, and not a handler's words. Raises OSError."""
+        fd = os.open(note, READ, dir_fd=self._dirs["dead"])
+        try:
+            return _EXPIRED.match(os.read(fd, 256)) is not None
+        finally:
+            close(fd)
 
     def explain(self, filename: str, reason: str, detail: str, limit: int = LETTERS) -> bool:
         """Write the `.why` of a dead letter, unless there are *limit* notes. Best effort: a full disk stops nothing.

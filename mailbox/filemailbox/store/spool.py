@@ -275,6 +275,7 @@ class Spool:
             self._folder.recover_replaced_new()
             self._sweep_tmp()
             self._sweep_done()
+            self._sweep_dead()
             self._sweep_at = started + _SWEEP_INTERVAL
         took = time.monotonic() - started
         self.maintain_at = started + max(self._settings.poll_interval, _MAINTENANCE_SHARE * took)
@@ -303,6 +304,14 @@ class Spool:
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(filename, dir_fd=done_fd)
+
+    def _sweep_dead(self) -> None:
+        """Delete the dead letters that the settings of the box keep no longer."""
+        expired, dead = self._settings.expired_retention, self._settings.dead_retention
+        if expired is not None or dead is not None:
+            deleted = self._dead_letters.sweep(expired, dead, CLEANUP_BUDGET)
+            if deleted:
+                log.info("%d dead letters of the box %s were kept long enough", deleted, self._folder.address)
 
 
 def _sweep_replies(box_fd: int) -> None:

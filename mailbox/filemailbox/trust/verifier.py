@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ..errors import UnverifiedSenderError, quoted
+from ..errors import KeyNotFoundError, UnverifiedSenderError, quoted
 from ..format.address import is_group
 from ..format.envelope import decode
 from ..format.filename import parse_filename
@@ -31,9 +31,14 @@ class Verifier:
         keyring: Keyring | None = None,
         min_trust: str = NONE,
         *,
+        needs_key: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Demand *min_trust* of every message: one with a weaker proof becomes a dead letter."""
+        """Demand *min_trust* of every message: one with a weaker proof becomes a dead letter.
+
+        If it *needs_key*, a signature that cannot be checked because no folder of keys is named is an error, too.
+        """
+        self._needs_key = needs_key and keyring is None
         self._box, self._keyring = box, keyring
         self._min_trust = min_trust
         self._clock = clock
@@ -53,9 +58,11 @@ class Verifier:
 
         *st* and *filename* are those of its file. Raises NotMailError for malformed messages, UnverifiedSenderError for
         a claim that fails and for a proof weaker than this box demands. InsecureKeyFileError and its kin are trouble
-        with our own keys or pins: the message is not to blame.
+        with our own keys or pins: the message is not to blame. KeyNotFoundError means that a key of ours is missing.
         """
         fields = decode(data)
+        if self._needs_key and "sig" in fields:
+            self._refuse_without_key("signed")
         if type(fields.get("sealed")) is dict:
             return self._open(data), SEALED
         carried = ",F=" in filename and self._is_from_relay(fields, st, filename)
@@ -105,11 +112,14 @@ class Verifier:
         from . import seal
 
         if self._keyring is None or not self._keyring.has_own:
-            raise UnverifiedSenderError(
-                "it is sealed, and there is no key to open it",
-                hint=f"MAILBOX_KEY_DIR names the folder with {quoted(f'{self._box.address}.key')}",
-            )
+            self._refuse_without_key("sealed")
         return seal.unseal(data, self._box.address, self._keyring.own().encryption_keys, self._keyring.signing_key)[1]
+
+    def _refuse_without_key(self, protection: str) -> NoReturn:
+        raise KeyNotFoundError(
+            f"mail in the box {quoted(self._box.address)} is {protection}, and there is no key of ours to read it with",
+            hint=f"set MAILBOX_KEY_DIR to the folder with {quoted(f'{self._box.address}.key')}",
+        )
 
     def _verify_signature(self, data: bytes, fields: dict[str, Any], sender: str) -> dict[str, Any]:
         from . import seal

@@ -155,7 +155,7 @@ def test_sealed_mail_over_the_command_line(mailbox: Run, keys: Run, friends: Non
     assert (read["body"], got["body"], got["trust"]) == ("the code is open-sesame", "the code is open-sesame", "sealed")
     assert "open-sesame" not in raw + blind
     assert (outside["from"], outside["to"], outside["body"], outside["trust"]) == ("alice", "bob", None, "none")
-    assert outside["problem"].startswith("it is sealed, and there is no key to open it")
+    assert "is sealed, and there is no key" in outside["problem"]
 
 
 def test_what_is_required_is_said_to_receive_and_watch(mailbox: Run, keys: Run, friends: None) -> None:

@@ -121,14 +121,14 @@ def test_too_many_attempts_make_a_dead_letter_with_the_last_reason(root: Path, a
 
 
 def test_a_message_whose_takers_all_died_is_a_dead_letter(root: Path, bob: Mailbox) -> None:
-    """It may be what kills them: taken five times, settled never."""
+    """It may be what kills them: taken ten times, settled never."""
     folder = root / "bob/cur/aaaaaaaaaaaa"
     folder.mkdir()
-    (folder / f"{ID},S=2,A=5.json").write_text("{}")
+    (folder / f"{ID},S=2,A=10.json").write_text("{}")
 
     assert bob.receive() is None
     assert list(dead(bob)) == [ID]
-    assert "5 times" in (dead(bob)[ID] or "")
+    assert "10 times" in (dead(bob)[ID] or "")
 
 
 def test_the_wait_before_an_attempt_grows_and_is_capped(root: Path, alice: Mailbox) -> None:

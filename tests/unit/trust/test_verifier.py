@@ -503,20 +503,47 @@ def test_mail_to_somebody_else_is_refused(
     assert 'it is for "carol", and this is the box "bob"' in problems(robert)[0]
 
 
-def test_sealed_mail_without_a_key_waits_for_one_among_the_dead(root: Path, alice: Mailbox, tmp_path: Path) -> None:
-    """Nothing is lost: with the key, requeue delivers it."""
-    id = alice.send("bob", "secret", seal=True)
+def test_sealed_mail_waits_for_the_key_if_the_box_never_had_one(root: Path, alice: Mailbox, tmp_path: Path) -> None:
+    """Sealed mail stops nobody who has no key, and is no dead letter: what is behind it is received."""
+    alice.send("bob", "secret", seal=True)
+    alice.send("bob", "plain", sign=False)
     with Mailbox("bob", root) as blind:
-        (seen,) = blind.peek()
-        none = blind.receive()
-        (reason,) = problems(blind)
+        (seen, _) = blind.peek("new")
+        plain = take(blind)
+        plain.ack()
+        bodies = [plain.body, blind.receive()]
+        (left,) = blind.peek("new", "later", "cur", "dead")
+    (path,) = (root / "bob/later").iterdir()
+    path.rename(root / "bob/new" / path.name.partition("~")[2])
     with Mailbox("bob", root, key_dir=tmp_path / "bob") as bob:
-        bob.requeue(id)
-        body = take(bob).body
+        opened = take(bob)
 
     assert (seen.body, seen.sender, seen.to, seen.trust) == (None, "alice", "bob", "none")
-    assert (none, body) == (None, "secret")
-    assert reason == "it is sealed, and there is no key to open it"
+    assert bodies == ["plain", None]
+    assert (left.state, left.attempt) == ("later", 1)
+    assert (opened.body, opened.attempt) == ("secret", 1)
+
+
+@pytest.mark.parametrize("how", ["seal", "sign"])
+def test_a_consumer_that_lacks_the_key_of_its_box_stops(
+    root: Path, alice: Mailbox, robert: Mailbox, tmp_path: Path, how: str
+) -> None:
+    """The box had a key: so our configuration is wrong, and the mail is left as it was."""
+    alice.send("bob", "first")
+    take(robert).ack()  # a consumer with a key
+    alice.send("bob", "secret", **{how: True})  # type: ignore[arg-type]
+    with Mailbox("bob", root) as blind:
+        for _ in range(2):
+            with pytest.raises(KeyNotFoundError) as caught:
+                blind.receive()
+        left = [(message.state, message.attempt) for message in blind.peek("new", "later", "cur", "dead")]
+
+    found = robert.receive(timeout=60)
+
+    assert "MAILBOX_KEY_DIR" in (caught.value.hint or "")
+    assert left == [("later", 1)]
+    assert found is not None
+    assert (found.body, found.attempt) == ("secret", 1)
 
 
 def test_a_sealed_message_of_a_stranger_is_refused(root: Path, alice: Mailbox, robert: Mailbox) -> None:
