@@ -16,7 +16,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     trust/       proof of the sender
                  levels owners seal key_files keyring verifier
     receive/     from a claim to your code and back
-                 message peek status typed_bodies handlers receiver leases listener aio command_handler
+                 message receipts peek status typed_bodies handlers receiver leases listener aio command_handler
     documents/   state that several agents share, one version for each change
                  name version signature change folders checkpoint history author document upkeep
     (face)       options annotations client pytest_plugin
@@ -61,6 +61,7 @@ from .errors import (
     NotMailError,
     PartialDeliveryError,
     PermissionDeniedError,
+    RefusedError,
     Reject,
     Retry,
     RootNotFoundError,
@@ -116,6 +117,7 @@ __all__ = [
     "NotMailError",
     "PartialDeliveryError",
     "PermissionDeniedError",
+    "RefusedError",
     "Reject",
     "Retry",
     "RootNotFoundError",

@@ -290,8 +290,14 @@ class Mailbox:
         if protection or len(data) > self.max_size:  # as _encode() does, without a call for most messages
             data = self._protect(id, address, data, protection)
         reply_to = options.get("in_reply_to")
-        deliver(self.root, address, id, data, durable=self.durable, answers=reply_to, sender=self.name)
-        if reply_to is not None:
+        if reply_to is None:
+            deliver(self.root, address, id, data, durable=self.durable, sender=self.name)
+        else:
+            receipt = "receipt" in options  # its sender waits for it: it need not survive a power cut
+            durable = self.durable and not receipt
+            deliver(
+                self.root, address, id, data, durable=durable, answers=reply_to, sender=self.name, is_receipt=receipt
+            )
             self._ringer.look_again(address)
         self._ringer.ring(address)
         return id
@@ -440,15 +446,15 @@ class Mailbox:
         in our box. So does a reply that is not from *to* (of a group: from a member), or that is not verified although
         mail of that sender can be. *options* are those of send(), *into* is the type of the reply's body.
 
-        Raises TimeoutError if no reply came, and BodyTypeError if its body is not of the type *into*: then it becomes
-        ordinary mail, too.
+        Raises RefusedError at once if the recipient rejects the message, TimeoutError if no reply came, and
+        BodyTypeError if its body is not of the type *into*: then it becomes ordinary mail, too.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         id = options.pop("id", None) or new_id()
         options["id"] = id
-        empty = 0
+        empty, kind = 0, options.get("type")
         with self._pending_request(id, to) as pending:
-            self.send(to, body, **options)
+            self._send_expecting(to, body, options, "rejected")
             while True:
                 generation = self._waker.arm()
                 reply = self._take_reply(pending, into)
@@ -456,7 +462,9 @@ class Mailbox:
                     return reply
                 left = _left(deadline)
                 if left <= 0:
-                    raise TimeoutError(f"no answer from {quoted(to)} to {id} within {timeout:g} s")
+                    raise TimeoutError(
+                        f"no answer from {quoted(to)} to {id} within {timeout:g} s{self._unheard(to, kind)}"
+                    )
                 empty += 1
                 self._waker.wait(left, generation, empty)
 
@@ -468,15 +476,110 @@ class Mailbox:
 
         id = options.pop("id", None) or new_id()
         options["id"] = id
-        pending = self._pending_request(id, to)
+        pending, kind = self._pending_request(id, to), options.get("type")
         return await aio.request(
             self._waker,
             pending,
-            lambda: self.send(to, body, **options),
+            lambda: self._send_expecting(to, body, options, "rejected"),
             lambda: self._take_reply(pending, into),
             timeout,
-            f"no answer from {quoted(to)} to {id}",
+            lambda: self._no_answer(to, id, timeout, kind),
         )
+
+    def send_and_wait(
+        self,
+        to: str,
+        body: Any = None,
+        *,
+        until: str = "handled",
+        timeout: float | None = 30,
+        on_sent: Callable[[str], object] | None = None,
+        **options: Unpack[Options],
+    ) -> str:
+        """Send a message and wait *timeout* seconds for its receipt. Returns its id.
+
+        *until* is the stage to wait for: `taken` (a consumer has claimed it), `handled` (acked) or `rejected`.
+        *on_sent* is called with the id once the message is sent. *options* are those of send(). A reply that comes
+        meanwhile becomes ordinary mail in our box. A relay carries no receipts.
+
+        Raises RefusedError if the recipient rejects the message (unless we wait for that), TimeoutError if no receipt
+        came, and MailboxError if the message was handled and we wait for its rejection.
+        """
+        from .receive.receipts import outcome, receipts_for
+
+        if is_group(to):
+            raise InvalidRequestError(f"{quoted(to)} is a group, expected one recipient to wait for")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        options["id"] = id = options.pop("id", None) or new_id()
+        empty, kind, receipts = 0, options.get("type"), receipts_for(until)
+        with self._pending_request(id, to) as pending:
+            self._send_expecting(to, body, options, receipts)
+            if on_sent is not None:
+                on_sent(id)
+            while True:
+                generation = self._waker.arm()
+                if (receipt := self._take_receipt(pending)) is not None:
+                    outcome(receipt, id, until)
+                    return id
+                left = _left(deadline)
+                if left <= 0:
+                    raise TimeoutError(self._no_receipt(to, id, until, timeout, kind))
+                empty += 1
+                self._waker.wait(left, generation, empty)
+
+    async def asend_and_wait(
+        self,
+        to: str,
+        body: Any = None,
+        *,
+        until: str = "handled",
+        timeout: float | None = 30,
+        **options: Unpack[Options],
+    ) -> str:
+        """send_and_wait(), for asyncio."""
+        from .receive import aio
+        from .receive.receipts import outcome, receipts_for
+
+        options["id"] = id = options.pop("id", None) or new_id()
+        pending, kind, receipts = self._pending_request(id, to), options.get("type"), receipts_for(until)
+        receipt = await aio.request(
+            self._waker,
+            pending,
+            lambda: self._send_expecting(to, body, options, receipts),
+            lambda: self._take_receipt(pending),
+            timeout,
+            lambda: self._no_receipt(to, id, until, timeout, kind),
+        )
+        outcome(receipt, id, until)
+        return id
+
+    def _send_expecting(self, to: str, body: Any, options: Any, receipts: str) -> str:
+        """Send a message that asks for *receipts*. The members of a group are not asked: each may have its own."""
+        more: dict[str, Any] = {} if is_group(to) else {"receipts": receipts}
+        return self.send(to, body, **options, **more)
+
+    def _no_answer(self, to: str, id: str, timeout: float | None, kind: str | None) -> str:
+        return f"no answer from {quoted(to)} to {id} within {timeout:g} s{self._unheard(to, kind)}"
+
+    def _no_receipt(self, to: str, id: str, until: str, timeout: float | None, kind: str | None) -> str:
+        return f"{quoted(to)} has not {until} the message {id} within {timeout:g} s{self._unheard(to, kind)}"
+
+    def _unheard(self, to: str, kind: str | None) -> str:
+        """Return the end of a sentence: why *to* may not have taken a message of the type *kind*; "" if unknown."""
+        why = self.unheard(to, kind)
+        return f": {why}" if why else ""
+
+    def unheard(self, to: str, type: str | None = None) -> str | None:
+        """Return the reason why no process takes a message of this *type* from the box *to* now; None if one may.
+
+        Only what can be seen from here counts: a consumer of another user that has no doorbell stays unseen. Raises
+        nothing.
+        """
+        if is_group(to) or not self.root.box(parse_address(to)).exists():
+            return None
+        from .receive.status import unheard
+
+        return unheard(self.root.box(parse_address(to)), type)
 
     def _pending_request(self, id: str, to: str) -> PendingRequest:
         if not self._box.exists():
@@ -500,7 +603,26 @@ class Mailbox:
                 pending.refuse(file, error.reason)
                 continue
             pending.accept(file[0])
+            if "receipt" in message.fields:
+                from .receive.receipts import REJECTED, refusal, stage_of
+
+                if stage_of(message) != REJECTED:
+                    continue
+                raise refusal(message, pending.request)
             return message
+        return None
+
+    def _take_receipt(self, pending: PendingRequest) -> Message[Any] | None:
+        for file in pending.answers(self.max_size):
+            if not self._receiver.is_receipt(file):
+                continue  # a reply: ordinary mail, once we wait no longer
+            try:
+                receipt = self._receiver.accept_reply(file, pending.request, pending.asked, None)
+            except NotMailError as error:
+                pending.refuse(file, error.reason)
+                continue
+            pending.accept(file[0])
+            return receipt
         return None
 
     async def asend(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:

@@ -19,6 +19,7 @@
     │   ├── GroupNotFoundError                  `all` or `team:GROUP` has no members
     │   ├── DocumentNotFoundError               no shared document of that name
     │   └── MessageNotFoundError                no message with that id, or more than one
+    ├── RefusedError                            the recipient rejected our message: `by`, `id`, `reason`
     ├── NotClaimedError                         the message was only peeked at, or the claim was lost
     ├── PartialDeliveryError                    mail to a group reached only some members: `reached`, `failed`
     ├── BoxInUseError                           `remove` found mail or a listener in the box
@@ -177,6 +178,14 @@ class DocumentNotFoundError(NotFoundError):
             why or f"there is no document {quoted(name)} in {quoted(root)}",
             hint=hint or f"`mailbox doc list` shows the documents; `mailbox doc put {name} --create` makes this one",
         )
+
+
+class RefusedError(MailboxError):
+    """The recipient `by` rejected the message `id`, for which its sender waited. `reason` is its sentence."""
+
+    def __init__(self, by: str, id: str, reason: str) -> None:
+        self.by, self.id, self.reason = by, id, reason
+        super().__init__(f"{quoted(by)} rejected the message {id}: {reason}")
 
 
 class NotClaimedError(MailboxError):

@@ -26,6 +26,7 @@ OPTIONS = (
     "seal",
     "sign",
 )
+_RECEIPTS = ("receipts", "receipt")  # send_and_wait(), request() and the receiver set them
 _TO_RESOLVE = frozenset(("id", "ttl", "delay", "seal", "sign"))
 _NOT_AN_OPTION = frozenset(("expires", "deliver_after", "from", "sent", "body", "v"))
 _SPECIAL = _TO_RESOLVE | _NOT_AN_OPTION
@@ -39,7 +40,7 @@ def resolve_options(options: Any, protection: str | None) -> tuple[str, str | No
     """
     if _SPECIAL.isdisjoint(options):  # most messages; the envelope refuses other unknown fields
         return new_id(), protection
-    if unknown := ", ".join(sorted(options.keys() - set(OPTIONS))):
+    if unknown := ", ".join(sorted(options.keys() - {*OPTIONS, *_RECEIPTS})):
         raise TypeError(f"there is no option {unknown}: expected {', '.join(OPTIONS)}")
     for option, field in (("ttl", "expires"), ("delay", "deliver_after")):
         span = options.pop(option, None)

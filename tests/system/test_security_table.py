@@ -108,7 +108,7 @@ ops/doctor  _foreign_entries, _uid_trust, _setting, _far_deadlines, _is_too_late
 ops/waiting  waiting_mail, _fields
         | senders plant links, FIFOs and huge files; the owner of the box links for folders
         | opened() never through a link; READ and strict_read, bounded in number and bytes; reads only
-ops/inventory  _later, _claimed, _count, _doorbells
+ops/inventory  _later, _claimed, _count
         | the owner of the box plants links and many names
         | reads names only: through a planted link a count is wrong, and nothing else; an error is this box's own row
 receive/command_handler  _stdin
@@ -124,7 +124,7 @@ receive/peek  peek, _candidates, _claimed, _messages_at, _messages, read_message
 receive/status  ListenerStatus.close, ListenerStatus._open, ListenerStatus._forget_dead
         | the owner of the box: run/ is its own
         | O_NOFOLLOW, under the consumer's own name; unlinked by descriptor
-receive/status  _reports, _longest_claim, _read
+receive/status  _reports, _longest_claim, _read, _doorbells, unheard
         | the owner of the box plants links and FIFOs
         | READ (no link, no waiting), bounded, JSON facts are checked; an error is this box's own row
 relay/audit_format  read_checkpoint, _sizes, read_lines, segment_numbers

@@ -1,6 +1,7 @@
 """Write to others: send, request."""
 
 import sys
+from contextlib import contextmanager
 
 from ..client import Mailbox
 from ..errors import InvalidRequestError
@@ -8,12 +9,15 @@ from ..format.address import is_group, parse_address, parse_recipient
 from . import body as bodies
 from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
 from .common import As, Root, path_of
-from .options import Annotated, Arg, Opt, duration, pair
+from .options import Annotated, Arg, Opt, duration, one_of, pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
+GRACE = 1.0  # seconds until "no process listens" is printed
+STAGES = ("taken", "handled", "rejected")
 To = Annotated[str, Arg("TO", "The box it goes to.", read=parse_address)]
 Whom = Annotated[str, Arg("TO", "The box it goes to; or `all`, or `team:GROUP`.", read=parse_recipient)]
 Type = Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")]
@@ -58,6 +62,20 @@ def send_(
     header: Headers = (),  # type: ignore[assignment]
     seal: Seal = False,
     sign: Sign = False,
+    wait_for: Annotated[
+        str | None,
+        Opt(
+            "--wait-for",
+            metavar="STAGE",
+            read=one_of(*STAGES),
+            values=STAGES,
+            help="Wait until TO has taken, handled or rejected it. Rejected instead: exit code 1.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        Opt("--timeout", metavar="DURATION", read=duration, help="With --wait-for: the longest wait. [30s]"),
+    ] = None,
     no_durable: NoDurable = False,
     sender: As = None,
     root: Root = None,
@@ -74,6 +92,7 @@ def send_(
       mailbox send bob --json-body '{"path": "x.c"}' --type job --ttl 10m
       find . -name '*.c' | mailbox send bob --lines --type path
       mailbox send bob --seal < secret
+      mailbox send builder "make it" --wait-for handled --timeout 10m
       mailbox send team:reviewers "please look at main"
     """
     box = Mailbox(sender, path_of(root), durable=not no_durable)
@@ -94,7 +113,14 @@ def send_(
             raise InvalidRequestError("--lines reads the bodies from standard input: give no other body")
         _send_lines(box, to, json_body, options)
         return 0
+    if timeout is not None and wait_for is None:
+        raise InvalidRequestError("--timeout is for --wait-for: without it `send` does not wait")
     content = bodies.given(body, json_body, body_text, body_file, allow_empty)
+    if wait_for is not None:
+        with box, _unheard(box, to, type):
+            limit = 30.0 if timeout is None else timeout
+            box.send_and_wait(to, content, until=wait_for, timeout=limit, on_sent=_print_at_once, **options)
+        return 0
     if is_group(to):
         return _send_each(box, to, content, options)
     print(box.send(to, content, **options))
@@ -127,8 +153,9 @@ def request_(
 ) -> None:
     """Send a message and wait for the answer, whose body is printed. None in time: exit code 124.
 
-    Whoever gets it answers with `mailbox reply` or `mailbox watch --reply`. An answer that comes too late becomes
-    ordinary mail.
+    The recipient answers with `mailbox reply` or `mailbox watch --reply`. If it rejects the message, the reason is
+    printed at once, with exit code 1. If no process listens there, that is printed, too. An answer that comes
+    too late becomes ordinary mail.
 
     Examples:
       mailbox request clerk "how many words?" --timeout 10s
@@ -137,20 +164,49 @@ def request_(
     from . import show_message as messages
 
     with Mailbox(sender, path_of(root), durable=not no_durable) as box:
-        answer = box.request(
-            to,
-            bodies.given(body, json_body, body_text, body_file, allow_empty),
-            timeout=timeout,
-            type=type,
-            subject=subject,
-            thread=thread,
-            ttl=timeout if ttl is None else ttl,
-            idempotency_key=idempotency_key,
-            headers=dict(header) or None,
-            seal=seal or None,
-            sign=sign or None,
-        )
+        content = bodies.given(body, json_body, body_text, body_file, allow_empty)
+        with _unheard(box, to, type):
+            answer = box.request(
+                to,
+                content,
+                timeout=timeout,
+                type=type,
+                subject=subject,
+                thread=thread,
+                ttl=timeout if ttl is None else ttl,
+                idempotency_key=idempotency_key,
+                headers=dict(header) or None,
+                seal=seal or None,
+                sign=sign or None,
+            )
         messages.show(answer, json=json, body=True)
+
+
+@contextmanager
+def _unheard(box: Mailbox, to: str, type: str | None) -> "Iterator[None]":
+    """Print, during a wait, the reason why no process takes the message, if there is one after a second.
+
+    A listener that is starting has that time.
+    """
+    from threading import Timer
+
+    from . import output
+
+    def look() -> None:
+        if why := box.unheard(to, type):
+            output.info(f"mailbox: {why}: the message waits in its box, and this command for its time")
+
+    timer = Timer(GRACE, look)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _print_at_once(id: str) -> None:
+    print(id, flush=True)
 
 
 def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") -> int:

@@ -40,7 +40,7 @@ class _Key:
 
 FLAT: Final = ("from", "to", "type", "subject", "thread", "in_reply_to")
 FIELD_TYPES: Final[dict[str, type]] = {
-    **dict.fromkeys((*FLAT, "id", "sent", "expires", "deliver_after"), str),
+    **dict.fromkeys((*FLAT, "id", "sent", "expires", "deliver_after", "receipts", "receipt"), str),
     "idempotency_key": _Key,
     "hops": int,
     "headers": dict,

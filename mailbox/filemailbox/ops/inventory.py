@@ -6,10 +6,8 @@ Nothing is changed, and nothing needs to be written: a monitor with the right to
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 from ..errors import errno_text
@@ -18,16 +16,14 @@ from ..format.filename import lease_deadline, parse_filename, split_timed
 from ..format.order import is_mail
 from ..format.times import format_time, from_nanoseconds
 from ..format.timestamp import to_nanoseconds
-from ..receive.status import ListenerInfo, last_stopped, listening
+from ..receive.status import ListenerInfo, last_stopped, listening, live_doorbells
 from ..store.ids import timestamp_now
 from ..store.root import Box, Root
 from ..system.as_owner import opened
 from ..system.locks import is_held
-from ..wake import doorbell
 from .waiting import ahead, oldest, waiting_mail
 
 _TIMES: Final = ("since", "looked", "last_error_at", "paused_since", "busy_since")  # of a listener
-_MAX_DOORBELLS: Final = 1000  # entries of a run/ that are examined: its owner can put any number there
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ def box_status(box: Box) -> BoxStatus:
     name = box.address
     try:
         st = os.stat(box)
-        doorbells = sum(_has_listener(path) for path in _doorbells(f"{box}/run"))
+        doorbells = live_doorbells(f"{box}/run")
     except (FileNotFoundError, NotADirectoryError):
         raise box.missing() from None
     except OSError as error:
@@ -183,17 +179,3 @@ def _claimed(cur: str) -> tuple[int, int, tuple[Lease, ...]]:
 def _count(path: str) -> int:
     with os.scandir(path) as entries:
         return sum(is_mail(entry.name) for entry in entries)
-
-
-def _doorbells(run: str) -> Iterator[str]:
-    with contextlib.suppress(OSError), os.scandir(run) as entries:
-        for entry in islice(entries, _MAX_DOORBELLS):
-            if not entry.name.startswith(".") and stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
-                yield entry.path
-
-
-def _has_listener(path: str) -> bool:
-    try:
-        return doorbell.has_listener(path)
-    except OSError:
-        return False

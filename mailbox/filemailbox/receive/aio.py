@@ -67,7 +67,7 @@ async def request(
     send: Callable[[], str],
     take_reply: Callable[[], Message[Any] | None],
     timeout: float | None,
-    no_reply: str,
+    no_reply: Callable[[], str],
 ) -> Message[Any]:
     """See Mailbox.arequest()."""
     deadline, empty = _deadline(timeout), 0
@@ -82,7 +82,7 @@ async def request(
                 return message
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"{no_reply} within {timeout:g} s")
+                raise TimeoutError(no_reply())
             empty += 1
             await _sleep(waker, left, generation, empty)
 

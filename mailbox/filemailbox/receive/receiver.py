@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from .. import log
-from ..errors import InvalidRequestError, KeyNotFoundError, NotMailError, TooManyHopsError, quoted, translated_errors
+from ..errors import (
+    InvalidRequestError,
+    KeyNotFoundError,
+    MailboxError,
+    NotMailError,
+    TooManyHopsError,
+    TrustError,
+    quoted,
+    translated_errors,
+)
 from ..format.envelope import MAX_HOPS
 from ..format.filename import ID_LENGTH, TIMESTAMP_LENGTH, parse_filename
 from ..format.times import datetime_ns, modified_time
@@ -20,6 +29,7 @@ from ..format.wording import duration_text
 from ..settings import Settings
 from ..store.claim import Claim
 from ..store.dead_letters import EXPIRED
+from ..store.deliver import NotAwaited
 from ..store.ids import new_id
 from ..store.ledger import Ledger, ledger_owner
 from ..store.replies import Answer
@@ -28,12 +38,13 @@ from ..store.spool import Spool
 from ..trust.levels import NONE, PROVEN, SEALED, SIGNED, protection_for, rank
 from ..trust.verifier import Verifier
 from .message import Message, dedup_key
+from .receipts import HANDLED, MAX_REASON, REJECTED, TAKEN, is_wanted
 from .status import Tally
 from .typed_bodies import convert
 
 _LONGEST_WAIT_FOR_KEY: Final = 3600.0  # seconds
 
-_FIELDS_TO_APPLY: Final = frozenset(("expires", "deliver_after", "hops", "idempotency_key"))
+_FIELDS_TO_APPLY: Final = frozenset(("expires", "deliver_after", "hops", "idempotency_key", "receipts", "receipt"))
 
 
 class Receiver:
@@ -102,6 +113,8 @@ class Receiver:
                 raise
             if message is not None:
                 message.from_new = claim[3]
+                if "receipts" in message.fields:
+                    self._send_receipt(message, TAKEN)
                 return message
         return None
 
@@ -131,18 +144,27 @@ class Receiver:
                 fields.setdefault("sent", modified_time(st))
             elif fields.get("id") not in (id, None):
                 raise NotMailError(f'its "id" is {quoted(fields["id"])}, but its file name has {id}')
+        message: Message[Any] = Message(id, fields, data, name, attempt, trust, self, self)
+        try:
             if attempt > self._settings.max_attempts:
                 raise NotMailError(f"it was claimed {attempt - 1} times and never settled: each consumer died")
-        message: Message[Any] = Message(id, fields, data, name, attempt, trust, self, self)
-        has_more = trust in PROVEN or not _FIELDS_TO_APPLY.isdisjoint(fields)
-        if has_more and not self._apply_envelope(message, first, requeued):
-            return None
-        if into is not None:
-            message.body = convert(message.body, into)
+            has_more = trust in PROVEN or not _FIELDS_TO_APPLY.isdisjoint(fields)
+            if has_more and not self._apply_envelope(message, first, requeued):
+                return None
+            if into is not None:
+                message.body = convert(message.body, into)
+        except NotMailError as error:
+            if "receipts" in fields:
+                self._send_receipt(message, REJECTED, error.reason)
+            raise
         return message
 
     def _apply_envelope(self, message: Message[Any], first: bool, requeued: int) -> bool:
         """Do what the envelope asks for. Returns True if the message is to be handled now."""
+        if "receipt" in message.fields:  # its sender waited no longer
+            log.info("%s is a receipt that came too late", message.id)
+            self._spool.ack(message.name)
+            return False
         if message.hops > MAX_HOPS:
             raise NotMailError(f"it is reply number {message.hops} in a row, and the limit is {MAX_HOPS}")
         if not requeued:  # an operator who requeues it wants it now
@@ -187,11 +209,20 @@ class Receiver:
                     "%s could not be recorded as handled: sent again, it would be handled again (%s)", message.id, error
                 )
 
+    def is_receipt(self, file: Answer) -> bool:
+        """Return True if that file is a receipt. False for one that is not mail."""
+        filename, data, st = file
+        try:
+            return "receipt" in self._verifier.verify(data, st, filename)[0]
+        except (NotMailError, TrustError):
+            return False
+
     def accept_reply(self, file: Answer, request: str, asked: frozenset[str] | None, into: Any) -> Message[Any]:
         """Return the reply to *request* in that file, and record it as handled.
 
         *asked* are the agents that may answer. None means any agent that is verified. Raises NotMailError if the
-        file is not an acceptable reply, and BodyTypeError if its body is not of the type *into*.
+        file is not an acceptable reply, and BodyTypeError if its body is not of the type *into*. A receipt is returned
+        as it is.
         """
         filename, data, st = file
         fields, trust = self._verifier.verify(data, st, filename)
@@ -199,6 +230,11 @@ class Receiver:
         id = parts.id if parts else new_id()  # an external file name has none
         message: Message[Any] = Message(id, fields, data, filename, 1, trust, self, self)
         self._refuse_unasked(message, asked)
+        if "receipt" in fields:
+            if message.in_reply_to != request:
+                raise NotMailError("it is the receipt of another message")
+            message.settled = True
+            return message
         if trust in PROVEN:
             if message.in_reply_to != request:
                 raise NotMailError("it is verified, but answers another message")
@@ -234,6 +270,8 @@ class Receiver:
         self._spool.ack(message.name)
         message.settled = True
         self.tally.acked()
+        if "receipts" in message.fields:
+            self._send_receipt(message, HANDLED)
 
     def retry(self, message: Message[Any], delay: float | None, reason: str, detail: str) -> None:
         """See Message.retry()."""
@@ -258,6 +296,8 @@ class Receiver:
     def _dead_letter(self, message: Message[Any], reason: str, detail: str) -> None:
         self._spool.dead_letter(message.name, reason, detail)
         message.settled = True
+        if "receipts" in message.fields:
+            self._send_receipt(message, REJECTED, reason)
 
     def release(self, message: Message[Any], delay: float) -> None:
         """See Message.release()."""
@@ -275,9 +315,28 @@ class Receiver:
             raise TooManyHopsError(hops, MAX_HOPS)
         options.setdefault("thread", message.thread or message.reply_id)
         if options.get("seal") is None and options.get("sign") is None:
-            options["seal"] = True if protection_for(message.trust) == SEALED else None
-            options["sign"] = True if protection_for(message.trust) == SIGNED and self._verifier.has_key else None
+            options |= self._protection(message)
         return self._send(message.sender, body, in_reply_to=message.reply_id, hops=hops, **options)
+
+    def _protection(self, message: Message[Any]) -> dict[str, Any]:
+        """Return the options that protect a reply as *message* is protected."""
+        protection = protection_for(message.trust)
+        return {
+            "seal": True if protection == SEALED else None,
+            "sign": True if protection == SIGNED and self._verifier.has_key else None,
+        }
+
+    def _send_receipt(self, message: Message[Any], stage: str, reason: str | None = None) -> None:
+        """Send the receipt of this *stage* if the sender has asked for it and still waits. Never raises."""
+        if message.sender is None or not is_wanted(message, stage):
+            return
+        body = reason[:MAX_REASON] if reason is not None else None
+        try:
+            self._send(message.sender, body, in_reply_to=message.reply_id, receipt=stage, **self._protection(message))
+        except NotAwaited:
+            log.info("%s waits no longer for the receipt of %s", quoted(message.sender), message.id)
+        except (MailboxError, OSError) as error:
+            log.warning("the receipt of %s was not sent: %s", message.id, error)
 
     def _backoff(self, attempt: int) -> float:
         """Return the seconds before the next attempt: doubled each time, less up to half of it by chance.

@@ -10,13 +10,15 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from operator import attrgetter
 from typing import Any, Final
 
 import orjson
 
+from ..errors import quoted
 from ..format.filename import parse_filename
 from ..format.order import is_mail
 from ..format.timestamp import to_nanoseconds, to_timestamp
@@ -24,12 +26,14 @@ from ..store.ids import timestamp_now
 from ..system.as_owner import opened
 from ..system.files import READ, close, read
 from ..system.locks import is_held
+from ..wake import doorbell
 
 _WRITE_INTERVAL: Final = 0.25  # seconds between two writes
 _MAX_SIZE: Final = 65536  # bytes that are read
 _BLOCK: Final = 512  # bytes: each write covers the last one
 _MAX_ERROR: Final = 500  # characters of an error that are kept
 _MAX_CLAIMS: Final = 256  # claimed messages whose time of claim is asked for
+_MAX_DOORBELLS: Final = 1000  # entries of a run/ that are examined: its owner can put any number there
 _MAX_FORMER: Final = 64  # files of dead listeners that are read
 
 _PREFIX: Final = "status-"
@@ -213,6 +217,48 @@ class ListenerInfo:
     def busy_for(self) -> float:
         """Seconds since it claimed the message that it is busy with; 0 if it is idle."""
         return seconds_since(self.busy_since) if self.busy_since is not None else 0.0
+
+
+def live_doorbells(run: str) -> int:
+    """Return the number of doorbells in the folder *run* that have a listener. Raises no error."""
+    return sum(_has_listener(path) for path in _doorbells(run))
+
+
+def unheard(box: str | os.PathLike[str], type: str | None) -> str | None:
+    """Return the reason why no process takes a message of this *type* from the box now; None if one may.
+
+    Any user may ask: doorbells and status files are visible to all, the locks of consumers to their owner alone.
+    """
+    name = os.path.basename(os.fspath(box))
+    try:
+        listeners = listening(box)
+        consumers = any(is_held(f"{box}/cur/{each}/.lock") for each in os.listdir(f"{box}/cur"))
+    except OSError:  # another user's
+        listeners, consumers = [], False
+    if not (listeners or consumers or live_doorbells(f"{box}/run")):
+        return f"no process listens to {quoted(name)} now"
+    taken: set[str] = set()
+    for each in listeners:
+        if each.types is None:
+            return None
+        taken.update(each.types)
+    if listeners and (type or "") not in taken:
+        return f"no listener of {quoted(name)} takes {'the type ' + quoted(type) if type else 'mail without a type'}"
+    return None
+
+
+def _doorbells(run: str) -> Iterator[str]:
+    with contextlib.suppress(OSError), os.scandir(run) as entries:
+        for entry in islice(entries, _MAX_DOORBELLS):
+            if not entry.name.startswith(".") and stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                yield entry.path
+
+
+def _has_listener(path: str) -> bool:
+    try:
+        return doorbell.has_listener(path)
+    except OSError:
+        return False
 
 
 def seconds_since(timestamp: str) -> float:

@@ -36,6 +36,10 @@ _BY_PATH: Final = (None, None, None)
 _CROWD: Final = 8  # messages from which on one flush of the file system is cheaper than one for each
 
 
+class NotAwaited(Exception):  # not an error: nothing is lost
+    """No process waits for a receipt: it was not delivered."""
+
+
 def deliver(
     root: Root,
     to: str,
@@ -45,17 +49,19 @@ def deliver(
     durable: bool = True,
     answers: str | None = None,
     sender: Address | None = None,
+    is_receipt: bool = False,
 ) -> None:
     """Put a message into the box *to*, whole or not at all; if there is none, into the outbox of *sender*.
 
     Once this returns, a *durable* message survives kill -9 and a power cut. *answers* is the id of the request
     that it answers: if its sender waits for the answer in a folder, the message goes there. Delivering an id again
-    replaces the message that waits under it.
+    replaces the message that waits under it. A receipt goes to the process that waits for it, or is dropped: then
+    NotAwaited is raised.
 
     Raises BoxNotFoundError, RootNotFoundError, DiskFullError, PermissionDeniedError and their kin if nothing was
     delivered, and DurabilityUnknownError if it was and the disk did not confirm it.
     """
-    file = _move_in(root, to, id, data, answers, sender)
+    file = _move_in(root, to, id, data, answers, sender, is_receipt)
     try:
         if durable:
             _flush(file, id)
@@ -99,7 +105,15 @@ def deliver_many(
     return sent
 
 
-def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sender: Address | None) -> int:
+def _move_in(
+    root: Root,
+    to: str,
+    id: str,
+    data: bytes,
+    answers: str | None,
+    sender: Address | None,
+    is_receipt: bool = False,
+) -> int:
     """Write, rename: from then on it is delivered. Returns the open file, for the flush."""
     box, name = f"{root.path}/{to}", f"{id},S={len(data)}.json"
     folder = "new"
@@ -115,6 +129,8 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
                 draft = name
                 file = os.open(draft, _NEW, 0o640, dir_fd=held[1])
         except OSError as error:
+            if is_receipt and isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise NotAwaited from None
             if isinstance(error, FileNotFoundError | NotADirectoryError) and _has_outbox(root, sender, box):
                 box, folder, answers = f"{root.path}/{sender}", "outbox", None  # the relay finds out who waits
                 _let_go(held)
@@ -130,6 +146,8 @@ def _move_in(root: Root, to: str, id: str, data: bytes, answers: str | None, sen
                 written += os.write(file, data[written:])
             os.fchmod(file, 0o640)  # a strict umask would keep it from its recipient
             if answers is None or not _answer(draft, box, name, answers, held):
+                if is_receipt:
+                    raise NotAwaited
                 if held is _BY_PATH:
                     os.rename(draft, f"{box}/{folder}/{name}")  # this is the delivery
                 else:
