@@ -9,14 +9,14 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     system/      what the kernel offers and Python does not
                  as_owner files inotify locks mounts sd_notify strict_read
     store/       one box on disk: folders, and the renames between them
-                 ids layout state permissions junk replies root box_settings box consumer_folder dead_letters deliver
-                 groups intake ledger removed_boxes claim claim_deferred settle claim_new spool
+                 ids layout state permissions junk replies root sent box_settings box consumer_folder dead_letters
+                 deliver groups intake ledger removed_boxes claim claim_deferred settle claim_new spool
     wake/        "look now": doorbell, watch, poll
                  ringer doorbell watcher waker
     trust/       proof of the sender
                  levels owners seal key_files keyring verifier
     receive/     from a claim to your code and back
-                 message receipts peek status typed_bodies handlers receiver leases listener aio command_handler
+                 message receipts peek history status typed_bodies handlers receiver leases listener aio command_handler
     documents/   state that several agents share, one version for each change
                  name version signature change folders checkpoint history author document upkeep
     (face)       options annotations client pytest_plugin
@@ -27,7 +27,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
                  bench cleanup waiting inventory stalls doctor
     cli/         the command, thin on all of these
                  exit_codes options body common fast_parser output editing documents agents bench boxes keys maintenance
-                 show_message dead inspect receive send verbs help_pages completion typer_app run watch relay
+                 show_message dead inspect history receive send verbs help_pages completion typer_app run watch relay
 
 relay/ never imports receive/ or the face.
 

@@ -85,6 +85,14 @@ def _build_settings(box: Mailbox) -> Settings:
     return Settings(**{**of_box, **own})
 
 
+def _build_keeps_sent(box: Mailbox) -> bool:
+    """True if our box keeps copies of what we send: it has a folder `sent/` of ours. Found out at the first send."""
+    try:
+        return os.lstat(f"{box._box}/sent").st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 def _build_receiver(box: Mailbox) -> Receiver:
     from .receive.receiver import Receiver
 
@@ -151,6 +159,7 @@ class Mailbox:
     """
 
     _settings = _Lazy(_build_settings)
+    _keeps_sent = _Lazy(_build_keeps_sent)
     _receiver = _Lazy(_build_receiver)
     _verifier = _Lazy(_build_verifier)
     keyring = _Lazy(_build_keyring)
@@ -300,6 +309,8 @@ class Mailbox:
             )
             self._ringer.look_again(address)
         self._ringer.ring(address)
+        if self._keeps_sent:
+            self._keep_sent(id, data, protection)
         return id
 
     def send_group(self, to: str, body: Any = None, **options: Unpack[Options]) -> dict[str, str | MailboxError]:
@@ -312,6 +323,8 @@ class Mailbox:
         id, protection = resolve_options(options, self._default_protection())
         results: dict[str, str | MailboxError] = {}
         reply_to = options.get("in_reply_to")
+        if self._keeps_sent:
+            self._keep_sent(id, encode(id, self.name, to, body, options), protection)
         for name in groups.members(to, self._box) if is_group(to) else [to]:
             try:
                 data = self._encode(id, name, body, options, protection)
@@ -348,7 +361,11 @@ class Mailbox:
         address = self._address(to)
         _, protection = resolve_options(options, self._default_protection())
         ids = ((new_id(), body) for body in bodies)
-        messages = ((id, self._encode(id, address, body, options, protection)) for id, body in ids)
+        messages: Iterator[tuple[str, bytes]] = (
+            (id, self._encode(id, address, body, options, protection)) for id, body in ids
+        )
+        if self._keeps_sent:
+            messages = self._keeping_sent(messages, protection)
         try:
             return deliver_many(self.root, address, messages, durable=self.durable, sender=self.name)
         finally:
@@ -362,6 +379,29 @@ class Mailbox:
             error.sent = sent  # type: ignore[attr-defined]  # as deliver_many() does
             raise
         return sent
+
+    def _keep_sent(self, id: str, data: bytes, protection: str | None) -> None:
+        """Keep a copy of a message that was sent: of sealed mail only the outside."""
+        from .format import codec
+        from .format.envelope import decode
+        from .store.sent import keep_sent
+
+        if protection == SEALED:
+            seen = decode(data)
+            facts: dict[str, Any] = {
+                "v": 1,
+                **{name: seen[name] for name in ("id", "from", "to", "sent") if name in seen},
+            }
+            data = codec.dumps({**facts, "body": None}, None, codec.LINE)
+        keep_sent(self._box, id, data)
+
+    def _keeping_sent(
+        self, messages: Iterable[tuple[str, bytes]], protection: str | None
+    ) -> Iterator[tuple[str, bytes]]:
+        """Pass messages on to their delivery, and keep a copy of each once the next is asked for."""
+        for id, data in messages:
+            yield id, data
+            self._keep_sent(id, data, protection)
 
     def _default_protection(self) -> str | None:
         """Return the protection of mail if neither the call nor a setting names one: signed, if we have a key."""
@@ -791,6 +831,30 @@ class Mailbox:
         from .receive import peek
 
         return peek.peek(self._box, states or ("new", "later"), self.max_size, self._verifier)
+
+    def history(
+        self, partner: str | None = None, thread: str | None = None, since: datetime | timedelta | float | None = None
+    ) -> Iterator[Message[Any]]:
+        """Yield the messages that the box keeps, received and sent, oldest first. They cannot be settled.
+
+        *partner* is the agent that sent or got them, *thread* their thread, *since* the time of the oldest, or how long
+        ago that is (seconds or timedelta). Handled mail, and copies of sent mail, whose state is `sent`, are there if
+        the box has a retention. Of sealed mail that was sent, the content is not kept.
+
+        Raises BoxNotFoundError, PermissionDeniedError.
+        """
+        from .receive.history import History, past
+
+        return History(self._box, self.max_size, self._verifier).messages(partner, thread, past(since))
+
+    def thread(self, id_part: str) -> list[Message[Any]]:
+        """Return the conversation of a message, both sides, oldest first. See history().
+
+        Raises MessageNotFoundError if no message, or messages of several threads, have *id_part* in their id.
+        """
+        from .receive.history import History
+
+        return History(self._box, self.max_size, self._verifier).thread(id_part)
 
     def find(self, id_part: str, *states: str) -> Message[Any]:
         """Return the one message whose id contains *id_part*, in any of these *states* (default: all). Not claimed.

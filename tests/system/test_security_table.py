@@ -114,6 +114,9 @@ ops/inventory  _later, _claimed, _count
 receive/command_handler  _stdin
         | senders: the body
         | a memfd of our own
+receive/history  History._entries, History._read
+        | senders: names and files in new/; the owner of the box: sent/
+        | folders are opened FOLDER (never a link), files READ by descriptor and read strictly, as by peek
 receive/leases  _Lease.leave, NewLease.acquire, _claims, _message
         | other consumers of the same uid; ids come from the command line
         | folders of cur/ are 0700; O_NOFOLLOW; the rename gives the folder of this consumer its deadline, by
@@ -266,6 +269,12 @@ store/root  find_root, read_marker
 store/root  init_root, _write
         | whoever may write into the root
         | a draft O_EXCL in an open folder, renamed over the marker by descriptor
+store/sent  keep_sent
+        | the owner of the box, who runs this: sent/ belongs to the uid that sends, or no copy is made
+        | a new file O_EXCL and O_NOFOLLOW under our own id
+store/sent  sweep_sent
+        | the owner of the box
+        | as the owner, by descriptor, names from the folder itself
 store/settle  Settler.ack
         | senders choose the name in new/
         | files are renamed into cur/CONSUMER (0700) and opened READ by descriptor; what is removed lies there, was

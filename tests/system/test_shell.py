@@ -229,6 +229,9 @@ def test_a_text_is_sent_byte_for_byte_as_ours(shell: Shell, cases: list[tuple[st
         assert ran.code == 0, ran.err
         id = ran.out.decode().rstrip("\n")
         written = {member: members[member] for member in MEMBERS if members.get(member) not in (None, {})}
+        if written.get("in_reply_to"):
+            written = {"thread": written["in_reply_to"], "hops": 1, **written}
+        written = {member: written[member] for member in (*MEMBERS, "hops") if member in written}
 
         assert raw(shell.root) == encode(id, "alice", "bob", body, written)
 
@@ -1431,6 +1434,35 @@ def test_a_full_disk_behind_standard_output_costs_no_mail(shell: Shell, alice: M
 
     assert ran.code == 74
     assert [message.attempt for message in Mailbox("bob", shell.root).peek("later")] == [1]
+
+
+def test_two_scripts_that_answer_each_other_come_to_an_end(shell: Shell, alice: Mailbox) -> None:
+    """As replies do: mailbox-send --in-reply-to counts on, and keeps the thread."""
+    send = f"{' '.join(shell.argv)} {REPO}/scripts/mailbox-send --as bob alice again"
+    script = ("/bin/sh", "-c", f'exec {send} --in-reply-to "$MAILBOX_ID"')
+    last = alice.send("bob", "15", hops=15, thread="chat")
+    ran = shell.receive("--", *script)
+    answer = alice.receive()
+    alice.send("bob", "16", hops=16)
+    refused = shell.receive("--", *script)
+
+    assert ran.code == 0
+    assert answer is not None
+    assert (answer.in_reply_to, answer.thread, answer.hops) == (last, "chat", 16)
+    assert "limit is 16" in refused.err
+    assert alice.receive() is None
+
+
+OTHER = "20261124T014530.123456789Z-3f9c0a12b4d5"
+
+
+def test_an_answer_to_an_unknown_message_is_the_first(shell: Shell, alice: Mailbox) -> None:
+    """Its thread is the message that it answers; --thread comes first."""
+    shell.send("alice", "x", "--in-reply-to", OTHER)
+    shell.send("alice", "y", "--in-reply-to", OTHER, "--thread", "chat")
+    answers = [alice.receive(), alice.receive()]
+
+    assert [(each.thread, each.hops) for each in answers if each is not None] == [(OTHER, 1), ("chat", 1)]
 
 
 def test_the_settings_of_the_box_hold_in_a_shell(shell: Shell, alice: Mailbox) -> None:

@@ -1,7 +1,8 @@
 """Write to others: send, request."""
 
+import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..client import Mailbox
 from ..errors import InvalidRequestError
@@ -108,6 +109,8 @@ def send_(
         "seal": seal or None,
         "sign": sign or None,
     }
+    if in_reply_to:
+        _continue_thread(box, in_reply_to, options)
     if lines:
         if (body, body_text, body_file) not in ((None, None, None), ("-", None, None)):
             raise InvalidRequestError("--lines reads the bodies from standard input: give no other body")
@@ -125,6 +128,31 @@ def send_(
         return _send_each(box, to, content, options)
     print(box.send(to, content, **options))
     return 0
+
+
+def _continue_thread(box: Mailbox, answered: str, options: "dict[str, Any]") -> None:
+    """Count the hops, and keep the thread, of the message that is answered, as `reply` does.
+
+    They come from the environment of a command of `watch`, else from the message, if our box still has it; else the
+    answer is taken for the first. Raises TooManyHopsError.
+    """
+    from ..errors import MailboxError, TooManyHopsError
+    from ..format.envelope import MAX_HOPS
+
+    hops, thread = 0, ""
+    if os.environ.get("MAILBOX_ID") == answered:
+        counted = os.environ.get("MAILBOX_HOPS", "")
+        hops = int(counted) if counted.isascii() and counted.isdigit() else 0
+        thread = os.environ.get("MAILBOX_THREAD", "")
+    else:
+        with suppress(MailboxError):  # no box of ours, no such message in it
+            message = box.find(answered)
+            hops, thread = message.hops, message.thread or message.reply_id
+    if hops >= MAX_HOPS:
+        raise TooManyHopsError(hops + 1, MAX_HOPS)
+    options["hops"] = hops + 1
+    if options["thread"] is None:
+        options["thread"] = thread or answered
 
 
 def request_(

@@ -14,6 +14,8 @@ VERBS: Final = {
     "request": "send",
     "list": "inspect",
     "read": "inspect",
+    "log": "history",
+    "thread": "history",
     "wait": "inspect",
     "receive": "receive",
     "ack": "receive",

@@ -166,6 +166,7 @@ class CommandHandler:
         own = {
             "MAILBOX_ID": message.id,
             "MAILBOX_ATTEMPT": str(message.attempt),
+            "MAILBOX_HOPS": str(message.hops),
             "MAILBOX_FILE": f"{self.root}/{self.agent}/cur/{self.listener.receiver.folder}/{message.name}",
             "MAILBOX_ROOT": self.root,
             "MAILBOX_AGENT": self.agent,

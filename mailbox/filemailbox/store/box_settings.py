@@ -8,6 +8,7 @@ counts. `keys` is true once a consumer of the box had a key of its own: from the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from functools import partial
@@ -18,6 +19,7 @@ from ..system import as_owner
 from ..system.as_owner import opened
 from ..system.files import READ, close
 from ..system.strict_read import strict_read
+from .sent import SENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def write_box_settings(box: Box, changes: dict[str, Any]) -> dict[str, Any]:
             merged = {**before, **changes}
             now = {name: value for name, value in merged.items() if value is not None}
             if now != before:
-                as_owner.call(folder, partial(_write, folder, codec.dumps(now, None, codec.LINE)))
+                as_owner.call(folder, partial(_write, folder, codec.dumps(now, None, codec.LINE), "retention" in now))
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -106,7 +108,7 @@ def write_box_settings(box: Box, changes: dict[str, Any]) -> dict[str, Any]:
     return now
 
 
-def _write(folder: int, data: bytes) -> None:
+def _write(folder: int, data: bytes, keeps: bool) -> None:
     """As the owner of an open box."""
     draft = f".{SETTINGS}.{os.urandom(6).hex()}"
     fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=folder)
@@ -117,3 +119,6 @@ def _write(folder: int, data: bytes) -> None:
     finally:
         close(fd)
     os.rename(draft, SETTINGS, src_dir_fd=folder, dst_dir_fd=folder)
+    if keeps:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(SENT, 0o700, dir_fd=folder)

@@ -36,6 +36,7 @@ from .consumer_folder import Change, ConsumerFolder, Tenancy
 from .dead_letters import DeadLetters
 from .intake import CLEANUP_BUDGET, Intake
 from .root import Box
+from .sent import sweep_sent
 from .settle import Settler
 
 TMP_MAX_AGE: Final = 36 * 3600
@@ -294,7 +295,7 @@ class Spool:
             as_owner.call(box_fd, partial(_sweep_tmp, box_fd))
 
     def _sweep_done(self) -> None:
-        """Delete handled mail that was kept long enough."""
+        """Delete handled mail, and copies of sent mail, that were kept long enough."""
         if self._settings.retention is None:
             return
         limit = to_timestamp(time.time_ns() - int(self._settings.retention * 1e9))
@@ -304,6 +305,8 @@ class Spool:
             if parts and parts[0] < limit:
                 with contextlib.suppress(OSError):
                     os.unlink(filename, dir_fd=done_fd)
+        with contextlib.suppress(OSError), opened(self._folder.box.path) as box_fd:
+            as_owner.call(box_fd, partial(sweep_sent, box_fd, limit))
 
     def _sweep_dead(self) -> None:
         """Delete the dead letters that the settings of the box keep no longer."""

@@ -475,3 +475,35 @@ def test_no_answer_is_exit_code_124(mailbox: Callable[..., Any], root: Path, ali
     assert asked.expires is not None
     assert list((root / "bob" / "replies").iterdir()) == []
     assert is_id(asked.id)
+
+
+@pytest.mark.parametrize("known", ["waiting", "environment"])
+def test_send_in_reply_to_counts_on_as_reply_does(
+    mailbox: Callable[..., Any], root: Path, alice: Mailbox, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    """From the message in our box, or from the environment of a command of watch."""
+    id = alice.send("bob", "ping", hops=15, thread="chat")
+    if known == "environment":
+        for name, value in {"ID": id, "HOPS": "15", "THREAD": "chat"}.items():
+            monkeypatch.setenv(f"MAILBOX_{name}", value)
+        mailbox("receive")
+    sent = mailbox("send", "alice", "pong", "--in-reply-to", id)
+    answer = alice.receive()
+    last = alice.send("bob", "ping", hops=16)
+    refused = mailbox("send", "alice", "pong", "--in-reply-to", last)
+
+    assert sent.code == 0
+    assert answer is not None
+    assert (answer.hops, answer.thread, answer.in_reply_to) == (16, "chat", id)
+    assert (refused.code, "16" in refused.err) == (2, True)
+
+
+def test_an_answer_to_a_message_that_is_gone_is_the_first(mailbox: Callable[..., Any], alice: Mailbox) -> None:
+    """It keeps to the thread of the message."""
+    id = alice.send("bob", "ping", hops=3)
+    mailbox("receive")
+    mailbox("send", "alice", "pong", "--in-reply-to", id)
+    answer = alice.receive()
+
+    assert answer is not None
+    assert (answer.hops, answer.thread) == (1, id)
