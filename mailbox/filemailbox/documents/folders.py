@@ -256,6 +256,36 @@ def documents(root: Root) -> Iterator[str]:
     yield from _documents(f"{root.path}/{DOCUMENTS}", "", 1)
 
 
+def documents_in(root: Root, above: str) -> Iterator[str]:
+    """Return the names of the documents in the folder *above*, sorted. What may not be listed is left out."""
+    depth = above.count("/") + 2
+    yield from _documents(f"{root.path}/{DOCUMENTS}/{above}", f"{above}/", depth)
+
+
+def open_to_all(root: Root, name: str) -> None:
+    """Make the folder *name*, in which each uid can make documents, but not remove or replace those of others.
+
+    Only root makes it, so that no agent owns it. One that is there is left unchanged. Raises StorageError.
+    """
+    folder = -1
+    try:
+        parent = _make_path(root, [])
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+            folder = os.open(name, _LIST, dir_fd=parent)
+            if os.fstat(folder).st_uid == os.geteuid():
+                os.fchmod(folder, 0o1777)
+        except FileExistsError:
+            pass
+        finally:
+            files.close(parent)
+    except OSError as error:
+        raise storage_error(error, f"making the folder {quoted(name)} of documents") from error
+    finally:
+        if folder >= 0:
+            files.close(folder)
+
+
 def _documents(path: str, above: str, depth: int) -> Iterator[str]:
     try:
         with os.scandir(path) as entries:
