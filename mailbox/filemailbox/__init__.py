@@ -25,9 +25,12 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
                  outages records sender batch transfer status relay
     ops/         for operators
                  bench cleanup waiting inventory stalls doctor
+    agents/      mail for AI agents
+                 globs reservations
     cli/         the command, thin on all of these
-                 exit_codes options body common fast_parser output editing documents agents bench boxes keys maintenance
-                 show_message dead inspect history receive send verbs help_pages completion typer_app run watch relay
+                 exit_codes options body common fast_parser output editing documents reservations agents bench boxes
+                 keys maintenance show_message dead inspect history receive send verbs help_pages completion typer_app
+                 run watch relay
 
 relay/ never imports receive/ or the face.
 

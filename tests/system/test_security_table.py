@@ -45,6 +45,10 @@ documents/folders  create, _make_path, _build, _write, _set
         | a hidden random name, each folder made and opened O_NOFOLLOW by descriptor, files O_EXCL; owner never changes,
         mode and group are set on descriptors. A folder moved there in between gets our modes: only who may write
         into that folder can move it there
+documents/folders  open_to_all
+        | whoever may write into .documents/, which root has made
+        | made under the open folder, 0700 first, and opened O_NOFOLLOW; its mode changes on that descriptor, and only
+        if it is ours
 documents/folders  _put_in_place
         | whoever has made a folder of that name
         | a rename within the folder above, which replaces an empty folder only; an existing one is moved into only if

@@ -3,7 +3,7 @@
     *     any characters but a slash          ?     one of them
     [ab]  one of these, [!ab] none of them    **    any number of folders, as a part of its own
 
-A glob also covers what is below the path that it names: `src` covers `src/a.py`. But a `**` that stands for a part of
+A glob also covers what is below the path that it names: `src` covers `src/a.py`. But a `**` that matches a part of
 another glob does not make that a folder: `**/*.py` and `README.md` do not overlap. Both sides may be globs: the
 libraries match names against one glob, and cannot compare two.
 """

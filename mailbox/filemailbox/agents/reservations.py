@@ -1,8 +1,8 @@
-"""Reservations: advisory leases on globs of files, which all agents of a root see.
+"""Reservations: advisory leases on files, by glob patterns, which all agents of a root see.
 
-Each agent has a shared document of its own, `reservations/NAME`, with all that it has reserved. So its uid writes it and
-nothing else does, and its author is proven like the sender of mail: by the owner of the version's file, or by a
-signature. A document that names another author than its own name counts for nothing.
+Each agent has a shared document of its own, `reservations/NAME`, with all that it has reserved. No other uid can
+write it, and its author is proven like the sender of mail: by the owner of the version's file, or by a signature. A
+document that names another author than its own name counts for nothing.
 
 No lock is held. An agent writes its reservation first and then reads those of the others: of two that reserve at the
 same time at least one sees the other, withdraws and tries again. A reservation ends at its time, also if its agent was
@@ -42,8 +42,8 @@ FOLDER: Final = "reservations"
 MAX_DURATION: Final = 7 * 86400.0
 """Longest reservation, in seconds."""
 
-MAX_GLOBS: Final = 64
-"""Globs that one agent can have reserved at a time."""
+MAX_PATTERNS: Final = 64
+"""Patterns that one agent can have reserved at a time."""
 
 MAX_WHY: Final = 500
 """Longest reason, in characters."""
@@ -56,10 +56,10 @@ _PAUSES: Final = (0.005, 0.25)  # seconds: the first pause after a collision, an
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """One glob that an agent has reserved."""
+    """One pattern that an agent has reserved."""
 
     agent: str
-    glob: str
+    pattern: str
     since: datetime
     until: datetime
     why: str
@@ -70,7 +70,7 @@ class Reservation:
         """Return it as JSON has it."""
         return {
             "agent": self.agent,
-            "glob": self.glob,
+            "pattern": self.pattern,
             "since": format_time(self.since),
             "until": format_time(self.until),
             "why": self.why,
@@ -79,7 +79,7 @@ class Reservation:
 
     def __str__(self) -> str:
         why = f" ({quoted(self.why)})" if self.why else ""
-        return f"{quoted(self.glob)} is reserved by {self.agent} until {format_time(self.until)[:19]}Z{why}"
+        return f"{quoted(self.pattern)} is reserved by {self.agent} until {format_time(self.until)[:19]}Z{why}"
 
 
 class ReservedError(ConflictError):
@@ -99,33 +99,33 @@ def now_utc() -> datetime:
 
 
 def reservations(box: Mailbox, now: Callable[[], datetime] = now_utc) -> list[Reservation]:
-    """Return what is reserved now, by agent and glob. Documents that are broken or of another author are left out."""
+    """Return what is reserved now, by agent and pattern. Broken documents and those of another author are left out."""
     found = []
     for name in folders.documents_in(box.root, FOLDER):
         agent = name.partition("/")[2]
         if is_address(agent):
             found += _of(box, agent, now())
-    return sorted(found, key=lambda each: (each.agent, each.glob))
+    return sorted(found, key=lambda each: (each.agent, each.pattern))
 
 
 def reserve(
     box: Mailbox,
-    globs: Iterable[str],
+    patterns: Iterable[str],
     duration: float = 3600.0,
     why: str = "",
     *,
     now: Callable[[], datetime] = now_utc,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Reservation]:
-    """Reserve *globs* for *duration* seconds for the agent of *box*. Return these reservations.
+    """Reserve *patterns* for *duration* seconds for the agent of *box*. Return these reservations.
 
-    A glob that this agent has reserved before is reserved anew. Either all are reserved or none is. Raises
-    ReservedError if another agent has one that overlaps, InvalidRequestError for a bad glob, duration or reason,
+    A pattern that this agent has reserved before gets a new end. Either all are reserved or none is. Raises
+    ReservedError if another agent has one that overlaps, InvalidRequestError for a bad pattern, duration or reason,
     PermissionDeniedError if this uid may not write the document of the agent.
     """
-    wanted = list(dict.fromkeys(map(parse_glob, globs)))
+    wanted = list(dict.fromkeys(map(parse_glob, patterns)))
     if not wanted:
-        raise InvalidRequestError("no glob is given, expected at least one, such as src/**")
+        raise InvalidRequestError("no pattern is given, expected at least one, such as src/**")
     if not 0 < duration <= MAX_DURATION:
         raise InvalidRequestError(f"a reservation of {duration:g} s is not possible: expected up to {MAX_DURATION:g} s")
     if not why.isprintable() or len(why) > MAX_WHY:
@@ -147,13 +147,13 @@ def reserve(
     raise AssertionError("the last attempt returns or raises")
 
 
-def release(box: Mailbox, globs: Iterable[str] | None = None, now: Callable[[], datetime] = now_utc) -> list[str]:
-    """End the reservations of the agent of *box* for *globs*, or all of them. Return the globs that were reserved.
+def release(box: Mailbox, patterns: Iterable[str] | None = None, now: Callable[[], datetime] = now_utc) -> list[str]:
+    """End the reservations of the agent of *box* for *patterns*, or all. Return the patterns that were reserved.
 
-    Raises NotFoundError if one of *globs* is not reserved by it; then none is released.
+    Raises NotFoundError if one of *patterns* is not reserved by it; then none is released.
     """
-    held = [each.glob for each in _of(box, box.name, now())]
-    wanted = held if globs is None else [parse_glob(each) for each in globs]
+    held = [each.pattern for each in _of(box, box.name, now())]
+    wanted = held if patterns is None else [parse_glob(each) for each in patterns]
     for each in wanted:
         if each not in held:
             raise NotFoundError(
@@ -161,7 +161,7 @@ def release(box: Mailbox, globs: Iterable[str] | None = None, now: Callable[[], 
                 hint="`mailbox reservations` lists what is reserved",
             )
     if wanted:
-        _change(box, lambda listed: [each for each in listed if each["glob"] not in wanted], now())
+        _change(box, lambda listed: [each for each in listed if each["pattern"] not in wanted], now())
     return wanted
 
 
@@ -169,12 +169,12 @@ def blocking(box: Mailbox, paths: Iterable[str], now: Callable[[], datetime] = n
     """Return the reservations of other agents that cover one of the files *paths*, for a hook before a commit."""
     files = list(paths)
     others = [each for each in reservations(box, now) if each.agent != box.name]
-    return [each for each in others if any(covers_file(each.glob, path) for path in files)]
+    return [each for each in others if any(covers_file(each.pattern, path) for path in files)]
 
 
 def _conflicts(box: Mailbox, wanted: list[str], now: datetime) -> list[Reservation]:
     others = [each for each in reservations(box, lambda: now) if each.agent != box.name]
-    return [each for each in others if any(overlap(each.glob, glob) for glob in wanted)]
+    return [each for each in others if any(overlap(each.pattern, pattern) for pattern in wanted)]
 
 
 def _of(box: Mailbox, agent: str, now: datetime) -> list[Reservation]:
@@ -199,51 +199,52 @@ _AHEAD: Final = timedelta(minutes=1)
 def _parse(entry: dict[str, Any], agent: str, trust: str) -> Reservation | None:
     try:
         since, until = parse_time(entry["since"]), parse_time(entry["until"])
-        glob, why = parse_glob(entry["glob"]), entry.get("why", "")
+        pattern, why = parse_glob(entry["pattern"]), entry.get("why", "")
         if (until - since).total_seconds() > MAX_DURATION or not isinstance(why, str) or len(why) > MAX_WHY:
             return None
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return None
-    return Reservation(agent, glob, since, until, why, trust)
+    return Reservation(agent, pattern, since, until, why, trust)
 
 
 def _listed(body: Any) -> list[dict[str, Any]]:
     listed = body.get("reservations") if isinstance(body, dict) else None
-    return [each for each in listed[:MAX_GLOBS] if isinstance(each, dict)] if isinstance(listed, list) else []
+    return [each for each in listed[:MAX_PATTERNS] if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
 def _add(
-    box: Mailbox, globs: list[str], duration: float, why: str, now: datetime
+    box: Mailbox, patterns: list[str], duration: float, why: str, now: datetime
 ) -> tuple[list[Reservation], list[dict[str, Any]]]:
     """Write the reservations. Return them, and the entries that they replace."""
     until = now + timedelta(seconds=duration)
     entries = [
-        {"glob": glob, "since": format_time(now), "until": format_time(until), "why": why or None} for glob in globs
+        {"pattern": pattern, "since": format_time(now), "until": format_time(until), "why": why or None}
+        for pattern in patterns
     ]
     entries = [{name: value for name, value in entry.items() if value is not None} for entry in entries]
     before: list[dict[str, Any]] = []
 
     def added(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        before[:] = [each for each in listed if each["glob"] in globs]
-        kept = [each for each in listed if each["glob"] not in globs]
-        if len(kept) + len(entries) > MAX_GLOBS:
+        before[:] = [each for each in listed if each["pattern"] in patterns]
+        kept = [each for each in listed if each["pattern"] not in patterns]
+        if len(kept) + len(entries) > MAX_PATTERNS:
             raise InvalidRequestError(
-                f"{box.name} would have reserved {len(kept) + len(entries)} globs, and {MAX_GLOBS} is the limit",
-                hint="`mailbox release GLOB` ends one",
+                f"{box.name} would have reserved {len(kept) + len(entries)} patterns, and {MAX_PATTERNS} is the limit",
+                hint="`mailbox release PATTERN` ends one",
             )
         return [*kept, *entries]
 
     trust = _change(box, added, now)
-    return [Reservation(box.name, glob, now, until, why, trust) for glob in globs], before
+    return [Reservation(box.name, pattern, now, until, why, trust) for pattern in patterns], before
 
 
 def _restore(box: Mailbox, made: list[Reservation], before: list[dict[str, Any]]) -> None:
-    """Withdraw what was reserved, unless another session of this agent has reserved it anew meanwhile."""
-    ours = {(each.glob, format_time(each.since)) for each in made}
+    """Withdraw what was reserved, unless another session of this agent has reserved it again meanwhile."""
+    ours = {(each.pattern, format_time(each.since)) for each in made}
 
     def without(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        kept = [each for each in listed if (each["glob"], each["since"]) not in ours]
-        return [*kept, *(each for each in before if each["glob"] not in {other["glob"] for other in kept})]
+        kept = [each for each in listed if (each["pattern"], each["since"]) not in ours]
+        return [*kept, *(each for each in before if each["pattern"] not in {other["pattern"] for other in kept})]
 
     _change(box, without, made[0].since)
 
@@ -255,7 +256,9 @@ def _change(box: Mailbox, change: Callable[[list[dict[str, Any]]], list[dict[str
         current = [
             each
             for each in _listed(body)
-            if (read := _parse(each, box.name, "none")) is not None and read.glob == each["glob"] and now < read.until
+            if (read := _parse(each, box.name, "none")) is not None
+            and read.pattern == each["pattern"]
+            and now < read.until
         ]
         return {"reservations": change(current)}
 

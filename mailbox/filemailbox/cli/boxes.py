@@ -64,6 +64,11 @@ def init_(
     if not os.path.isdir(path):
         output.info(f"making the root {os.path.abspath(path)}")
     found = init_root(path)
+    if owner is not None and os.geteuid() == 0:
+        from ..agents.reservations import FOLDER
+        from ..documents.folders import open_to_all
+
+        open_to_all(found, FOLDER)
     if relay or relay_uid is not None:
         set_marker(found, "relay", os.geteuid() if relay_uid is None else relay_uid)
     settings: dict[str, float | None] = {

@@ -15,7 +15,9 @@ Json = Annotated[bool, Opt("--json", help="One line of JSON for each reservation
 
 
 def reserve_(
-    glob: Annotated[list[str], Arg("GLOB...", "Files, such as src/** or docs/*.md; with --check, paths of files.")],
+    pattern: Annotated[
+        list[str], Arg("PATTERN...", "Files, such as src/** or docs/*.md; with --check, paths of files.")
+    ],
     *,
     duration: Annotated[
         float, Opt("--for", metavar="DURATION", read=duration, help="It ends after so long, at most 7d. [1h]")
@@ -26,11 +28,11 @@ def reserve_(
     as_: As = None,
     root: Root = None,
 ) -> int:
-    """Reserve files by globs, so that other agents know who works on them, and until when.
+    """Reserve files by patterns, so that other agents know who works on them, and until when.
 
     A reservation is advice: it ends with its time, survives this process, and hinders no program that does not ask.
-    Write globs as paths from the top of the project. All are reserved, or none, with exit code 73 and the reservations
-    of the others that overlap. To reserve a glob again prolongs it.
+    Write patterns as paths from the top of the project. All are reserved, or none, with exit code 73 and the
+    reservations of the others that overlap. To reserve a pattern again prolongs it.
 
     Examples:
       mailbox reserve 'src/**' --for 1h --why "refactoring"
@@ -41,27 +43,27 @@ def reserve_(
     if check:
         from ..agents.reservations import blocking
 
-        with Mailbox(as_, path_of(root)) as box:
-            found = blocking(box, glob)
+        with Mailbox(as_ or _reader(), path_of(root)) as box:
+            found = blocking(box, pattern)
         for each in found:
             _print(each, json)
         return exit_codes.CONFLICT if found else exit_codes.DONE
     from ..agents.reservations import reserve
 
     with Mailbox(as_, path_of(root)) as box:
-        for each in reserve(box, [parse_glob(each) for each in glob], duration, why):
+        for each in reserve(box, [parse_glob(each) for each in pattern], duration, why):
             _print(each, json)
     return exit_codes.DONE
 
 
 def release_(
-    glob: Annotated[list[str], Arg("[GLOB...]", "Globs as they were reserved.")] = (),  # type: ignore[assignment]
+    pattern: Annotated[list[str], Arg("[PATTERN...]", "Patterns as they were reserved.")] = (),  # type: ignore[assignment]
     *,
     all: Annotated[bool, Opt("--all", help="All that this agent has reserved.")] = False,
     as_: As = None,
     root: Root = None,
 ) -> int:
-    """End reservations before their time. Prints the globs that were released.
+    """End reservations before their time. Prints the patterns that were released.
 
     Examples:
       mailbox release 'src/**'
@@ -70,21 +72,21 @@ def release_(
     from ..agents.reservations import release
     from . import exit_codes
 
-    if bool(glob) == all:
-        output.error("expected the globs to release, or --all")
+    if bool(pattern) == all:
+        output.error("expected the patterns to release, or --all")
         return exit_codes.USAGE
     with Mailbox(as_, path_of(root)) as box:
-        for each in release(box, None if all else glob):
+        for each in release(box, None if all else pattern):
             print(output.one_line(each))
     return exit_codes.DONE
 
 
 def reservations_(*, json: Json = False, as_: As = None, root: Root = None) -> None:
-    """List the files that agents have reserved: the agent, the glob, the end, the reason, the proof of the agent.
+    """List the files that agents have reserved: the agent, the pattern, the end, the reason, the proof of the agent.
 
     Examples:
       mailbox reservations
-      mailbox reservations --json | jq -r 'select(.agent == "coder") | .glob'
+      mailbox reservations --json | jq -r 'select(.agent == "coder") | .pattern'
     """
     from ..agents.reservations import reservations
 
@@ -94,7 +96,7 @@ def reservations_(*, json: Json = False, as_: As = None, root: Root = None) -> N
         for each in found:
             output.write(output.json(each.as_dict()))
         return
-    output.table(("AGENT", "GLOB", "UNTIL", "PROOF", "WHY"), map(_row, found))
+    output.table(("AGENT", "PATTERN", "UNTIL", "PROOF", "WHY"), map(_row, found))
 
 
 def _reader() -> str:
@@ -105,7 +107,7 @@ def _reader() -> str:
 
 
 def _row(each: "Reservation") -> tuple[str, ...]:
-    return (each.agent, output.one_line(each.glob), output.when(each.until), each.trust, output.one_line(each.why))
+    return (each.agent, output.one_line(each.pattern), output.when(each.until), each.trust, output.one_line(each.why))
 
 
 def _print(each: "Reservation", json: bool) -> None:

@@ -1,0 +1,1 @@
+"""Mail for AI agents: how a model is shown mail, and when what it was shown counts as handled."""
