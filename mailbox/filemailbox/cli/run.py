@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "orjson" not in sys.modules:
         codec.spare_orjson()
+    if words[:1] == ["hook"] and not _asks_for_help(words):
+        return _hook(words)
     try:
         _prepare()
         code = _run(words)
@@ -72,6 +74,20 @@ def _run(words: Sequence[str]) -> int:
     from .typer_app import read
 
     return read(words)
+
+
+def _hook(words: Sequence[str]) -> int:
+    """Run a hook, which never fails its client: a mistake on the command line is printed, and the exit code is 0."""
+    try:
+        values = parse(find("hook"), words[1:])
+        if values is not None:
+            return find("hook")(**values) or 0
+        from .typer_app import read
+
+        read(words)
+    except BaseException:  # noqa: BLE001  # exit code 2 would keep a client from its work
+        return 0
+    return 0
 
 
 def _unknown(words: Sequence[str]) -> int:

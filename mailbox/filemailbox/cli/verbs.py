@@ -59,6 +59,7 @@ VERBS: Final = {
     "gc": "maintenance",
     "bench": "bench",
     "completion": "completion",
+    "hook": "hook",
 }
 
 GROUPS: Final = {

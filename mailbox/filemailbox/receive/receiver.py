@@ -85,6 +85,10 @@ class Receiver:
         accepted = types or frozenset()
         self._spool.accept = accept if types is not None else None
 
+    def set_content_filter(self, accept: Callable[[bytes], bool] | None) -> None:
+        """Receive only messages for whose bytes *accept* returns True and leave the others. None receives all."""
+        self._spool.accept = accept
+
     def open(self) -> None:
         """Open the box. Raises BoxNotFoundError, RootNotFoundError, or StorageError if it cannot be opened."""
         self._spool.begin()
