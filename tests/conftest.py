@@ -12,6 +12,7 @@ pytest_plugins = [
     "support.commands",
     "support.machine",
     "support.relayed",
+    "support.agents",
 ]
 
 # No keys, names or volumes of the user who runs the tests take part.

@@ -6,6 +6,19 @@ influence them, so that a new one is never forgotten. A test reads this table an
 function that makes such a call and has no row, and on a row whose function makes none any more. A new row is a claim:
 read the code, and write what holds.
 
+agents/hook  log
+        | the owner of the box: run/ is its own
+        | run/ by open_run; READ-like flags (no link, no waiting), a regular file of ours with one link; bounded
+agents/notes  Notes.save, Notes.show_presence, open_run, locked, sessions, sweep, _load, _put
+        | the owner of the box, and programs of the same uid: run/ is 0755, so no other uid writes there
+        | run/ is opened O_NOFOLLOW and must be ours; all by descriptor: READ never follows, never blocks; a regular
+        file of ours, bounded; drafts O_EXCL under random digits, renamed over names of ours
+agents/session  waiting, has_mail
+        | senders: names in new/; the owner of the box: the rest
+        | reads names only
+agents/waiter  client_pid
+        | the user: processes of his own
+        | reads /proc, bounded in depth
 cli/body  _content
         | the user: a path of his own, after --body-file
         | no path comes from mail; read only, once, at most a byte more than the limit of a message
@@ -121,7 +134,7 @@ receive/command_handler  _stdin
 receive/history  History._entries, History._read
         | senders: names and files in new/; the owner of the box: sent/
         | folders are opened FOLDER (never a link), files READ by descriptor and read strictly, as by peek
-receive/leases  _Lease.leave, NewLease.acquire, _claims, _message
+receive/leases  _Lease.leave, NewLease.acquire, _claims, extend, _message
         | other consumers of the same uid; ids come from the command line
         | folders of cur/ are 0700; O_NOFOLLOW; the rename gives the folder of this consumer its deadline, by
         descriptor

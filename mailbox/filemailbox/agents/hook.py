@@ -16,7 +16,6 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import FrameType
     from typing import Any, Final, NoReturn
 
@@ -167,7 +166,7 @@ def _stop_clock() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _time_up(number: int, frame: FrameType | None) -> NoReturn:
+def _time_up(_number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))  # putting mail back has as long again
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
     raise _TimeUpError(f"after {TIME_LIMIT:g} s")
@@ -177,7 +176,9 @@ def log(box: Box, text: str) -> None:
     """Add a line to `run/hook.log`, best effort. Of a log over its limit the first half goes."""
     from .notes import open_run
 
-    line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {' '.join(text.split())[:500]}\n".encode("utf-8", "backslashreplace")
+    line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {' '.join(text.split())[:500]}\n".encode(
+        "utf-8", "backslashreplace"
+    )
     with contextlib.suppress(OSError):
         run = open_run(box)
         try:

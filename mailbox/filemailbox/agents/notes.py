@@ -52,7 +52,7 @@ def session_hex(session_id: str) -> str:
 
 
 class Notes:
-    """What one session was shown and has not settled. Made by opened(), which holds the lock."""
+    """The mail that one session was shown and has not settled. Made by opened(), which holds the lock."""
 
     def __init__(self, run: int, hex: str) -> None:
         self.run, self.hex = run, hex
@@ -72,8 +72,7 @@ class Notes:
         fence = kept.get("fence")
         self.fence: str = fence if isinstance(fence, str) else ""
         """The fence of what was shown at the last stop."""
-        until = kept.get("until")
-        self.until: float = float(until) if type(until) in (int, float) else 0.0
+        self.until: float = _seconds(kept.get("until"))
         """The time (seconds since 1970) at which the first lease of these messages ends."""
 
     def save(self, extend_at: float) -> None:
@@ -201,7 +200,7 @@ def sessions(box: Box) -> Iterator[dict[str, Any]]:
                 "session": hex,
                 "client": client if isinstance(client, str) else "",
                 "doing": kept["doing"],
-                "since": float(since) if type(since) in (int, float) else 0.0,
+                "since": _seconds(since),
                 "holds": _number(kept.get("holds")),
                 "is_proven": is_proven,
             }
@@ -284,6 +283,10 @@ def _texts(value: Any, kind: type) -> dict[str, Any]:
 
 def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _seconds(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1 << 40 else 0.0
 
 
 def _number(value: Any) -> int:

@@ -50,11 +50,22 @@ _EXAMINED: Final = 200  # waiting messages among which urgent ones are looked fo
 _LISTED: Final = 8  # ids in one sentence
 
 
+_HOW_TO_ANSWER: Final = (
+    'To answer: `mailbox reply ID "…"`. Mail that you leave counts as handled when your turn ends; '
+    "`mailbox retry ID` puts it back."
+)
+
+
 class Limits:
     """The settings of hooks: MAILBOX_HOOK_LEASE, MAILBOX_HOOK_TURNS, MAILBOX_HOOK_AT, MAILBOX_OPERATOR."""
 
     def __init__(
-        self, lease: float = LEASE, turns: int = TURNS, *, only_urgent_in_turn: bool = False, operator: str | None = None
+        self,
+        lease: float = LEASE,
+        turns: int = TURNS,
+        *,
+        only_urgent_in_turn: bool = False,
+        operator: str | None = None,
     ) -> None:
         self.lease = lease
         """Seconds."""
@@ -100,7 +111,9 @@ class Session:
     If the block raises, the mail that was claimed in it goes back at once, and the notes forget it.
     """
 
-    def __init__(self, box: Box, kept: Notes, limits: Limits, *, clock: Any = time.time, fence: str | None = None) -> None:
+    def __init__(
+        self, box: Box, kept: Notes, limits: Limits, *, clock: Any = time.time, fence: str | None = None
+    ) -> None:
         self._box, self._notes, self._limits, self._clock = box, kept, limits, clock
         self._fence = fence
         self._mailboxes: list[Mailbox] = []
@@ -145,6 +158,8 @@ class Session:
         goes_on = kind == STOP and bool(letters or owed)
         if goes_on:
             kept.prolonged, kept.fence = kept.prolonged + 1, fence
+        elif kind == STOP and kept.prolonged < self._limits.turns:  # the turn is over; at the bound, the waiter rests
+            kept.prolonged, kept.reminded = 0, []
         self._save()
         working = goes_on or kind in (PROMPT, TOOL) or event.source == "compact"
         kept.show_presence(event.client, notes.WORKING if working else notes.IDLE)
@@ -272,12 +287,13 @@ class Session:
             lines += [
                 letter.heading(self._box.address, len(letters), fence),
                 *letters,
-                'To answer: `mailbox reply ID "…"`. Mail that you leave counts as handled when your turn ends; '
-                "`mailbox retry ID` puts it back.",
+                _HOW_TO_ANSWER,
             ]
         if more_held:
             ids = ", ".join(map(letter.short_id, more_held[:_LISTED])) + " …" * (len(more_held) > _LISTED)
-            lines.append(f"{len(more_held)} more were shown before and are still yours: {ids}. `mailbox read ID --fenced`")
+            lines.append(
+                f"{len(more_held)} more were shown before and are still yours: {ids}. `mailbox read ID --fenced`"
+            )
         if left and letters:
             lines.append(f"{left} more wait; they come with your next steps.")
         lines += [letter.owed(id) for id in owed[: letter.MAX_LETTERS]]

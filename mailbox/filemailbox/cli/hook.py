@@ -1,7 +1,5 @@
 """The hook of agents' clients: hook."""
 
-from __future__ import annotations
-
 from .options import Annotated, Arg, Opt, one_of
 
 CLIENTS = ("claude", "codex", "gemini")
@@ -26,7 +24,7 @@ def hook_(
     MAILBOX_OPERATOR names the agent whose proven mail is shown as the operator's.
 
     Examples:
-      echo '{"hook_event_name": "SessionStart", "session_id": "1"}' | MAILBOX_AGENT=bob mailbox hook claude
+      mailbox hook claude < event.json
     """
     from ..agents.hook import main
 

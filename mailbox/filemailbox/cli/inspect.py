@@ -3,7 +3,7 @@
 from ..client import Mailbox
 from ..store.state import State
 from .common import As, Id, Json, Root, path_of
-from .options import Annotated, Opt, count, duration, one_of
+from .options import Annotated, Opt, count, duration, number, one_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +58,13 @@ def read_(
     *,
     body: Annotated[bool, Opt("--body", help="Only the body.")] = False,
     raw: Annotated[bool, Opt("--raw", help="The bytes of the file, as they are.")] = False,
+    fenced: Annotated[
+        bool,
+        Opt("--fenced", help="For AI agents: a piece of the body, fenced, with nothing in it that passes for more."),
+    ] = False,
+    offset: Annotated[
+        int, Opt("--offset", metavar="N", read=number, help="The characters before the piece, with --fenced. [0]")
+    ] = 0,
     json: Json = False,
     sender: As = None,
     root: Root = None,
@@ -67,12 +74,20 @@ def read_(
     Examples:
       mailbox read 123456789 --as bob
       mailbox read 123456789 --body
+      mailbox read 123456789 --fenced --offset 2000
     """
     from . import output
     from . import show_message as messages
 
     message = Mailbox(sender, path_of(root)).find(id)
-    if raw:
+    if fenced:
+        from datetime import UTC, datetime
+
+        from ..agents import letter
+
+        limit = letter.EVENT_LIMIT
+        print(letter.letter(message, letter.new_fence(), datetime.now(UTC), offset=offset, limit=limit))
+    elif raw:
         output.write(output.escape(message.raw.decode("utf-8", "replace")).encode() if output.is_tty() else message.raw)
     else:
         messages.show(message, json=json, body=body)

@@ -112,6 +112,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ValueError(f'"{text}" is not a number: expected 0, 1, 2, …')
+    return int(text)
+
+
 def pair(text: str) -> tuple[str, str]:
     """KEY=VALUE."""
     key, equals, value = text.partition("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -85,8 +86,9 @@ def _hook(words: Sequence[str]) -> int:
         from .typer_app import read
 
         read(words)
-    except BaseException:  # noqa: BLE001  # exit code 2 would keep a client from its work
-        return 0
+    except BaseException as error:  # noqa: BLE001  # exit code 2 would keep a client from its work
+        with contextlib.suppress(OSError, AttributeError):
+            os.write(2, f"mailbox: error: {error!r}\n".encode("utf-8", "backslashreplace"))
     return 0
 
 

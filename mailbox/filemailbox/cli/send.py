@@ -34,6 +34,10 @@ Headers = Annotated[
     list[tuple[str, str]],
     Opt("--header", "-H", metavar="NAME=VALUE", read=pair, help="A string for programs; can be given again."),
 ]
+Urgent = Annotated[
+    bool,
+    Opt("--urgent", help="AI agents are shown it first, also in the middle of a turn: the header priority=urgent."),
+]
 Seal = Annotated[bool, Opt("--seal", help="Only TO can read it, and knows who sent it. [$MAILBOX_SEAL, 1 or 0]")]
 Sign = Annotated[
     bool,
@@ -61,6 +65,7 @@ def send_(
     ] = None,
     idempotency_key: IdempotencyKey = None,
     header: Headers = (),  # type: ignore[assignment]
+    urgent: Urgent = False,
     seal: Seal = False,
     sign: Sign = False,
     wait_for: Annotated[
@@ -92,6 +97,7 @@ def send_(
       make 2>&1 | mailbox send bob --type log --subject "build of main"
       mailbox send bob --json-body '{"path": "x.c"}' --type job --ttl 10m
       find . -name '*.c' | mailbox send bob --lines --type path
+      mailbox send bob --urgent "stop: main is broken"
       mailbox send bob --seal < secret
       mailbox send builder "make it" --wait-for handled --timeout 10m
       mailbox send team:reviewers "please look at main"
@@ -105,7 +111,7 @@ def send_(
         "ttl": ttl,
         "delay": delay,
         "idempotency_key": idempotency_key,
-        "headers": dict(header) or None,
+        "headers": _headers(header, urgent),
         "seal": seal or None,
         "sign": sign or None,
     }
@@ -173,6 +179,7 @@ def request_(
     ttl: Ttl = None,
     idempotency_key: IdempotencyKey = None,
     header: Headers = (),  # type: ignore[assignment]
+    urgent: Urgent = False,
     seal: Seal = False,
     sign: Sign = False,
     no_durable: NoDurable = False,
@@ -203,7 +210,7 @@ def request_(
                 thread=thread,
                 ttl=timeout if ttl is None else ttl,
                 idempotency_key=idempotency_key,
-                headers=dict(header) or None,
+                headers=_headers(header, urgent),
                 seal=seal or None,
                 sign=sign or None,
             )
@@ -249,6 +256,10 @@ def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") ->
             output.error(f"{name}: {result}")
             code = code or exit_codes.of_error(result)
     return code
+
+
+def _headers(given: list[tuple[str, str]], urgent: bool) -> dict[str, str] | None:
+    return {**dict(given), **({"priority": "urgent"} if urgent else {})} or None
 
 
 def _send_lines(box: Mailbox, to: str, json_body: bool, options: "dict[str, Any]") -> None:
