@@ -679,13 +679,21 @@ class Mailbox:
 
     # Listening
 
-    def on(self, *types: str, timeout: float | None = None) -> Callable[[F], F]:
+    if TYPE_CHECKING:
+
+        @overload
+        def on(self, handler: Callable[[Any], Any], /) -> Callable[[Any], Any]: ...
+        @overload
+        def on(self, *types: str, timeout: float | None = None) -> Callable[[F], F]: ...
+
+    def on(self, *types: Any, timeout: float | None = None) -> Any:
         """Register the decorated function as handler for messages of these *types*; without one, for all other types.
 
-        It takes the message. Annotated `Message[Job]`, its body is validated before, and a body that is not a Job makes
-        a dead letter. The return value, unless None, is the reply. If the function returns, the message is acked. Retry
-        and Reject are honoured. Any other exception retries with backoff, and makes a dead letter with the traceback
-        after the last attempt.
+        `@box.on` without parentheses is `@box.on()`. The function takes the message; annotated with another type, such
+        as `def build(job: Job)`, the body. Annotated `Message[Job]` or `Job`, the body is validated before, and a body
+        that is not a Job makes a dead letter. The return value, unless None, is the reply. If the function returns, the
+        message is acked. Retry and Reject are honoured. Any other exception retries with backoff, and makes a dead
+        letter with the traceback after the last attempt.
 
         After *timeout* seconds the message is retried. Then an async handler is cancelled; another one goes on in its
         thread, because Python cannot end it. Messages of types without a handler are left waiting.
@@ -695,6 +703,9 @@ class Mailbox:
             self._handlers.add(types, function, timeout)
             return function
 
+        if len(types) == 1 and callable(types[0]):
+            function, types = types[0], ()
+            return register(function)
         return register
 
     def run(self, *, workers: int = 1, drain: bool = False) -> None:
@@ -714,6 +725,7 @@ class Mailbox:
         from .receive.listener import signals
 
         with self.listening() as listener, signals(listener.stop):
+            self._announce(workers)
             listener.run(self._handlers, workers, drain)
 
     async def arun(self, *, workers: int = 1, drain: bool = False) -> None:
@@ -726,7 +738,25 @@ class Mailbox:
 
         self._need_handlers()
         with self.listening() as listener, signals(listener.stop):
+            self._announce(workers)
             await aio.listen(listener, self._handlers, workers, drain)
+
+    def _announce(self, workers: int) -> None:
+        """Log the start: to standard error, if the program has configured no logging."""
+        from . import log
+
+        log.speak()
+        types = self._handlers.types()
+        log.info(
+            "listening to the box %s in %s, %d worker%s%s",
+            self.name,
+            self.root.path,
+            workers,
+            "s" if workers > 1 else "",
+            f", types {', '.join(sorted(map(str, types)))}" if types is not None else "",
+            event="started",
+            box=self.name,
+        )
 
     def __iter__(self) -> Iterator[Message[Any]]:
         """Messages as they come, each to be settled by you: `for message in box: with message: …`. stop() ends it."""

@@ -225,8 +225,12 @@ def log_to_stderr(form: str) -> None:
 
             when = datetime.fromtimestamp(record.created, UTC)
             if form == "json":
-                told = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
-                return orjson.dumps(told, option=orjson.OPT_UTC_Z).decode()
+                fields = {name: value for name, value in getattr(record, "mailbox", {}).items() if value is not None}
+                text = record.getMessage()
+                if "traceback" in fields:
+                    text = text.partition("\n")[0]
+                facts = {"time": when, "level": record.levelname.lower(), **fields, "message": text}
+                return orjson.dumps(facts, default=str, option=orjson.OPT_UTC_Z).decode()
             return f"mailbox: {escape(record.getMessage())}"
 
     handler = logging.StreamHandler()

@@ -1,7 +1,7 @@
 """Handlers: functions by type of message, and the type of body that each takes.
 
-A handler takes one Message. Annotated `Message[Job]`, it gets a body that is decoded and validated; a body that is not
-a Job makes a dead letter. Its return value, unless None, is the reply.
+A handler takes one Message, or the body alone. Annotated `Message[Job]` or `Job`, it gets a body that is decoded and
+validated; a body that is not a Job makes a dead letter. Its return value, unless None, is the reply.
 """
 
 import contextlib
@@ -43,7 +43,9 @@ class HandlerRegistry:
     def add(self, types: tuple[str, ...], function: Callable[..., Any], timeout: float | None) -> None:
         """Register *function* for messages of these *types*; without one, for all types that have no other handler."""
         called = _called_function(function)
-        handler = Handler(function, _body_type(function, called), inspect.iscoroutinefunction(called), timeout)
+        body_type, takes_body = _parameter(function, called)
+        call = functools.partial(_with_body, function) if takes_body else function
+        handler = Handler(call, body_type, inspect.iscoroutinefunction(called), timeout)
         for kind in types:
             if not isinstance(kind, str):
                 raise TypeError(f"the type of a message is a string, not {quoted(kind)}: @box.on() takes the rest")
@@ -83,8 +85,15 @@ def _called_function(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _body_type(function: Callable[..., Any], called: Callable[..., Any]) -> Any:
-    """Return Job if the first parameter is annotated `Message[Job]`; None for any body. Raises TypeError."""
+def _with_body(function: Callable[[Any], Any], message: Message[Any]) -> Any:
+    return function(message.body)
+
+
+def _parameter(function: Callable[..., Any], called: Callable[..., Any]) -> tuple[Any, bool]:
+    """Return the type of body that the handler takes, None for any; and True if it takes the body, not the message.
+
+    Annotated `Message[Job]`, or not at all, its parameter is the message; annotated `Job`, the body. Raises TypeError.
+    """
     name = f"the handler {getattr(called, '__qualname__', called)}()"
     signature = inspect.signature(function)
     try:
@@ -93,19 +102,20 @@ def _body_type(function: Callable[..., Any], called: Callable[..., Any]) -> Any:
         raise TypeError(f"{name} takes {signature}, expected one parameter: the message") from None
     annotation = _annotation(called, next(iter(signature.parameters.values())), name)
     if annotation in (Message, Any, inspect.Parameter.empty):
-        return None
-    if typing.get_origin(annotation) is not Message:
+        return None, False
+    takes_body = typing.get_origin(annotation) is not Message
+    if takes_body and any(Message in (part, typing.get_origin(part)) for part in typing.get_args(annotation)):
         raise TypeError(
             f"{name} takes {quoted(annotation)}: annotate its parameter as Message[…], the type of the body in the "
-            "brackets"
+            "brackets, or as the type of the body"
         )
-    (body_type,) = typing.get_args(annotation)
+    body_type = annotation if takes_body else typing.get_args(annotation)[0]
     if body_type is Any or isinstance(body_type, typing.TypeVar):
-        return None
+        return None, takes_body
     if not hasattr(body_type, "__pydantic_validator__"):
         with contextlib.suppress(BodyTypeError):
             convert(None, body_type)  # refuse a type that cannot be checked here, not at the first message
-    return body_type
+    return body_type, takes_body
 
 
 def _annotation(called: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:

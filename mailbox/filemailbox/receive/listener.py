@@ -18,11 +18,20 @@ from types import FrameType
 from typing import Any, Final, TypeVar
 
 from .. import log
-from ..errors import InvalidBodyError, InvalidRequestError, MailboxError, NotFoundError, NotMailError
+from ..errors import (
+    InvalidBodyError,
+    InvalidRequestError,
+    KeyNotFoundError,
+    MailboxError,
+    NotFoundError,
+    NotMailError,
+    Reject,
+    Retry,
+)
 from ..store.ids import timestamp_now
 from ..wake.waker import Waker
 from .handlers import Handler, HandlerRegistry
-from .message import Message, one_line_error
+from .message import Message, one_line_error, traceback_text
 from .receiver import Receiver
 from .status import ListenerStatus
 
@@ -267,9 +276,22 @@ class Listener:
 
     def settle_after(self, message: Message[Any], error: BaseException) -> None:
         """Settle a message whose handler raised. Never raises: what cannot be settled now is released at the end."""
-        swallowed = self._settle(message, lambda: message.settle_after(error))
-        if swallowed is False and isinstance(error, Exception):
-            log.warning("the handler of %s failed: %s", message.id, one_line_error(error))
+        if isinstance(error, Exception) and not isinstance(error, Retry | Reject):
+            details = traceback_text(error)
+            log.warning(
+                "the handler of %s failed, attempt %d: %s\n%s",
+                message.id,
+                message.attempt,
+                one_line_error(error),
+                details,
+                traceback=details,
+                event="failed",
+                box=self.receiver.address,
+                id=message.id,
+                attempt=message.attempt,
+                consumer=self.receiver.folder,
+            )
+        self._settle(message, lambda: message.settle_after(error))
 
     def release_quietly(self, message: Message[Any]) -> None:
         """Release it, unless it is settled. Never raises."""
@@ -286,16 +308,18 @@ class Listener:
         """Claim the next message; None if there is none now, or, after a pause, if the disk or the box fails."""
         try:
             message = self.receiver.take()
+        except KeyNotFoundError:
+            raise  # no waiting helps: our configuration is wrong
         except (MailboxError, OSError) as error:
             if self._trouble != str(error):
                 self._trouble = str(error)
                 self.pause(f"mail cannot be claimed: {error}")
-                log.error("mail cannot be claimed, will retry: %s", error)
+                log.error("mail cannot be claimed, will retry: %s", error, event="paused", box=self.receiver.address)
             delay = STORAGE_RETRY_DELAY if isinstance(error, OSError) else MISSING_BOX_RETRY_DELAY
             self.waker.sleep_through(delay, generation)
             return None
         if self._trouble is not None:
-            log.warning("mail can be claimed again")
+            log.warning("mail can be claimed again", event="resumed", box=self.receiver.address)
             self._trouble = None
             self.resume()
         return message

@@ -292,9 +292,7 @@ class Message(Generic[T]):
         elif isinstance(error, Retry):
             self.retry(error.delay, error.reason)
         elif isinstance(error, Exception):
-            import traceback
-
-            self.retry(reason=one_line_error(error), detail="".join(traceback.format_exception(error)))
+            self.retry(reason=one_line_error(error), detail=traceback_text(error))
         else:  # KeyboardInterrupt, SystemExit, CancelledError: not the message's fault
             self.release()
         return isinstance(error, Retry | Reject)
@@ -318,6 +316,14 @@ def one_line_error(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  # its own __str__ fails
         words = "it cannot be printed"
     return f"{type(error).__name__}: {words}"[:MAX_ERROR_LENGTH] if words else type(error).__name__
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return the traceback of an exception, without a newline at its end; in it only what can be printed."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    return text.encode("utf-8", "backslashreplace").decode().rstrip("\n")
 
 
 def dedup_key(message: Message[Any]) -> str | None:

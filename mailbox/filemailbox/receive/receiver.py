@@ -21,6 +21,7 @@ from ..errors import (
     quoted,
     translated_errors,
 )
+from ..format.address import Address
 from ..format.envelope import MAX_HOPS
 from ..format.filename import ID_LENGTH, TIMESTAMP_LENGTH, parse_filename
 from ..format.times import datetime_ns, modified_time
@@ -92,6 +93,11 @@ class Receiver:
     def open(self) -> None:
         """Open the box. Raises BoxNotFoundError, RootNotFoundError, or StorageError if it cannot be opened."""
         self._spool.begin()
+
+    @property
+    def address(self) -> Address:
+        """The name of the box."""
+        return self._box.address
 
     @property
     def folder(self) -> str | None:
@@ -185,7 +191,13 @@ class Receiver:
         """Return True if the ledger has its key. The message is acked then."""
         owner = self._ledger_owner(message)
         if self._is_recorded(message, owner, key):
-            log.info("%s from %s was handled already: %r is in the ledger", message.id, message.sender, key)
+            log.info(
+                "%s from %s was handled already: %r is in the ledger",
+                message.id,
+                message.sender,
+                key,
+                **self._facts("duplicate", message),
+            )
             self._spool.ack(message.name)
             return True
         if first and _sent_timestamp(message) <= self._horizon(message, owner):
@@ -290,7 +302,14 @@ class Receiver:
         again = parts.replace(attempt=message.attempt + 1, wait=0)
         self._spool.defer(message.name, time.time_ns() + int(wait * 1e9), again)
         message.settled = True
-        log.info("%s is deferred by %.1f s, as attempt %d: %s", message.id, wait, again.attempt, reason)
+        log.info(
+            "%s is deferred by %.1f s, as attempt %d: %s",
+            message.id,
+            wait,
+            again.attempt,
+            reason,
+            **self._facts("retry", message),
+        )
 
     def reject(self, message: Message[Any], reason: str, detail: str) -> None:
         """See Message.reject()."""
@@ -341,6 +360,16 @@ class Receiver:
             log.info("%s waits no longer for the receipt of %s", quoted(message.sender), message.id)
         except (MailboxError, OSError) as error:
             log.warning("the receipt of %s was not sent: %s", message.id, error)
+
+    def _facts(self, event: str, message: Message[Any]) -> dict[str, object]:
+        """Return the fields of a record of the log."""
+        return {
+            "event": event,
+            "box": self._box.address,
+            "id": message.id,
+            "attempt": message.attempt,
+            "consumer": self._spool.folder,
+        }
 
     def _backoff(self, attempt: int) -> float:
         """Return the seconds before the next attempt: doubled each time, less up to half of it by chance.

@@ -323,7 +323,15 @@ def recover_claims(fd: int, dirs: DirFds, *, count_attempt: bool) -> None:
             dirs.warn_left_alone(filename, "it cannot be moved", error, "cur")
             continue
         if count_attempt:
-            log.warning("the consumer that had claimed %s is gone: it comes back as attempt %d", name.id, back.attempt)
+            log.warning(
+                "the consumer that had claimed %s is gone: it comes back as attempt %d",
+                name.id,
+                back.attempt,
+                event="recovered",
+                box=dirs.address,
+                id=name.id,
+                attempt=back.attempt,
+            )
 
 
 def file_away(filename: str, dir_fd: int, target: str, target_fd: int) -> str | None:

@@ -66,7 +66,7 @@ class DeadLetters:
             target = with_fresh_id(target)
             self.explain(target, reason, detail)
             move(filename, dir_fd, target, dead_fd)
-        log.warning("dead letter %s in the box %s: %s", target, self._dirs.address, reason)
+        _log(target, self._dirs.address, reason)
 
     def add_unclaimed(self, filename: str, reason: str, size: int) -> None:
         """Make a file in `new/` a dead letter. A foreign name gets an id, so that two files of one name never meet.
@@ -80,7 +80,7 @@ class DeadLetters:
         try:
             move(filename, self._dirs["new"], target, self._dirs["dead"])
             if noted:
-                log.warning("dead letter %s in the box %s: %s", target, self._dirs.address, reason)
+                _log(target, self._dirs.address, reason)
         except FileExistsError:
             return  # another consumer has just added one of that name: the next scan finds this one again
         except OSError as error:
@@ -214,6 +214,14 @@ class DeadLetters:
         except FileNotFoundError:
             return filename
         return with_fresh_id(filename)
+
+
+def _log(filename: str, address: str, reason: str) -> None:
+    name = parse_filename(filename)
+    facts = {"id": name.id, "attempt": name.attempt} if name is not None else {"id": filename}
+    log.warning(
+        "dead letter %s in the box %s: %s", filename, address, reason, event="dead", box=address, reason=reason, **facts
+    )
 
 
 def _note_name(filename: str) -> str:

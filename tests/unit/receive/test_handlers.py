@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from pydantic import BaseModel
 
-from filemailbox import BodyTypeError, Message
+from filemailbox import BodyTypeError, Mailbox, Message
 from filemailbox.receive.handlers import HandlerRegistry
 
 if TYPE_CHECKING:
@@ -101,8 +102,6 @@ def test_the_annotation_says_what_body_is_wanted(function: Callable[..., Any], e
 def no_message() -> None: ...
 def two(message: Message[Any], other: int) -> None: ...
 def only_by_name(*, message: Message[Any]) -> None: ...
-def a_number(message: int) -> None: ...
-def a_job(message: Job) -> None: ...
 def perhaps(message: Message[Job] | None) -> None: ...
 def unknown(message: Message[Unknown]) -> None: ...
 def unresolved(message: "Message[Nowhere]") -> None: ...
@@ -114,8 +113,6 @@ def unresolved(message: "Message[Nowhere]") -> None: ...
         (no_message, "no_message.* expected one parameter: the message"),
         (two, "two.* expected one parameter"),
         (only_by_name, "only_by_name.* expected one parameter"),
-        (a_number, r"a_number.*int.* annotate its parameter as Message\[…\]"),
-        (a_job, r"a_job.*Job.* annotate its parameter as Message\[…\]"),
         (perhaps, r"perhaps.* annotate its parameter as Message\[…\]"),
         (unknown, "Unknown cannot be checked"),
         (unresolved, "unresolved.*'Nowhere' is not defined.* must be defined before it"),
@@ -195,3 +192,31 @@ def test_the_body_becomes_what_is_wanted_or_is_refused(function: Callable[..., A
     assert (type(body), body.path) == (handler.body_type, "x.c")
     with pytest.raises(BodyTypeError, match=r"its body is not (Job|Model): .* - at `\$.path`"):
         handler.convert_body(bad)
+
+
+def test_a_handler_may_take_the_body(root: Path) -> None:
+    """Annotated with the type of the body: a function, a coroutine function, and without parentheses."""
+    seen: list[Any] = []
+    with Mailbox.init("bob", root) as bob:
+
+        @bob.on("job")
+        def build(job: Job) -> str:
+            seen.append(job)
+            return "built"
+
+        @bob.on("number")
+        async def count(number: int) -> None:
+            seen.append(number)
+
+        @bob.on
+        def rest(message: Message[Any]) -> None:
+            seen.append(message.body)
+
+        bob.send("bob", {"path": "x.c"}, type="job")
+        bob.send("bob", 7, type="number")
+        bob.send("bob", "seven", type="number")
+        bob.run(drain=True)
+        dead = [(message.body, message.problem) for message in bob.peek("dead")]
+
+    assert seen == [Job(path="x.c"), 7, "built"]  # the reply, which the handler of the rest got
+    assert [body for body, _ in dead] == ["seven"]

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from filemailbox import BoxNotFoundError, InvalidRequestError, Mailbox, Message, Reject, Retry, log
+from filemailbox import BoxNotFoundError, InvalidRequestError, KeyNotFoundError, Mailbox, Message, Reject, Retry, log
 from filemailbox.receive import listener as listeners
 from filemailbox.wake.waker import QUIET, Waker
 from support.disk import left, why
@@ -294,7 +296,7 @@ def test_an_exception_is_tried_again_and_ends_as_a_dead_letter_with_its_tracebac
     assert attempts == [1, 2, 3]
     assert why(root).splitlines()[0] == "ValueError: no such path (attempt 3 of 3)"
     assert 'raise ValueError("no such path")' in why(root)
-    assert caplog.text.count("failed: ValueError: no such path") == 3
+    assert caplog.text.count(": ValueError: no such path\nTraceback") == 3
 
 
 def test_the_wait_between_attempts_grows(alice: Mailbox, root: Path) -> None:
@@ -1204,4 +1206,68 @@ def test_the_log_is_silent_when_all_goes_well(alice: Mailbox, quick: Mailbox, ca
     quick.run(drain=True)
     log.info("after")
 
-    assert [record.getMessage() for record in caplog.records if record.name == "filemailbox"] == ["after"]
+    assert [record.getMessage() for record in caplog.records if record.name == "filemailbox"][1:] == ["after"]
+
+
+SILENT = """
+import sys
+from filemailbox import Mailbox
+box = Mailbox("bob", sys.argv[1], max_attempts=1)
+@box.on
+def fail(message):
+    raise ValueError("no such path")
+box.run(drain=True)
+"""
+
+
+def test_run_without_logging_reports_its_start_and_each_failure(alice: Mailbox, root: Path) -> None:
+    """On standard error, with the traceback at once."""
+    Mailbox.init("bob", root).close()
+    id = alice.send("bob", 1)
+    ran = subprocess.run([sys.executable, "-c", SILENT, str(root)], capture_output=True, text=True, check=True)
+    first, failed, *_ = ran.stderr.splitlines()
+
+    assert all(fact in first for fact in ("box bob", str(root), "1 worker"))
+    assert id in failed
+    assert 'raise ValueError("no such path")' not in first
+    assert "ValueError: no such path" in ran.stderr.partition("Traceback")[2]
+
+
+def test_run_leaves_logging_alone_that_the_program_has_configured(alice: Mailbox, root: Path) -> None:
+    """A handler of its own, on the root or on our logger, is the only one."""
+    Mailbox.init("bob", root).close()
+    alice.send("bob", 1)
+    configured = "import logging\nlogging.basicConfig(level=logging.CRITICAL)\n" + SILENT
+    ran = subprocess.run([sys.executable, "-c", configured, str(root)], capture_output=True, text=True, check=True)
+
+    assert ran.stderr == ""
+
+
+def test_a_record_of_the_log_has_its_facts_as_fields(alice: Mailbox, quick: Mailbox, root: Path, caplog: Any) -> None:
+    """For logs in JSON: the event, the box, the id, the attempt, the consumer."""
+    caplog.set_level("INFO", logger="filemailbox")
+    quick.on()(lambda message: 1 / 0)
+    id = alice.send("bob", 1)
+    until_settled(quick, root)
+    found = [record.mailbox for record in caplog.records if record.mailbox.get("event")]
+
+    assert [(each["event"], each["box"]) for each in found][:3] == [
+        ("started", "bob"), ("failed", "bob"), ("retry", "bob"),
+    ]  # fmt: skip
+    assert (found[1]["id"], found[1]["attempt"]) == (id, 1)
+    assert found[1]["consumer"]
+    assert (found[-1]["event"], found[-1]["id"]) == ("dead", id)
+
+
+def test_a_listener_without_the_key_of_its_box_ends(alice: Mailbox, root: Path) -> None:
+    """Its configuration is wrong: waiting would not help, and the mail is left."""
+    Mailbox.init("bob", root).close()
+    (root / "bob/settings.json").write_text('{"keys":true}')
+    (root / "bob/new/x.json").write_text('{"v":1,"sealed":{"alg":"mbx1"}}')
+    with Mailbox("bob", root) as bob:
+        bob.on()(lambda message: None)
+        with pytest.raises(KeyNotFoundError):
+            bob.run()
+        states = [message.state for message in bob.peek("new", "later", "cur", "dead")]
+
+    assert states == ["later"]
