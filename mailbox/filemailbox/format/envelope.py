@@ -71,7 +71,8 @@ def encode(id: str, sender: str, to: str, body: Any, fields: Mapping[str, Any], 
     """Return the bytes of a message file: one line of JSON; the time of sending comes from the id.
 
     Only sealed and signed mail has a *version*. *fields* are further ones of the envelope; None leaves one out.
-    Dataclasses, dates, UUIDs and enums in *body* become plain JSON; pydantic models and msgspec structs, their own.
+    Dataclasses, dates, UUIDs and enums in *body* become plain JSON; pydantic models and msgspec structs, their own, by
+    their aliases and tags. Bytes are base64 in a field of a dataclass or struct, and refused elsewhere.
 
     Raises InvalidRequestError for a field of the wrong type, InvalidBodyError for a value that JSON lacks: bytes,
     NaN, infinities, integers of more than 64 bits, keys that are not strings.
@@ -86,7 +87,7 @@ def encode(id: str, sender: str, to: str, body: Any, fields: Mapping[str, Any], 
     try:
         data = codec.dumps(envelope, _plain, codec.LINE)
     except TypeError as error:
-        raise InvalidBodyError(_why_not_json(error)) from error
+        data = _typed_as_json(envelope, error)
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _nests(data) and _too_deep(data):
         raise InvalidBodyError(f"the body is nested too deep: with the envelope, {MAX_DEPTH} levels are the limit")
     if b"null" in data:
@@ -192,16 +193,35 @@ def _coerce(name: str, value: object) -> Any:
     raise InvalidRequestError(f"{name}= is {quoted(value)}, expected {_EXPECTED[expected]}")
 
 
+def _typed_as_json(envelope: dict[str, Any], error: TypeError) -> bytes:
+    """Encode a body that orjson refused, if it is an object with fields: then bytes in it are base64, as its reader
+    expects, and keys that are numbers are strings. Raises InvalidBodyError for any other."""
+    body = envelope["body"]
+    if hasattr(body, "__dataclass_fields__") or hasattr(body, "__struct_fields__"):
+        import msgspec
+
+        try:
+            plain = msgspec.to_builtins(body, str_keys=True, enc_hook=_plain)
+            return codec.dumps({**envelope, "body": plain}, _plain, codec.LINE)
+        except TypeError as other:
+            error = other
+    raise InvalidBodyError(_why_not_json(error)) from error
+
+
 def _plain(value: Any) -> Any:
-    # Models describe themselves; neither library is imported for it.
+    # Models describe themselves, by the names that their readers know: a field may have an alias, a class a tag.
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     if hasattr(value, "__struct_fields__"):
-        return {field: getattr(value, field) for field in value.__struct_fields__}
+        import msgspec
+
+        return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
+    if isinstance(value, tuple):  # a named one
+        return list(value)
     raise TypeError
 
 

@@ -5,9 +5,11 @@ string is not accepted as a number. Pydantic models and dataclasses validate the
 that msgspec does not know; otherwise it is never imported.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import BodyTypeError
+from ..format import codec
 
 
 def convert(body: Any, body_type: Any) -> Any:
@@ -20,15 +22,28 @@ def convert(body: Any, body_type: Any) -> Any:
         return body
     validator = getattr(body_type, "__pydantic_validator__", None)
     if validator is not None:
-        return _validate(validator.validate_python, body, body_type)
+        return _validate(_from_json(validator), body, body_type)
     import msgspec  # imported here: most mail is received untyped
 
     try:
-        return msgspec.convert(body, body_type, dec_hook=_convert_nested)
+        return msgspec.convert(body, body_type, str_keys=True, dec_hook=_convert_nested)
     except msgspec.ValidationError as error:
         raise BodyTypeError(f"its body is not {type_name(body_type)}: {error}") from error
     except (TypeError, NotImplementedError) as error:
         return _validate(_adapter(body_type, error), body, body_type)
+
+
+def _from_json(validator: Any) -> Callable[[Any], Any]:
+    """Return a function that validates a body as the JSON that it was: also for strict models, by alias or by name."""
+
+    def validate(body: Any) -> Any:
+        data = codec.dumps(body)
+        try:
+            return validator.validate_json(data, by_alias=True, by_name=True)
+        except TypeError:  # pydantic before 2.11 knows no by_name
+            return validator.validate_json(data)
+
+    return validate
 
 
 def type_name(body_type: Any) -> str:
@@ -61,7 +76,7 @@ def _convert_nested(body_type: Any, body: Any) -> Any:
     if validator is None:
         raise NotImplementedError(f"{type_name(body_type)} is a type that msgspec does not know")
     try:
-        return validator.validate_python(body)
+        return _from_json(validator)(body)
     except ValueError as error:
         raise ValueError(_one_line(error.errors())) from error  # type: ignore[attr-defined]  # pydantic's
 
@@ -70,6 +85,6 @@ def _adapter(body_type: Any, unknown: Exception) -> Any:
     try:
         from pydantic import TypeAdapter
 
-        return TypeAdapter(body_type).validate_python
+        return _from_json(TypeAdapter(body_type).validator)
     except (ImportError, RuntimeError) as error:  # pydantic's errors of usage are RuntimeErrors
         raise TypeError(f"bodies of type {type_name(body_type)} cannot be checked: {unknown}") from error
