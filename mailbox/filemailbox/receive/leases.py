@@ -45,6 +45,12 @@ _PLAIN_LENGTH: Final = 12
 class _Lease(Tenancy):
     """A folder that outlives its consumer while there is mail in it."""
 
+    def extend(self, folder: ConsumerFolder, duration: float) -> str:
+        """Move the deadline in the name of the folder, never backwards: it is that of all messages in it."""
+        deadline = max(to_timestamp(time.time_ns() + int(duration * 1e9)), lease_deadline(folder.name) or "")
+        folder.change_name(f"{folder.name[:_PLAIN_LENGTH]},U={deadline}")
+        return deadline
+
     def leave(self, folder: ConsumerFolder) -> None:
         """Keep the claims, and the deadline in the name of the folder; drop the deadline if it is empty."""
         if not any(map(is_mail, list_dir(folder.fd))):

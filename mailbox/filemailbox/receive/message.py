@@ -230,15 +230,28 @@ class Message(Generic[T]):
         if not self.settled:
             (self._settler or self._not_claimed()).reject(self, reason, detail)
 
-    def reply(self, body: Any = None, **options: Any) -> str:
-        """Send *body* back to the sender, in the same thread. Returns the id of the reply.
+    def reply(self, body: Any = None, *, keep: bool = False, **options: Unpack[Options]) -> str:
+        """Send *body* back to the sender, in the same thread, then ack the message. Returns the id of the reply.
 
-        *options* are those of Mailbox.send(). This does not settle the message.
+        With *keep* it is not acked: more replies may follow, and a handler that fails later has it again. A crash in
+        between delivers the message again, so that it may be answered twice. *options* are those of Mailbox.send().
 
         Raises InvalidRequestError if the message names no sender, and TooManyHopsError if the chain of replies is too
         long: two agents that thank each other must end.
         """
-        return (self._replier or self._not_claimed()).reply(self, body, options)
+        id = (self._replier or self._not_claimed()).reply(self, body, dict(options))
+        if not keep:
+            self.ack()
+        return id
+
+    def extend(self, duration: float | timedelta) -> datetime:
+        """Keep the message claimed for at least *duration* (seconds or timedelta) from now. Returns until when.
+
+        For a message under a lease, of `Mailbox(lease=…)` or `Mailbox.leased()`: its lease never gets shorter. Raises
+        NotClaimedError if the claim is lost, InvalidRequestError if there is no lease.
+        """
+        settler = self._settler or self._not_claimed()
+        return settler.extend(self, in_seconds(duration) or 0)
 
     def release(self, delay: float | timedelta = 0) -> None:
         """Put it back unhandled. The attempt is not counted. It is delivered again in *delay* seconds."""
@@ -257,11 +270,11 @@ class Message(Generic[T]):
         """reject(), off the event loop."""
         await self._off_loop(self.reject, reason, detail)
 
-    async def areply(self, body: Any = None, **options: Any) -> str:
+    async def areply(self, body: Any = None, *, keep: bool = False, **options: Unpack[Options]) -> str:
         """reply(), off the event loop."""
         from asyncio import to_thread
 
-        return await to_thread(lambda: self.reply(body, **options))
+        return await to_thread(lambda: self.reply(body, keep=keep, **options))
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,7 @@ from ..errors import (
 from ..format.address import Address
 from ..format.envelope import MAX_HOPS
 from ..format.filename import ID_LENGTH, TIMESTAMP_LENGTH, parse_filename
-from ..format.times import datetime_ns, modified_time
+from ..format.times import datetime_ns, from_nanoseconds, modified_time
 from ..format.timestamp import to_nanoseconds
 from ..format.wording import duration_text
 from ..settings import Settings
@@ -326,6 +326,13 @@ class Receiver:
         """See Message.release()."""
         self._spool.defer(message.name, time.time_ns() + int(delay * 1e9), parse_filename(message.name))
         message.settled = True
+
+    def extend(self, message: Message[Any], duration: float) -> datetime:
+        """See Message.extend()."""
+        if message.settled or not self._spool.is_claimed(message.name):
+            raise NotClaimedError(f"the message {message.id} is not claimed any more")
+        deadline = self._spool.extend(duration)
+        return from_nanoseconds(to_nanoseconds(deadline))
 
     # Replier
 

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final, NoReturn
 
 from .. import log
-from ..errors import NotClaimedError, StorageError, quoted, storage_error
+from ..errors import InvalidRequestError, NotClaimedError, StorageError, quoted, storage_error
 from ..format.address import Address
 from ..format.filename import lease_deadline, parse_filename, timed_filename
 from ..format.timestamp import to_timestamp
@@ -110,6 +110,13 @@ class Tenancy:
         Called only for a tenancy that was passed to the spool.
         """
         return folder.fd >= 0
+
+    def extend(self, folder: "ConsumerFolder", duration: float) -> str:
+        """Keep the claims for *duration* seconds from now. Returns the deadline. Raises InvalidRequestError, OSError."""
+        raise InvalidRequestError(
+            "the message is not under a lease: it is claimed for as long as its process lives",
+            hint="a lease is asked for by Mailbox(lease=…), or `mailbox receive --no-ack`",
+        )
 
     def leave(self, folder: "ConsumerFolder") -> None:
         """Release what is still claimed: it comes back, the attempt not counted."""
@@ -202,6 +209,10 @@ class ConsumerFolder:
             raise storage_error(error, f"opening the box {quoted(self.address)}") from error
         self._box_inode, self._new_inode = box_inode, new_inode
         return Change.OPENED
+
+    def extend(self, duration: float) -> str:
+        """See Tenancy.extend()."""
+        return self._tenancy.extend(self, duration)
 
     def before_claim(self) -> bool:
         """See Tenancy.before_claim()."""

@@ -207,6 +207,17 @@ class Spool:
         """Return the seconds that the last scan took, if much of `new/` is not mail."""
         return self._new.cost()
 
+    def extend(self, duration: float) -> str:
+        """Keep the claims of our folder for at least *duration* seconds from now. Returns the deadline, a timestamp.
+
+        Raises InvalidRequestError if they are not leased, NotClaimedError if the folder is gone.
+        """
+        with self._folder.guard, translated_errors(f"extending the lease of {quoted(self._folder.address)}"):
+            try:
+                return self._folder.extend(duration)
+            except FileNotFoundError as error:
+                raise NotClaimedError("the lease is gone: its box was replaced, or it ended") from error
+
     # Settling
 
     def is_claimed(self, filename: str) -> bool:
