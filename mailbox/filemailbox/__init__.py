@@ -3,7 +3,7 @@
 The map. A row imports only from the rows above it, and a room only from the rooms before it in its row; a test reads
 this map and the imports, lazy ones included. A package's `__init__` imports nothing.
 
-    (base)       errors log settings environment
+    (base)       errors log settings environment option_types
     format/      bytes in, bytes out: no disk, no clock, no network
                  address pattern small_json codec filename order times timestamp wording envelope
     system/      what the kernel offers and Python does not

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, TypeVar, Unpack
 
 from .documents.document import Document
+from .option_types import MailboxSettings, Options
 from .receive.listener import Listener
 from .receive.message import Message
 
@@ -29,6 +30,7 @@ __all__ = [
     "Iterable",
     "Iterator",
     "Listener",
+    "MailboxSettings",
     "Mapping",
     "Message",
     "NoReturn",
@@ -45,23 +47,6 @@ __all__ = [
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 _ErrorType: TypeAlias = type[BaseException]
-
-
-class Options(TypedDict, total=False):
-    """Options of a message, beside its body. See Mailbox.send()."""
-
-    type: str | None
-    subject: str | None
-    thread: str | None
-    in_reply_to: str | None
-    ttl: float | timedelta | datetime | None
-    delay: float | timedelta | datetime | None
-    idempotency_key: str | None
-    headers: Mapping[str, str] | None
-    hops: int
-    id: str | None
-    seal: bool | None
-    sign: bool | None
 
 
 def resolve(*modules: "ModuleType") -> None:

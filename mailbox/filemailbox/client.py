@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
-    from .annotations import F, Options, T
+    from .annotations import F, MailboxSettings, Options, T
     from .documents.document import Document
     from .format.address import Address
     from .receive.handlers import HandlerRegistry
@@ -243,7 +243,7 @@ class Mailbox:
         self._listeners: set[Listener] = set()
 
     @classmethod
-    def init(cls, name: str, root: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
+    def init(cls, name: str, root: str | os.PathLike[str] | None = None, **settings: Unpack[MailboxSettings]) -> Self:
         """Create the box *name*, and the root, unless they exist; then open the mailbox. *settings* as in Mailbox().
 
         Of these, `max_attempts`, `retry_delay`, `max_retry_delay` and `retention` become settings of the box, for all
@@ -255,11 +255,14 @@ class Mailbox:
 
         found = init_root(root_path(root))
         there = found.box(parse_address(name))
-        of_box = {each: settings.pop(each) for each in (*COUNTS, *SPANS) if each in settings}
+        given: dict[str, Any] = dict(settings)
+        of_box = {each: given.pop(each) for each in (*COUNTS, *SPANS) if each in given}
+        if unknown := given.keys() - set(cls.__init__.__kwdefaults__ or ()):
+            raise TypeError(f"there is no setting {', '.join(sorted(unknown))}: Mailbox() and init() list them")
         create_box(there)
         if of_box:
             write_box_settings(there, {each: _plain(value) for each, value in of_box.items()})
-        return cls(name, found.path, **settings)
+        return cls(name, found.path, **given)
 
     # Sending
 
@@ -442,6 +445,8 @@ class Mailbox:
         def receive(self, timeout: float | None = 0) -> Message[Any] | None: ...
         @overload
         def receive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+        @overload
+        def receive(self, timeout: float | None = 0, *, into: Any) -> Message[Any] | None: ...
 
     def receive(self, timeout: float | None = 0, *, into: Any = None) -> Message[Any] | None:
         """Claim the next message, waiting *timeout* seconds for it (0: not at all; None: no limit). None: none came.
@@ -464,18 +469,45 @@ class Mailbox:
             empty += 1
             self._waker.wait(min(left, self._receiver.next_due() or left), generation, empty)
 
+    def receive_many(self, n: int, timeout: float | None = 0, *, into: Any = None) -> list[Message[Any]]:
+        """Claim up to *n* messages, waiting *timeout* seconds for the first. Returns them in order; [] if none came.
+
+        Each is settled by itself. Otherwise as receive().
+        """
+        found: list[Message[Any]] = []
+        while len(found) < n and (message := self.receive(0 if found else timeout, into=into)) is not None:
+            found.append(message)
+        return found
+
     if TYPE_CHECKING:
 
         @overload
         async def areceive(self, timeout: float | None = 0) -> Message[Any] | None: ...
         @overload
         async def areceive(self, timeout: float | None = 0, *, into: type[T]) -> Message[T] | None: ...
+        @overload
+        async def areceive(self, timeout: float | None = 0, *, into: Any) -> Message[Any] | None: ...
 
     async def areceive(self, timeout: float | None = 0, *, into: Any = None) -> Message[Any] | None:
         """receive(), for asyncio. If it is cancelled, a message that it has claimed is released."""
         from .receive import aio
 
         return await aio.receive(self._waker, self._receiver, timeout, into)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def request(
+            self, to: str, body: Any = None, *, timeout: float | None = 30, **options: Unpack[Options]
+        ) -> Message[Any]: ...
+        @overload
+        def request(
+            self, to: str, body: Any = None, *, timeout: float | None = 30, into: type[T], **options: Unpack[Options]
+        ) -> Message[T]: ...
+        @overload
+        def request(
+            self, to: str, body: Any = None, *, timeout: float | None = 30, into: Any, **options: Unpack[Options]
+        ) -> Message[Any]: ...
 
     def request(
         self, to: str, body: Any = None, *, timeout: float | None = 30, into: Any = None, **options: Unpack[Options]
@@ -708,11 +740,12 @@ class Mailbox:
             return register(function)
         return register
 
-    def run(self, *, workers: int = 1, drain: bool = False) -> None:
+    def run(self, *, workers: int = 1, drain: bool = False, retries: bool = False) -> None:
         """Call the handlers for messages as they come, until SIGTERM, SIGINT or stop().
 
         Then the messages at work are finished. A second signal ends the process at once. With one worker, messages are
-        handled in this thread, in order; with more, in that many threads. With *drain* it returns when no mail is left.
+        handled in this thread, in order; with more, in that many threads. With *drain* it returns when no mail is left
+        that can be received now; with *retries* as well, it waits for the messages that failed and come back later.
 
         Handlers that are coroutine functions run in an event loop of their own. Raises BoxNotFoundError.
         """
@@ -720,15 +753,15 @@ class Mailbox:
         if self._handlers.asynchronous:
             from .receive import aio
 
-            aio.run(self.arun(workers=workers, drain=drain))
+            aio.run(self.arun(workers=workers, drain=drain, retries=retries))
             return
         from .receive.listener import signals
 
         with self.listening() as listener, signals(listener.stop):
             self._announce(workers)
-            listener.run(self._handlers, workers, drain)
+            listener.run(self._handlers, workers, drain, retries=retries)
 
-    async def arun(self, *, workers: int = 1, drain: bool = False) -> None:
+    async def arun(self, *, workers: int = 1, drain: bool = False, retries: bool = False) -> None:
         """run(), in a running event loop. Handlers that are not coroutine functions run in threads.
 
         If it is cancelled, it cancels the handlers and releases their messages.
@@ -739,7 +772,7 @@ class Mailbox:
         self._need_handlers()
         with self.listening() as listener, signals(listener.stop):
             self._announce(workers)
-            await aio.listen(listener, self._handlers, workers, drain)
+            await aio.listen(listener, self._handlers, workers, drain, retries)
 
     def _announce(self, workers: int) -> None:
         """Log the start: to standard error, if the program has configured no logging."""
@@ -757,6 +790,40 @@ class Mailbox:
             event="started",
             box=self.name,
         )
+
+    if TYPE_CHECKING:
+
+        @overload
+        def messages(self, *, types: Iterable[str] = (), timeout: float | None = None) -> Iterator[Message[Any]]: ...
+        @overload
+        def messages(
+            self, *, into: type[T], types: Iterable[str] = (), timeout: float | None = None
+        ) -> Iterator[Message[T]]: ...
+        @overload
+        def messages(
+            self, *, into: Any, types: Iterable[str] = (), timeout: float | None = None
+        ) -> Iterator[Message[Any]]: ...
+
+    def messages(
+        self, *, into: Any = None, types: Iterable[str] = (), timeout: float | None = None
+    ) -> Iterator[Message[Any]]:
+        """Yield messages as they come, each to be settled by you, until stop(), or *timeout* seconds without one.
+
+        *into* is the type of their bodies: a message with another body becomes a dead letter. *types* are the types
+        that are claimed, the others are left waiting. Raises BoxNotFoundError.
+        """
+        from .receive.typed_bodies import convert
+
+        with self.listening() as listener:
+            if wanted := frozenset(types):
+                listener.set_types(wanted)
+            for message in listener.messages(patience=timeout):
+                try:
+                    message.body = convert(message.body, into)
+                except NotMailError as error:
+                    message.reject(error.reason)
+                    continue
+                yield message
 
     def __iter__(self) -> Iterator[Message[Any]]:
         """Messages as they come, each to be settled by you: `for message in box: with message: …`. stop() ends it."""

@@ -690,3 +690,50 @@ def test_errors_of_a_send_reach_the_loop(root: Path, monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
     assert files(root, "new") == []
+
+
+def test_several_are_received_at_once(alice: Mailbox, bob: Mailbox) -> None:
+    """In order, as many as there are up to the number; each is settled by itself."""
+    alice.send_many("bob", [1, 2, 3])
+    first = bob.receive_many(2, into=int)
+    rest = bob.receive_many(5)
+    for message in (*first, *rest):
+        message.ack()
+
+    assert [[message.body for message in each] for each in (first, rest)] == [[1, 2], [3]]
+    assert bob.receive_many(5) == []
+
+
+def test_a_loop_over_messages_of_some_types_ends_by_its_time_out(alice: Mailbox, bob: Mailbox) -> None:
+    """Bodies are checked; what does not fit is a dead letter, other types are left waiting."""
+    alice.send("bob", 1, type="number")
+    alice.send("bob", "one", type="number")
+    alice.send("bob", "text", type="text")
+    alice.send("bob", 2, type="number")
+    seen = []
+    for message in bob.messages(into=int, types=["number"], timeout=0.3):
+        with message:
+            seen.append(message.body)
+
+    assert seen == [1, 2]
+    assert [message.body for message in bob.peek("dead")] == ["one"]
+    assert [message.body for message in bob.peek()] == ["text"]
+
+
+def test_a_setting_that_does_not_exist_is_refused(root: Path) -> None:
+    """By init() as by Mailbox(), and no box is made."""
+    for make in (Mailbox, Mailbox.init):
+        with pytest.raises(TypeError, match="max_atempts"):
+            make("dora", root, max_atempts=3)  # type: ignore[call-arg]
+
+    assert not (root / "dora").exists()
+
+
+def test_time_outs_follow_one_rule(alice: Mailbox, bob: Mailbox) -> None:
+    """0 does not wait; what may be missing is None, False or empty; what was asked for and did not come raises."""
+    assert bob.receive(0) is None
+    assert bob.wait(0) is False
+    assert bob.receive_many(2, 0) == []
+    assert list(bob.messages(timeout=0)) == []
+    with pytest.raises(TimeoutError):
+        alice.request("bob", timeout=0)

@@ -12,7 +12,7 @@ from support.paths import PACKAGE
 
 DOORS = {
     "filelock": {"system.locks"},
-    "msgspec": {"receive.typed_bodies"},
+    "msgspec": {"format.envelope", "receive.typed_bodies"},
     "pydantic": {"receive.typed_bodies"},
     "orjson": {"format.codec", "store.ledger", "receive.status", "receive.command_handler", "cli.watch"},
     "jsonpatch": {"documents.change"},

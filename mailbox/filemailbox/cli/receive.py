@@ -116,6 +116,27 @@ def reject_(
     return _each(id, sender, root, lambda message: message.reject(reason))
 
 
+def extend_(
+    id: Ids,
+    *,
+    duration_: Annotated[
+        float, Opt("--for", metavar="DURATION", read=duration, help="How long it is ours from now on. [10m]")
+    ] = 600.0,
+    sender: As = None,
+    root: Root = None,
+) -> int:
+    """Extend the lease of messages that `receive --no-ack` claimed. Prints the new deadline, one line for each.
+
+    A lease is that of all messages that one command claimed. It never gets shorter.
+
+    Examples:
+      mailbox extend 123456789 --for 1h --as bob
+    """
+    from . import output
+
+    return _each(id, sender, root, lambda message: print(output.exact(message.extend(duration_))))
+
+
 def reply_(
     id: Id,
     body: Body = None,
@@ -139,10 +160,7 @@ def reply_(
     """
     with Mailbox(sender, path_of(root), durable=not no_durable) as box, box.leased(id) as message:
         content = bodies.given(body, json_body, body_text, body_file, allow_empty)
-        answer = message.reply(content, type=type, subject=subject)
-        if not keep:
-            message.ack()
-        print(answer)
+        print(message.reply(content, keep=keep, type=type, subject=subject))
 
 
 def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callable[[Any], object]") -> int:

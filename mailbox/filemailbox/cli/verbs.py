@@ -21,6 +21,7 @@ VERBS: Final = {
     "ack": "receive",
     "retry": "receive",
     "reject": "receive",
+    "extend": "receive",
     "reply": "receive",
     "watch": "watch",
     "health": "watch",

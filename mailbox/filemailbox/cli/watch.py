@@ -31,6 +31,9 @@ def watch_(
     once: Annotated[bool, Opt("--once", help="Stop after one message.")] = False,
     n: Annotated[int | None, Opt("-n", "--count", metavar="N", read=count, help="Stop after N messages.")] = None,
     drain: Annotated[bool, Opt("--drain", help="Stop when there is no more mail.")] = False,
+    retries: Annotated[
+        bool, Opt("--retries", help="With --drain: wait for messages that failed and come back later.")
+    ] = False,
     jobs: Annotated[int, Opt("-j", "--jobs", metavar="N", read=count, help="Run N commands at a time. [1]")] = 1,
     max_attempts: Annotated[
         int | None,
@@ -110,7 +113,7 @@ def watch_(
         handlers.add(tuple(type), printer if printing else runner, None)
         listener.open(drain)
         manager.say("READY=1", f"STATUS=watching the box {box.name}")
-        listener.run(handlers, 1 if printing else jobs, drain, limit=1 if once else n)
+        listener.run(handlers, 1 if printing else jobs, drain, limit=1 if once else n, retries=retries)
         manager.stopping()
     if printer.failure is not None:
         raise printer.failure

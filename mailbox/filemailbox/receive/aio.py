@@ -87,7 +87,9 @@ async def request(
             await _sleep(waker, left, generation, empty)
 
 
-async def listen(listener: Listener, handlers: HandlerRegistry, workers: int, drain: bool) -> None:
+async def listen(
+    listener: Listener, handlers: HandlerRegistry, workers: int, drain: bool, retries: bool = False
+) -> None:
     """See Mailbox.arun(). A thread claims, so that the loop never waits for the disk. Handlers run in the loop."""
     loop = asyncio.get_running_loop()
     slots = WorkerSlots(workers)
@@ -111,7 +113,7 @@ async def listen(listener: Listener, handlers: HandlerRegistry, workers: int, dr
             task.cancelled() or task.exception()  # sys.exit() has left the loop by itself
 
     def claim_all() -> None:
-        with contextlib.closing(listener.claims(slots, workers, drain)) as claims:
+        with contextlib.closing(listener.claims(slots, workers, drain, retries)) as claims:
             for message in claims:
                 handler = listener.select_handler(handlers, message)
                 if handler is None:

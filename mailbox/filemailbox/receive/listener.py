@@ -126,14 +126,19 @@ class Listener:
         if not drain:
             self.waker.watch()
 
-    def messages(self, drain: bool = False) -> Generator[Message[Any], None, None]:
-        """Yield messages for the caller to settle, until stop(); with *drain*, until none is left.
+    def messages(
+        self, drain: bool = False, retries: bool = False, patience: float | None = None
+    ) -> Generator[Message[Any], None, None]:
+        """Yield messages for the caller to settle, until stop(), or *patience* seconds without one.
+
+        With *drain*, until none is left that can be claimed now; with *retries*, none that failed and comes back, too.
 
         Claiming once more before arming again saves the waiting message the cost of arming, 8 to 11 % of a callback.
         Until then the doorbell is readable and a ring adds nothing. After a flood of rings it arms at once.
         """
         self.open(drain)
         by_timer, empty, generation = False, 0, self.waker.arm()
+        deadline = _deadline(patience)
         while not self.stopping:
             empty += 1
             while not self.stopping and (message := self.take(generation)) is not None:
@@ -141,23 +146,28 @@ class Listener:
                 self.tick()
                 empty = 0
                 yield message
-            if drain or self.stopping:
+                deadline = _deadline(patience)
+            longest = self.before_wait() if not drain else (self.receiver.next_retry() if retries else None)
+            if longest is None or self.stopping or time.monotonic() >= deadline:
                 return
-            source = self.waker.wait(self.before_wait(), generation, empty)
+            source = self.waker.wait(min(longest, deadline - time.monotonic()), generation, empty)
             by_timer = source == "timer"
             announced = source not in ("timer", "flood") and not self.stopping
             if announced and (message := self.take(generation)) is not None:
                 empty = 0
                 yield message
+                deadline = _deadline(patience)
                 self.count(message, by_timer)  # after the handler: the message is what waits
             generation = self.waker.arm()
 
-    def claims(self, slots: WorkerSlots, workers: int, drain: bool) -> Generator[Message[Any], None, None]:
+    def claims(
+        self, slots: WorkerSlots, workers: int, drain: bool, retries: bool = False
+    ) -> Generator[Message[Any], None, None]:
         """Yield messages(), each once a worker is free in *slots*: no message is claimed before its worker is."""
         again = True
         while again:
             again = False
-            with contextlib.closing(self.messages(drain)) as messages:
+            with contextlib.closing(self.messages(drain, retries)) as messages:
                 while slots.acquire():
                     message = None if self.stopping else next(messages, None)
                     if message is None:
@@ -176,17 +186,25 @@ class Listener:
         due = self.receiver.next_due()
         return float("inf") if due is None else due
 
-    def run(self, handlers: HandlerRegistry, workers: int, drain: bool = False, limit: int | None = None) -> None:
+    def run(
+        self,
+        handlers: HandlerRegistry,
+        workers: int,
+        drain: bool = False,
+        limit: int | None = None,
+        *,
+        retries: bool = False,
+    ) -> None:
         """Call handlers for *limit* messages, or until stop(). One worker is this thread."""
         self.set_types(handlers.types())
         if workers == 1:
-            with contextlib.closing(self.messages(drain)) as messages:
+            with contextlib.closing(self.messages(drain, retries)) as messages:
                 for message in itertools.islice(messages, limit):
                     self._handle(handlers, message)
             return
         with (
             self._pool(workers) as (slots, submit),
-            contextlib.closing(self.claims(slots, workers, drain)) as claims,
+            contextlib.closing(self.claims(slots, workers, drain, retries)) as claims,
         ):
             for message in itertools.islice(claims, limit):
                 submit(handlers, message)
@@ -334,12 +352,16 @@ class Listener:
             self.missed += 1
 
 
+def _deadline(patience: float | None) -> float:
+    return float("inf") if patience is None else time.monotonic() + patience
+
+
 def _reply(message: Message[Any], value: Any) -> None:
     """Send the value that a handler returned. A sender that cannot be answered is logged: the message is handled."""
     if value is None:
         return
     try:
-        message.reply(value)
+        message.reply(value, keep=True)
     except InvalidBodyError:
         raise
     except (InvalidRequestError, NotFoundError) as error:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime, timedelta
     from types import TracebackType
-    from typing import Any, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
+    from typing import Any, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar, Unpack
+
+    from ..option_types import Options
 
 if TYPE_CHECKING:
     T = TypeVar("T")
@@ -38,6 +40,7 @@ class Settler(Protocol):
     def retry(self, message: Message[Any], delay: float | None, reason: str, detail: str) -> None: ...
     def reject(self, message: Message[Any], reason: str, detail: str) -> None: ...
     def release(self, message: Message[Any], delay: float) -> None: ...
+    def extend(self, message: Message[Any], duration: float) -> datetime: ...
 
 
 class Replier(Protocol):

@@ -15,6 +15,7 @@ from ..errors import (
     InvalidRequestError,
     KeyNotFoundError,
     MailboxError,
+    NotClaimedError,
     NotMailError,
     TooManyHopsError,
     TrustError,
@@ -67,6 +68,7 @@ class Receiver:
         self._ledger = Ledger(settings.ledger_dir or f"{box}/ledger", box.path)
         self.close = self._spool.close
         self.next_due = self._spool.next_due
+        self.next_retry = self._spool.next_retry
         self.cost = self._spool.cost
         self.requeue = self._spool.requeue
         self.purge = self._spool.purge

@@ -63,6 +63,12 @@ class DeferredMail:
         with self._folder.guard:
             return (self.heap[0][0] - time.time_ns()) / 1e9 if self.heap else None
 
+    def next_retry(self) -> float | None:
+        """Return the seconds until the earliest that was claimed before is due; None if none is known."""
+        with self._folder.guard:
+            due = min((due for due, filename in self.heap if ",A=" in filename), default=None)
+        return None if due is None else (due - time.time_ns()) / 1e9
+
     def scan(self) -> None:
         """List `later/`."""
         waiting = list_dir(self._folder.dirs["later"])

@@ -111,8 +111,8 @@ class Tenancy:
         """
         return folder.fd >= 0
 
-    def extend(self, folder: "ConsumerFolder", duration: float) -> str:
-        """Keep the claims for *duration* seconds from now. Returns the deadline. Raises InvalidRequestError, OSError."""
+    def extend(self, folder: "ConsumerFolder", duration: float) -> str:  # noqa: ARG002  # this one has no lease
+        """Keep the claims for *duration* seconds from now. Returns the deadline. Raises InvalidRequestError."""
         raise InvalidRequestError(
             "the message is not under a lease: it is claimed for as long as its process lives",
             hint="a lease is asked for by Mailbox(lease=…), or `mailbox receive --no-ack`",

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final
 
 from .. import log
-from ..errors import StorageError, quoted, storage_error, translated_errors
+from ..errors import NotClaimedError, StorageError, quoted, storage_error, translated_errors
 from ..format.filename import Filename, split_timed
 from ..format.timestamp import to_timestamp
 from ..settings import Settings
@@ -202,6 +202,10 @@ class Spool:
     def next_due(self) -> float | None:
         """Return the seconds until the next deferred message comes back; None if none is known."""
         return self._deferred.next_due()
+
+    def next_retry(self) -> float | None:
+        """Return the seconds until the next message that failed before comes back; None if none is known."""
+        return self._deferred.next_retry()
 
     def cost(self) -> float:
         """Return the seconds that the last scan took, if much of `new/` is not mail."""

@@ -4,12 +4,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from filemailbox import BoxNotFoundError, Mailbox, MessageNotFoundError, NotClaimedError, NotMailError
+from filemailbox import (
+    BoxNotFoundError,
+    InvalidRequestError,
+    Mailbox,
+    MessageNotFoundError,
+    NotClaimedError,
+    NotMailError,
+)
+from filemailbox.format.timestamp import to_timestamp
 from filemailbox.store import claim_new
 from filemailbox.system.files import bare_rename
 
@@ -244,3 +253,50 @@ def test_what_was_leased_and_never_looked_at_is_not_shown(root: Path, bob: Mailb
         pass
 
     assert path.exists()
+
+
+def test_a_lease_can_be_extended(root: Path, alice: Mailbox) -> None:
+    """By its own process and by another; it never gets shorter, and holds for what comes later."""
+    id = alice.send("bob", "long work")
+    with Mailbox("bob", root, lease=60) as bob:
+        message = bob.receive()
+        assert message is not None
+        first = message.extend(3600)
+        shorter = message.extend(60)
+        held = bob.leased_until
+    with Mailbox("bob", root) as other, other.leased(id) as message:
+        second = message.extend(timedelta(hours=2))
+    (folder,) = (path.name for path in (root / "bob/cur").iterdir() if ",U=" in path.name)
+
+    assert first == shorter == held
+    assert second > first + timedelta(minutes=59)
+    assert to_timestamp(int(second.timestamp()) * 10**9)[:15] == folder.partition(",U=")[2][:15]
+
+
+def test_only_a_leased_claim_can_be_extended(root: Path, alice: Mailbox, bob: Mailbox) -> None:
+    """A plain claim lasts as long as its process; a settled one is gone."""
+    alice.send("bob", 1)
+    alice.send("bob", 2)
+    plain = bob.receive()
+    assert plain is not None
+    with pytest.raises(InvalidRequestError):
+        plain.extend(60)
+    plain.ack()
+    with Mailbox("bob", root, lease=60) as leaser:
+        message = leaser.receive()
+        assert message is not None
+        message.ack()
+        with pytest.raises(NotClaimedError):
+            message.extend(60)
+
+
+def test_extend_on_the_command_line(mailbox: Callable[..., Any], alice: Mailbox, root: Path) -> None:
+    """It prints the new deadline."""
+    id = alice.send("bob", "long work")
+    mailbox("receive", "--no-ack", "--lease", "1m")
+    extended = mailbox("extend", id, "--for", "2h")
+    (folder,) = (path.name for path in (root / "bob/cur").iterdir() if ",U=" in path.name)
+
+    assert extended.code == 0
+    assert extended.lines[0][11:19] == ":".join(folder.partition("T")[2][at : at + 2] for at in (0, 2, 4))
+    assert mailbox("extend", "nothing").code == 1

@@ -1271,3 +1271,35 @@ def test_a_listener_without_the_key_of_its_box_ends(alice: Mailbox, root: Path) 
         states = [message.state for message in bob.peek("new", "later", "cur", "dead")]
 
     assert states == ["later"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_drain_can_wait_for_retries(alice: Mailbox, quick: Mailbox, workers: int) -> None:
+    """Not for mail that is scheduled for later."""
+    alice.send("bob", "fails twice")
+    alice.send("bob", "tomorrow", delay=86400)
+    attempts = []
+
+    @quick.on
+    def handle(message: Message[Any]) -> None:
+        attempts.append(message.attempt)
+        if message.attempt < 3:
+            raise Retry(delay=0.05)
+
+    quick.run(drain=True, retries=True, workers=workers)
+
+    assert attempts == [1, 2, 3]
+    assert [message.body for message in quick.peek()] == ["tomorrow"]
+
+
+def test_a_drain_leaves_retries_to_the_next_one(alice: Mailbox, quick: Mailbox) -> None:
+    """By default."""
+    alice.send("bob", "fails")
+
+    @quick.on
+    def handle(message: Message[Any]) -> None:
+        raise Retry(delay=3600)
+
+    quick.run(drain=True)
+
+    assert [message.attempt for message in quick.peek()] == [2]

@@ -33,6 +33,10 @@ class Desk:
     def release(self, message: Message[Any], delay: float) -> None:
         self._settle(message, "release")
 
+    def extend(self, message: Message[Any], duration: float) -> datetime:
+        self.asked.append(("extend", duration))
+        return datetime.now(UTC)
+
     def reply(self, message: Message[Any], body: Any, options: dict[str, Any]) -> str:
         self.asked.append(("reply", body, options))
         return ID
@@ -180,13 +184,15 @@ def test_what_was_only_looked_at_cannot_be_settled(settle: Callable[[Message[Any
         settle(Message(ID, decode(b"{}"), b"", ""))
 
 
-def test_a_reply_does_not_settle(message: Message[Any], desk: Desk) -> None:
-    """More than one may be sent."""
-    answer = message.reply({"ok": True}, type="done")
+def test_a_reply_acks_unless_the_message_is_kept(message: Message[Any], desk: Desk) -> None:
+    """As `mailbox reply` does; more than one may be sent."""
+    first = message.reply("working", keep=True)
+    kept = not message.settled
+    second = message.reply({"ok": True}, type="done")
 
-    assert answer == ID
-    assert desk.asked == [("reply", {"ok": True}, {"type": "done"})]
-    assert not message.settled
+    assert (first, second, kept) == (ID, ID, True)
+    assert desk.asked == [("reply", "working", {}), ("reply", {"ok": True}, {"type": "done"}), ("ack",)]
+    assert message.settled
 
 
 # as_dict
