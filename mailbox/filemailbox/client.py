@@ -16,6 +16,7 @@ from contextlib import aclosing, contextmanager
 from .environment import key_folders, own_name, root_path, switch
 from .errors import (
     BodyTypeError,
+    BoxNotFoundError,
     InvalidBodyError,
     InvalidRequestError,
     MailboxError,
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
     P = TypeVar("P")
 else:  # see annotations
     P, Generic = "P", {"P": object}
+
+
+_BOX_POLL = 0.05  # seconds between two tries to send to a box that is not there yet
 
 
 class _Lazy(Generic[P]):
@@ -286,11 +290,14 @@ class Mailbox:
         id               only to send a message again after DurabilityUnknownError
         seal             encrypt it for the recipient and prove the sender
         sign             prove the sender, readable by anyone; the default if we have a key. sign=False: neither
+        wait_for_box     seconds (or timedelta) to wait for the box *to* if it is not there yet; the default is an error
 
         Raises BoxNotFoundError for an unknown recipient, InvalidBodyError, DiskFullError, PermissionDeniedError, and
         KeyNotFoundError if sealing lacks a key: then nothing was delivered. Raises DurabilityUnknownError if it was
         delivered and the disk did not confirm it: send it again with `id=error.id`.
         """
+        if options and options.get("wait_for_box") is not None:
+            return self._send_when_there(to, body, options)
         address = self._addresses.get(to)
         if address is None:
             if is_group(to):
@@ -315,6 +322,17 @@ class Mailbox:
         if self._keeps_sent:
             self._keep_sent(id, data, protection)
         return id
+
+    def _send_when_there(self, to: str, body: Any, options: Options) -> str:
+        """Send it as soon as there is a box *to*. Raises as send() does."""
+        deadline = time.monotonic() + (in_seconds(options.pop("wait_for_box")) or 0)
+        while True:
+            try:
+                return self.send(to, body, **options)
+            except BoxNotFoundError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_BOX_POLL)
 
     def send_group(self, to: str, body: Any = None, **options: Unpack[Options]) -> dict[str, str | MailboxError]:
         """Send to each member of a group. Returns, by member, the id, which is the same for all, or the error.

@@ -21,6 +21,7 @@ class Options(TypedDict, total=False):
     id: str | None
     seal: bool | None
     sign: bool | None
+    wait_for_box: float | timedelta | None
 
 
 class MailboxSettings(TypedDict, total=False):

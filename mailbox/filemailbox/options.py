@@ -27,7 +27,7 @@ OPTIONS = (
     "sign",
 )
 _RECEIPTS = ("receipts", "receipt")  # send_and_wait(), request() and the receiver set them
-_TO_RESOLVE = frozenset(("id", "ttl", "delay", "seal", "sign"))
+_TO_RESOLVE = frozenset(("id", "ttl", "delay", "seal", "sign", "wait_for_box"))
 _NOT_AN_OPTION = frozenset(("expires", "deliver_after", "from", "sent", "body", "v"))
 _SPECIAL = _TO_RESOLVE | _NOT_AN_OPTION
 
@@ -40,8 +40,10 @@ def resolve_options(options: Any, protection: str | None) -> tuple[str, str | No
     """
     if _SPECIAL.isdisjoint(options):  # most messages; the envelope refuses other unknown fields
         return new_id(), protection
-    if unknown := ", ".join(sorted(options.keys() - {*OPTIONS, *_RECEIPTS})):
+    if unknown := ", ".join(sorted(options.keys() - {*OPTIONS, *_RECEIPTS, "wait_for_box"})):
         raise TypeError(f"there is no option {unknown}: expected {', '.join(OPTIONS)}")
+    if options.pop("wait_for_box", None) is not None:  # send() has taken it
+        raise InvalidRequestError("wait_for_box= is for send() and request() to one box")
     for option, field in (("ttl", "expires"), ("delay", "deliver_after")):
         span = options.pop(option, None)
         if span is not None:

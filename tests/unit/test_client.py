@@ -737,3 +737,25 @@ def test_time_outs_follow_one_rule(alice: Mailbox, bob: Mailbox) -> None:
     assert list(bob.messages(timeout=0)) == []
     with pytest.raises(TimeoutError):
         alice.request("bob", timeout=0)
+
+
+def test_a_message_can_wait_for_the_box_that_it_goes_to(alice: Mailbox, root: Path) -> None:
+    """Services start in any order; without the option an unknown box is an error."""
+    with pytest.raises(BoxNotFoundError):
+        alice.send("late", 1)
+    later = threading.Timer(0.2, lambda: Mailbox.init("late", root).close())
+    later.start()
+    try:
+        id = alice.send("late", 1, wait_for_box=60)
+    finally:
+        later.join()
+
+    assert [message.id for message in Mailbox("late", root).peek()] == [id]
+
+
+def test_a_box_that_never_comes_is_an_error_in_the_end(alice: Mailbox) -> None:
+    """And what cannot wait says so, before anything is sent."""
+    with pytest.raises(BoxNotFoundError):
+        alice.send("late", 1, wait_for_box=0.1)
+    with pytest.raises(InvalidRequestError, match="wait_for_box"):
+        alice.send_many("bob", [1], wait_for_box=1)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 GRACE = 1.0  # seconds until "no process listens" is printed
 STAGES = ("taken", "handled", "rejected")
 To = Annotated[str, Arg("TO", "The box it goes to.", read=parse_address)]
+WaitForBox = Annotated[
+    float | None,
+    Opt("--wait-for-box", metavar="DURATION", read=duration, help="If there is no box TO yet, wait so long for it."),
+]
 Whom = Annotated[str, Arg("TO", "The box it goes to; or `all`, or `team:GROUP`.", read=parse_recipient)]
 Type = Annotated[str | None, Opt("--type", metavar="TYPE", help="What kind of message it is.")]
 Subject = Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")]
@@ -83,6 +87,7 @@ def send_(
         Opt("--timeout", metavar="DURATION", read=duration, help="With --wait-for: the longest wait. [30s]"),
     ] = None,
     no_durable: NoDurable = False,
+    wait_for_box: WaitForBox = None,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -114,6 +119,7 @@ def send_(
         "headers": _headers(header, urgent),
         "seal": seal or None,
         "sign": sign or None,
+        "wait_for_box": wait_for_box,
     }
     if in_reply_to:
         _continue_thread(box, in_reply_to, options)
@@ -183,6 +189,7 @@ def request_(
     seal: Seal = False,
     sign: Sign = False,
     no_durable: NoDurable = False,
+    wait_for_box: WaitForBox = None,
     sender: As = None,
     root: Root = None,
 ) -> None:
@@ -213,6 +220,7 @@ def request_(
                 headers=_headers(header, urgent),
                 seal=seal or None,
                 sign=sign or None,
+                wait_for_box=wait_for_box,
             )
         messages.show(answer, json=json, body=True)
 

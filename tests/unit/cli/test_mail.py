@@ -507,3 +507,10 @@ def test_an_answer_to_a_message_that_is_gone_is_the_first(mailbox: Callable[...,
 
     assert answer is not None
     assert (answer.hops, answer.thread) == (1, id)
+
+
+def test_send_waits_for_a_box(mailbox: Callable[..., Any], root: Path) -> None:
+    """In the end an unknown box is exit code 67."""
+    assert mailbox("send", "bob", "x", "--wait-for-box", "1m").code == 0
+    assert mailbox("send", "late", "x", "--wait-for-box", "50ms").code == 67
+    assert mailbox("send", "late", "--lines", "--wait-for-box", "1s", stdin="x\n").code == 2
