@@ -118,7 +118,7 @@ ops/cleanup  _shrink, _remove_consumer, _remove_half_made, _unlock, _unlink, _rm
         | the owner of the box swaps folders for links while root sweeps
         | in a process with the owner's rights (as_owner): it can do what the owner can; each folder is opened again
         O_NOFOLLOW; dir_fd everywhere
-ops/doctor  _foreign_entries, _uid_trust, _setting, _far_deadlines, _is_too_late, _junk, _outbox
+ops/doctor  _foreign_entries, _uid_trust, _setting, _far_deadlines, _is_too_late, _junk, _outbox, _expired
         | the owner of the box plants links, FIFOs and many names
         | reads only: files O_NOFOLLOW and O_NONBLOCK; a folder listed through a planted link makes a wrong count and
         nothing else; an error is this box's own finding
@@ -215,7 +215,7 @@ store/consumer_folder  _recover_replaced_new, move_all
 store/box_settings  read_box_settings, _write
         | the owner of the box, whose settings they are
         | read strictly, and only if it is the box owner's; written as the owner, a draft O_EXCL renamed by descriptor
-store/dead_letters  DeadLetters.sweep, DeadLetters._is_expired
+store/dead_letters  DeadLetters.sweep, is_expired
         | senders: names of mail; dead/ is 0700
         | names from our own dead/, by descriptor; a note is opened with READ and never followed
 store/dead_letters  DeadLetters.add, DeadLetters.add_unclaimed, DeadLetters.requeue, DeadLetters.purge

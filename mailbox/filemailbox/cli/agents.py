@@ -12,7 +12,7 @@ from .common import Root, path_of
 from .options import Annotated, Arg, Opt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from ..ops.inventory import BoxStatus
@@ -136,10 +136,27 @@ def _lines(box: "BoxStatus") -> "Iterator[str]":
     for label, number in (("dead letters", box.dead), ("done", box.done)):
         if number:
             yield f"{label}: {number}"
+    if settings := ", ".join(_settings(box.settings)):
+        yield f"settings: {settings}"
     for listener in box.listeners:
         yield from _listener(listener)
     if not box.listeners:
         yield "it has a listener, which writes no report" if box.has_listener else "no listener"
+
+
+def _settings(settings: "Mapping[str, Any]") -> "Iterator[str]":
+    """The settings of a box, each in words."""
+    words = {
+        "max_attempts": "{} attempts",
+        "retry_delay": "the second after {}",
+        "max_retry_delay": "at most {} between them",
+        "retention": "handled mail kept for {}",
+        "expired_retention": "expired mail for {}",
+        "dead_retention": "dead letters for {}",
+    }
+    for name, text in words.items():
+        if name in settings:
+            yield text.format(settings[name] if name == "max_attempts" else duration_text(settings[name]))
 
 
 def _leases(box: "BoxStatus") -> "Iterator[str]":

@@ -32,6 +32,7 @@ from ..settings import MAX_SIZE
 from ..store import junk
 from ..store.box import repair_box
 from ..store.claim_deferred import MAX_RETRY_NS, is_too_late
+from ..store.dead_letters import is_expired
 from ..store.junk import KEPT
 from ..store.layout import FOLDERS, MARKER, NEW_SWAP_PREFIX, OUTBOX
 from ..store.root import Box, Root
@@ -46,6 +47,7 @@ _ORDER: Final = {"error": 0, "warning": 1, "note": 2}
 _OUTBOX_GRACE: Final = 300.0  # seconds in which a relay carries all mail that it can
 _HARDLINKS: Final = "/proc/sys/fs/protected_hardlinks"
 _LONG_LEASE: Final = 86_400_000_000_000  # nanoseconds: a longer lease is a mistake, or a clock was ahead
+_MAX_NOTES: Final = 1000  # notes beside dead letters that are read
 _MAX_DEFERRED: Final = 1000  # messages in later/ that are examined: those due last
 _FUSE: Final = "/dev/fuse"
 _NAMESPACES: Final = {"/proc/sys/kernel/unprivileged_userns_clone": "0", "/proc/sys/user/max_user_namespaces": "0"}
@@ -132,7 +134,7 @@ def examine_box(box: Box) -> Iterator[Finding]:
     if now.new is None:
         return
     yield from _of_causes(now.name, causes(now))
-    yield from _waiting_mail(now)
+    yield from _waiting_mail(box, now)
     yield from _far_deadlines(box, now)
     yield from _junk(box)
     yield from _outbox(box)
@@ -455,7 +457,7 @@ def _own_group(box: Box) -> Iterator[Finding]:
             )
 
 
-def _waiting_mail(now: BoxStatus) -> Iterator[Finding]:
+def _waiting_mail(box: Box, now: BoxStatus) -> Iterator[Finding]:
     for lease in now.leases:
         if lease.expired and lease.claimed:
             yield Finding(
@@ -471,6 +473,26 @@ def _waiting_mail(now: BoxStatus) -> Iterator[Finding]:
             counted(now.dead, "dead letter"),
             f"`mailbox dead list --as {now.name}` shows why",
         )
+        if not {"expired_retention", "dead_retention"} & set(now.settings) and (expired := _expired(f"{box}/dead")):
+            yield Finding(
+                "note",
+                now.name,
+                f"{counted(expired, 'dead letter')} of these expired, and nothing deletes them",
+                f"`mailbox init --expired-retention 7d {now.name}` does so from now on; `mailbox dead purge --reason "
+                f"expired --as {now.name}` at once",
+            )
+
+
+def _expired(dead: str) -> int:
+    """Return the number of dead letters that expired, of the first thousand; 0 if their notes cannot be read."""
+    with contextlib.suppress(OSError):
+        dir_fd = os.open(dead, FOLDER)
+        try:
+            notes = [name for name in list_dir(dir_fd) if name.endswith(".why")]
+            return sum(is_expired(name, dir_fd) for name in notes[:_MAX_NOTES])
+        finally:
+            close(dir_fd)
+    return 0
 
 
 def _far_deadlines(box: Box, now: BoxStatus) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from ..format.order import is_mail
 from ..format.times import format_time, from_nanoseconds
 from ..format.timestamp import to_nanoseconds
 from ..receive.status import ListenerInfo, last_stopped, listening, live_doorbells
+from ..store.box_settings import read_box_settings
 from ..store.ids import timestamp_now
 from ..store.root import Box, Root
 from ..system.as_owner import opened
@@ -64,6 +65,7 @@ class BoxStatus:
     listeners: tuple[ListenerInfo, ...] = ()  # that write a status file
     stopped: ListenerInfo | None = None  # the listener that an error ended last, if none listens now
     leases: tuple[Lease, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the box; see store/box_settings
     problem: str | None = None  # why the box cannot be examined, unless permissions are the reason
 
     @property
@@ -106,6 +108,7 @@ def box_status(box: Box) -> BoxStatus:
         due, deferred, next_due, retrying = _later(f"{box}/later")
         consumers, claimed, leases = _claimed(f"{box}/cur")
         dead, done = _count(f"{box}/dead"), _count(f"{box}/done")
+        settings = read_box_settings(box)
     except (PermissionError, FileNotFoundError, NotADirectoryError):  # doctor reports what is wrong
         return BoxStatus(name, st.st_uid, st.st_gid, doorbells=doorbells)
     except (OSError, ValueError) as error:  # the trouble of one box must not hide the others
@@ -136,6 +139,7 @@ def box_status(box: Box) -> BoxStatus:
         listeners=listeners,
         stopped=stopped,
         leases=leases,
+        settings=settings,
     )
 
 

@@ -137,19 +137,11 @@ class DeadLetters:
                 age = now - max(st.st_mtime, st.st_ctime)
                 if keep is not None and age > keep:
                     pass
-                elif keep_expired is None or age <= keep_expired or note not in notes or not self._is_expired(note):
+                elif keep_expired is None or age <= keep_expired or note not in notes or not is_expired(note, dead_fd):
                     continue
                 self.purge(name)
                 deleted += 1
         return deleted
-
-    def _is_expired(self, note: str) -> bool:
-        """Return True if this is the reason of mail that expired, and not a handler's words. Raises OSError."""
-        fd = os.open(note, READ, dir_fd=self._dirs["dead"])
-        try:
-            return _EXPIRED.match(os.read(fd, 256)) is not None
-        finally:
-            close(fd)
 
     def explain(self, filename: str, reason: str, detail: str, limit: int = LETTERS) -> bool:
         """Write the `.why` of a dead letter, unless there are *limit* notes. Best effort: a full disk stops nothing.
@@ -222,6 +214,15 @@ def _log(filename: str, address: str, reason: str) -> None:
     log.warning(
         "dead letter %s in the box %s: %s", filename, address, reason, event="dead", box=address, reason=reason, **facts
     )
+
+
+def is_expired(note: str, dead_fd: int) -> bool:
+    """Return True if the note in an open `dead/` is of mail that expired, and not a handler's words. Raises OSError."""
+    fd = os.open(note, READ, dir_fd=dead_fd)
+    try:
+        return _EXPIRED.match(os.read(fd, 256)) is not None
+    finally:
+        close(fd)
 
 
 def _note_name(filename: str) -> str:

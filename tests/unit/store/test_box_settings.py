@@ -167,3 +167,35 @@ def test_purge_by_reason(mailbox: Callable[..., Any], root: Path, alice: Mailbox
 
     assert len(purged.lines) == 1
     assert [path.name[: len(failed)] for path in (root / "bob/dead").glob("*.json")] == [failed]
+
+
+def test_status_shows_the_settings(mailbox: Callable[..., Any], root: Path, bob: Mailbox) -> None:
+    """For people and for programs; damaged ones are the box's own row, and hide no other."""
+    mailbox("init", "bob", "--max-attempts", "3", "--retention", "7d")
+    shown = mailbox("status", "bob").out
+    record = mailbox("status", "bob", "--json").records[0]
+    Mailbox.init("alice", root).close()
+    (root / "bob/settings.json").write_text("{")
+    (root / "alice/settings.json").symlink_to("/etc/passwd")
+    rows = mailbox("status", "alice", "bob", "--json").records
+
+    assert "3 attempts" in shown
+    assert record["settings"] == {"max_attempts": 3, "retention": 604800}
+    assert [bool(row["problem"]) for row in rows] == [True, True]
+
+
+def test_doctor_names_expired_mail_that_nothing_deletes(
+    mailbox: Callable[..., Any], root: Path, alice: Mailbox
+) -> None:
+    """Until the box has a setting for it."""
+    Mailbox.init("bob", root).close()
+    alice.send("bob", "expired", ttl=0.001)
+    time.sleep(0.01)
+    with Mailbox("bob", root) as bob:
+        bob.receive()
+    before = mailbox("doctor", "bob", "--json").out
+    mailbox("init", "bob", "--expired-retention", "7d")
+    after = mailbox("doctor", "bob", "--json").out
+
+    assert "--expired-retention" in before
+    assert "--expired-retention" not in after
