@@ -29,7 +29,7 @@ from .format.envelope import encode
 from .format.times import in_seconds
 from .options import resolve_options
 from .receive.message import Message
-from .settings import MAX_SIZE, POLL_INTERVAL, Settings
+from .settings import MAX_SIZE, POLL_INTERVAL, WATCHERS, Settings, parse_watcher
 from .store.deliver import deliver, deliver_many
 from .store.ids import new_id
 from .store.root import find_root, init_root
@@ -141,7 +141,7 @@ def _build_waker(box: Mailbox) -> Waker:
         receiver: Receiver | None = vars(box).get("_receiver")
         return receiver.cost() if receiver is not None else 0.0
 
-    return Waker(box._box.path, box._poll_interval, scan_cost=scan_cost)
+    return Waker(box._box.path, box._poll_interval, watcher=box._watcher, scan_cost=scan_cost)
 
 
 def _plain(value: Any) -> Any:
@@ -182,6 +182,7 @@ class Mailbox:
         max_retry_delay: float | timedelta | None = None,
         retention: float | timedelta | None = None,
         poll_interval: float = POLL_INTERVAL,
+        watcher: str = WATCHERS[0],
         lease: float | timedelta | None = None,
         ledger_dir: str | os.PathLike[str] | None = None,
         key_dir: str | os.PathLike[str] | None = None,
@@ -202,6 +203,8 @@ class Mailbox:
                          deleted)
         poll_interval    seconds between two polls for mail that nothing announces; a shorter time costs an idle
                          listener more
+        watcher          what finds mail that nothing rings for, such as files moved in by hand: `watchfiles`,
+                         `inotify` (sooner, on Linux alone) or `poll` (for file systems without notices)
         lease            keep claims for that long (seconds or timedelta) after this process has ended: any process of
                          the same owner settles them with leased(). Default: they go back at once
         ledger_dir       folder for the keys of handled mail; outside the root, if all agents share a uid
@@ -219,7 +222,7 @@ class Mailbox:
         self.root = find_root(root_path(root))
         self.name = parse_address(name if name is not None else own_name())
         self.durable, self.max_size = durable, max_size
-        self._poll_interval = poll_interval
+        self._poll_interval, self._watcher = poll_interval, parse_watcher(watcher)
         self._own_settings = {
             "max_size": max_size,
             "max_attempts": max_attempts,
@@ -933,6 +936,7 @@ class Mailbox:
             min_trust=min_trust or self._min_trust,
             send=self.send,
             poll_interval=self._poll_interval,
+            watcher=self._watcher,
         )
 
     # Looking into the box

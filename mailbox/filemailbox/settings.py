@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .errors import InvalidRequestError, quoted
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -21,6 +23,9 @@ MAX_RETRY_DELAY: Final = 300.0
 POLL_INTERVAL: Final = 0.25
 """Seconds between two polls for what no wake-up announces: mail where notifications do not work, deferred mail, dead
 consumers, a replaced box. An idle listener takes 0.2 % of a core at 0.25, 0.8 % at 0.05, 0.05 % at 1."""
+
+WATCHERS: Final = ("watchfiles", "inotify", "poll")
+"""What finds mail that nothing rings for: see wake/watcher.py. The first is the default."""
 
 
 class Settings:
@@ -62,3 +67,10 @@ class Settings:
         self.expired_retention = expired_retention  # seconds that expired mail is kept in dead/; None: until purged
         self.dead_retention = dead_retention  # the same for all dead letters
         self.has_keys = has_keys  # True if a consumer of the box had a key of its own
+
+
+def parse_watcher(name: str) -> str:
+    """Return *name* if there is such a watcher. Raises InvalidRequestError."""
+    if name not in WATCHERS:
+        raise InvalidRequestError(f"the watcher is {quoted(name)}, expected {', '.join(WATCHERS)}")
+    return name

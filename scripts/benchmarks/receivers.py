@@ -4,22 +4,20 @@ Each says on the pipe when it listens, and then, with every message, when its ca
 """
 
 import asyncio
-import errno
 import os
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import orjson
 import watchfiles
 
 from filemailbox import Mailbox
-from filemailbox.system import inotify
-from filemailbox.wake import watcher
-from filemailbox.wake.watcher import STEP
+from filemailbox.settings import POLL_INTERVAL, WATCHERS
+from filemailbox.wake.watcher import IDLE_STEP
 
 SAID: Final = struct.Struct("qq")
 """What is said: the clock at the first line of the callback, and the CPU time of the process so far; both in ns."""
@@ -65,8 +63,8 @@ def _watchfiles(folder: str, callback: Callback) -> None:
     for _ in watchfiles.watch(
         f"{folder}/new",
         watch_filter=None,
-        debounce=STEP,
-        step=STEP,
+        debounce=IDLE_STEP,
+        step=IDLE_STEP,
         rust_timeout=1000,
         yield_on_timeout=True,  # what came before it watched
         recursive=False,
@@ -96,8 +94,8 @@ def _open(folder: str) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _ours(folder: str, callback: Callback) -> None:
-    with Mailbox("bob", folder) as box:
+def _ours(folder: str, callback: Callback, watcher: str = WATCHERS[0], poll_interval: str = str(POLL_INTERVAL)) -> None:
+    with Mailbox("bob", folder, watcher=watcher, poll_interval=float(poll_interval)) as box:
         box.on()(callback)
         callback(None)
         box.run()
@@ -113,30 +111,6 @@ def _ours_async(folder: str, callback: Callback) -> None:
         asyncio.run(box.arun())
 
 
-def _ours_unannounced(folder: str, callback: Callback, poll_interval: str) -> None:
-    """Where the kernel tells nothing."""
-
-    def refuse(_: str) -> NoReturn:
-        raise OSError(errno.EMFILE, "no notifications, for the sake of the benchmark")
-
-    inotify.Inotify = refuse  # type: ignore[assignment, misc]
-    with Mailbox("bob", folder, poll_interval=float(poll_interval)) as box:
-        box.on()(callback)
-        callback(None)
-        box.run()
-
-
-def _ours_by_watchfiles(folder: str, callback: Callback, step: str) -> None:
-    """Where there is no inotify."""
-
-    def refuse(_: str) -> NoReturn:
-        raise OSError(errno.ENOSYS, "no inotify, for the sake of the benchmark")
-
-    inotify.Inotify = refuse  # type: ignore[assignment, misc]
-    watcher.STEP = int(step)  # type: ignore[misc]
-    _ours(folder, callback)
-
-
 HOW: Final[dict[str, Callable[..., None]]] = {
     "bare": _bare,
     "stream": _stream,
@@ -144,8 +118,6 @@ HOW: Final[dict[str, Callable[..., None]]] = {
     "polling": _polling,
     "ours": _ours,
     "ours-async": _ours_async,
-    "ours-unannounced": _ours_unannounced,
-    "ours-by-watchfiles": _ours_by_watchfiles,
 }
 
 

@@ -4,7 +4,7 @@
     send        ours: send() here, the callback of run(), or of arun(), in the other process
     mv          ours: a script's file renamed into new/, and nobody rings
     stream      the message itself down a Unix stream socket: what a system without files could reach
-    watchfiles  as bare, woken by watchfiles, which looks as often as it does for us where there is no inotify
+    watchfiles  as bare, woken by watchfiles with the step of our idle listener
     polling     as bare, looking every 10 ms
 
 Each receiver is a process of its own (receivers.py), and all listen at once. The sender picks one at random, waits for
@@ -12,6 +12,9 @@ its callback, and pauses for some milliseconds: every wake-up is a cold one. A t
 that sends to the first line of the callback, on the clock that all processes share. A repetition is a part of the
 samples; a ratio is that of two medians, or 99th percentiles, of one repetition; what is shown is the median of the
 repetitions, their lowest and their highest.
+
+Of each watcher: what it takes while nothing comes, and how long it takes to find files that are moved in by hand, one
+after a time of rest (`from idle`) and each as soon as the one before it was found (`in a conversation`).
 """
 
 import os
@@ -29,9 +32,9 @@ from typing import Final, Protocol, TypeAlias
 
 from filemailbox import Mailbox
 from filemailbox.format.envelope import encode
-from filemailbox.settings import POLL_INTERVAL
+from filemailbox.settings import POLL_INTERVAL, WATCHERS
 from filemailbox.store.ids import new_id
-from filemailbox.wake.watcher import STEP
+from filemailbox.wake.watcher import LIVELY_FOR
 
 from . import disks
 from .box import BODY
@@ -44,7 +47,8 @@ _WARM: Final = 5  # messages to each that do not count
 _PATIENCE: Final = 30.0  # seconds for a message to come through
 
 _WANTED: Final = {"send, callback": 2.0, "send, async callback": 2.4}  # times bare
-_WANTED_MOVED: Final = 25.0  # ms
+_WANTED_FROM_IDLE: Final = 50.0  # ms
+_WANTED_CONVERSING: Final = 5.0  # ms
 _WANTED_IDLE: Final = 0.5  # % of a core
 
 
@@ -55,10 +59,11 @@ class Plan:
     samples: int = 2000  # of each system
     repetitions: int = 5
     idle: float = 10.0  # seconds
-    rounds: int = 40  # messages to each of the listeners whose settings are compared
+    rounds: int = 40  # messages from idle to each of the listeners whose settings are compared
+    turns: int = 200  # messages of a conversation with each of them
 
 
-QUICK: Final = Plan(samples=150, repetitions=2, idle=2.0, rounds=4)
+QUICK: Final = Plan(samples=150, repetitions=2, idle=2.0, rounds=4, turns=20)
 
 
 def measure(*, quick: bool = False, plan: Plan | None = None) -> Report:
@@ -130,28 +135,48 @@ def _slowest(times: list[float]) -> float:
 def _settings(listeners: dict[str, "System"], plan: Plan) -> list[Table]:
     """What it costs to listen, and how soon mail is found that nobody rings for."""
     _to_all(listeners)  # what is done only once
+    time.sleep(LIVELY_FOR)
     _progress("idle")
-    before = _to_all(listeners)
+    before = {what: listener.used() for what, listener in listeners.items()}
     time.sleep(plan.idle)
-    after = _to_all(listeners)
-    idle, found = [], []
-    for what, (_, began, used) in before.items():
-        _, ended, used_then = after[what]
+    after = {what: listener.used() for what, listener in listeners.items()}
+    idle = []
+    for what in listeners:
         wanted = _WANTED_IDLE if what == _DEFAULTS else None
-        idle.append(Figure(what, 1, 100 * (used_then - used) / (ended - began), wanted=wanted, bound="at most"))
-    times: dict[str, list[float]] = {what: [] for what in listeners}
+        share = 100 * (after[what] - before[what]) / plan.idle
+        idle.append(Figure(what, 1, share, wanted=wanted, bound="at most"))
+    found: dict[str, list[float]] = {what: [] for what in listeners}
     for number in range(plan.rounds):
         _progress(f"round {number + 1} of {plan.rounds}")
-        time.sleep(random.uniform(0, 1))  # at any moment between two looks of theirs
+        time.sleep(LIVELY_FOR + random.uniform(0, 1))  # at any moment between two looks of theirs
         for what, (sent, began, _) in _to_all(listeners).items():
-            times[what].append((began - sent) / 1e6)
-    for what, each in times.items():
-        wanted = _WANTED_MOVED if what == _DEFAULTS else None
-        found.append(Figure(what, len(each), median(each), wanted=wanted, bound="at most"))
+            found[what].append((began - sent) / 1e6)
+    conversing: dict[str, list[float]] = {what: [] for what in listeners}
+    for what, listener in listeners.items():
+        _progress(f"a conversation: {what}")
+        for _ in range(plan.turns):
+            sent = listener.send()
+            began, _ = listener.said()
+            conversing[what].append((began - sent) / 1e6)
+            time.sleep(random.uniform(*_GAP))
     return [
         Table("tmpfs, an idle listener", "% of a core", "", idle),
-        Table("tmpfs, the same listeners, from mv to the callback: median", "ms", "", found),
+        _found("from idle", found, _WANTED_FROM_IDLE),
+        _found("in a conversation", conversing, _WANTED_CONVERSING),
     ]
+
+
+def _found(when: str, times: dict[str, list[float]], wanted: float) -> Table:
+    """How soon mail is found that nobody rings for."""
+    return Table(
+        f"tmpfs, the same listeners, from mv to the callback, {when}: median",
+        "ms",
+        "",
+        [
+            Figure(what, len(each), median(each), wanted=wanted if what == _DEFAULTS else None, bound="at most")
+            for what, each in times.items()
+        ],
+    )
 
 
 def _to_all(listeners: dict[str, "System"]) -> dict[str, tuple[int, int, int]]:
@@ -295,6 +320,12 @@ class System:
         clock, used = SAID.unpack(data)
         return clock, used
 
+    def used(self) -> float:
+        """The CPU time of the receiver so far, in seconds."""
+        with open(f"/proc/{self._process.pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         self._process.terminate()
         self._process.wait()
@@ -316,14 +347,14 @@ _SYSTEMS: Final[_Systems] = {
     "polling": (Files, ("polling",)),
 }
 
-_DEFAULTS: Final = f"inotify, rescan {POLL_INTERVAL * 1e3:g} ms (the defaults)"
+_DEFAULTS: Final = f"{WATCHERS[0]}, poll {POLL_INTERVAL * 1e3:g} ms (the defaults)"
 _SETTINGS: Final[_Systems] = {
     _DEFAULTS: (Moved, ("ours",)),
+    f"inotify, poll {POLL_INTERVAL * 1e3:g} ms": (Moved, ("ours", "inotify")),
     **{
-        f"no notifications, rescan {poll_interval * 1e3:g} ms": (Moved, ("ours-unannounced", str(poll_interval)))
+        f"poll {poll_interval * 1e3:g} ms": (Moved, ("ours", "poll", str(poll_interval)))
         for poll_interval in (0.05, POLL_INTERVAL, 1.0)
     },
-    **{f"no inotify, watchfiles, step {step} ms": (Moved, ("ours-by-watchfiles", str(step))) for step in (1, STEP, 50)},
 }
 
 

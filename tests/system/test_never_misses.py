@@ -308,7 +308,7 @@ def test_wake_ups_cross_namespaces(root: Path, alice: Mailbox, how: str) -> None
 # Another user may not be able to read the interpreter's files: all that is imported later is imported before.
 AS_USER = """
 import os, sys
-from filemailbox import Mailbox; from filemailbox.system import inotify
+from filemailbox import Mailbox; from filemailbox.system import inotify; from watchfiles import _rust_notify
 warm = Mailbox.init("warm", f"{sys.argv[1]}/../warm")
 warm.on()(print)
 warm.send("warm", "warm", type="warm")

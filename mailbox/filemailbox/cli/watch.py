@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..client import Mailbox
 from ..errors import InvalidRequestError
 from ..format.wording import duration_text
-from ..settings import POLL_INTERVAL
+from ..settings import POLL_INTERVAL, WATCHERS
 from . import show_message as messages
 from .common import As, Json, MinTrust, Root, path_of
 from .options import Annotated, Arg, Opt, count, duration, one_of
@@ -62,6 +62,16 @@ def watch_(
             help="How often to look when nothing announces mail. [250ms]",
         ),
     ] = POLL_INTERVAL,
+    watcher: Annotated[
+        str,
+        Opt(
+            "--watcher",
+            metavar="NAME",
+            read=one_of(*WATCHERS),
+            values=WATCHERS,
+            help="What finds files moved in by hand: watchfiles, inotify (sooner, Linux) or poll. [watchfiles]",
+        ),
+    ] = WATCHERS[0],
     min_trust: MinTrust = None,
     log_format: Annotated[
         str,
@@ -103,7 +113,14 @@ def watch_(
     from ..system.sd_notify import SdNotify
 
     manager, printing = SdNotify(), not argv
-    box = Mailbox(sender, path_of(root), max_attempts=max_attempts, poll_interval=poll_interval, min_trust=min_trust)
+    box = Mailbox(
+        sender,
+        path_of(root),
+        max_attempts=max_attempts,
+        poll_interval=poll_interval,
+        watcher=watcher,
+        min_trust=min_trust,
+    )
     with box.listening() as listener, signals(listener.stop):
         patient = not (drain or once)
         runner = CommandHandler(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)

@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..format import codec, times
 from ..receive import typed_bodies
-from ..settings import POLL_INTERVAL
+from ..settings import POLL_INTERVAL, WATCHERS
 from ..wake.ringer import Ringer
 from ..wake.waker import Waker
 from . import change, folders
@@ -69,6 +69,7 @@ class Document(Generic[T]):
         min_trust: str | None = None,
         send: Callable[..., Any] | None = None,
         poll_interval: float = POLL_INTERVAL,
+        watcher: str = WATCHERS[0],
     ) -> None:
         self.name = document_name(name)
         self.root, self.by = root, by
@@ -76,7 +77,7 @@ class Document(Generic[T]):
         self._authors = Authors(root, keyring, least(min_trust))
         self._history = History(root, self.name)
         self._held, self._process = threading.RLock(), os.getpid()
-        self._poll_interval = poll_interval
+        self._poll_interval, self._watcher = poll_interval, watcher
         self._waiting: Waker | None = None
         self._watches = 0
         self._ringer = Ringer(f"{root.path}/{folders.DOCUMENTS}", bells_ttl=0)  # each watcher counts
@@ -496,7 +497,7 @@ class Document(Generic[T]):
         st = os.stat("run", dir_fd=opened.home, follow_symlinks=False)
         if not stat.S_ISDIR(st.st_mode):
             raise folders.broken(self.name, "its run/ is not a folder")
-        wake = Waker(path, self._poll_interval, watched="versions")
+        wake = Waker(path, self._poll_interval, "versions", watcher=self._watcher)
         wake.watch()
         return wake
 

@@ -8,13 +8,13 @@ import collections
 import contextlib
 import contextvars
 import functools
-import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from ..store.replies import PendingRequest
+from ..system.wake_fd import WakeFd
 from ..wake.waker import Waiters, Waker
 from .handlers import Handler, HandlerRegistry
 from .listener import Listener, WorkerSlots
@@ -147,32 +147,32 @@ async def listen(
 class _LoopBridge:
     """Carries messages from a thread into a loop, and calls a function there for each.
 
-    An eventfd wakes the loop: 0.07 ms of a callback of 0.75 ms sooner than call_soon_threadsafe(), which sends on a
+    A WakeFd wakes the loop: 0.07 ms of a callback of 0.75 ms sooner than call_soon_threadsafe(), which sends on a
     socket pair.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[Message[Any], Handler], None]) -> None:
         self._loop, self._call = loop, call
         self._carried: collections.deque[tuple[Message[Any], Handler]] = collections.deque()
-        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)  # counts carried messages
-        loop.add_reader(self._eventfd, self._arrive)
+        self._wake_fd = WakeFd(count=True)  # of carried messages
+        loop.add_reader(self._wake_fd.fileno(), self._arrive)
 
     def carry(self, message: Message[Any], handler: Handler) -> None:
         """Have the loop call the function with them. Call it from the thread."""
         self._carried.append((message, handler))
-        os.eventfd_write(self._eventfd, 1)
+        self._wake_fd.set()
 
     def close(self) -> list[tuple[Message[Any], Handler]]:
         """Close it. Returns the messages that have not arrived."""
-        self._loop.remove_reader(self._eventfd)
-        os.close(self._eventfd)
+        self._loop.remove_reader(self._wake_fd.fileno())
+        self._wake_fd.close()
         return list(self._carried)
 
     def _arrive(self) -> None:
         try:
             self._call(*self._carried.popleft())
         finally:
-            os.eventfd_read(self._eventfd)  # afterwards: it hands the interpreter lock to the thread
+            self._wake_fd.take()  # afterwards: it hands the interpreter lock to the thread
 
 
 async def _handle(listener: Listener, message: Message[Any], handler: Handler) -> None:

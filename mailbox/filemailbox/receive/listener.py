@@ -236,7 +236,7 @@ class Listener:
     def _report(self) -> dict[str, Any]:
         """Return the members of the status file that describe this listener."""
         return {
-            "interval": self.waker.span(float("inf")),
+            "interval": self.waker.interval,
             "bell": self.waker.bell,
             "watch": self.waker.trouble,
             "types": self._types,
@@ -348,8 +348,10 @@ class Listener:
             return
         if not by_timer:
             self.announced += 1
-        elif time.time_ns() - int(message.sent.timestamp() * 1e9) > MISSED_AFTER:
-            self.missed += 1
+            return
+        late = time.time_ns() - int(message.sent.timestamp() * 1e9) > MISSED_AFTER
+        self.missed += late
+        self.waker.note_polled(late)
 
 
 def _deadline(patience: float | None) -> float:

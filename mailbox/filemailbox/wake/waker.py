@@ -10,7 +10,6 @@ event loops may wait on one mailbox. A wake-up that one of them reads wakes the 
 """
 
 import contextlib
-import errno
 import os
 import select
 import threading
@@ -19,9 +18,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from .. import log
-from ..settings import POLL_INTERVAL
+from ..settings import POLL_INTERVAL, WATCHERS
+from ..system.wake_fd import WakeFd
 from .doorbell import Bell
-from .watcher import WatchfilesWatch
+from .watcher import LIVELY_FOR, WatchfilesWatch
 
 if TYPE_CHECKING:
     from ..system.inotify import Inotify
@@ -32,6 +32,15 @@ QUIET: Final = 0.003
 """Seconds between two empty scans while spurious wake-ups keep coming."""
 
 _TOLERATED: Final = 3  # short sleeps, or empty scans, in a row that are normal: bell and watch may announce one message
+
+LIVELY_POLL: Final = 0.01
+"""Seconds between two polls, for LIVELY_FOR after mail was found, if nothing but polling finds it."""
+
+MISSES: Final = 3
+"""Messages in a row that the watch did not announce, after which it is taken for dead, and polling takes its place."""
+
+DEAD_FOR: Final = 60.0
+"""Seconds until a watch that was taken for dead is tried again."""
 
 Source = Literal["bell", "watch", "wake", "timer", "flood"]
 """Reason that wait() returned. After a flood of wake-ups the source is not determined."""
@@ -49,6 +58,7 @@ class Waker:
         poll_interval: float = POLL_INTERVAL,
         watched: str = "new",
         *,
+        watcher: str = WATCHERS[0],
         scan_cost: Callable[[], float] = float,
         refuse: bool = True,
     ) -> None:
@@ -59,7 +69,7 @@ class Waker:
         """
         self.box = box
         """Path of the box, or of a document."""
-        self._watched = watched
+        self._watched, self._watcher = watched, watcher
         self._poll_interval = poll_interval
         self._scan_cost = scan_cost
         self._refuse = refuse
@@ -68,7 +78,11 @@ class Waker:
         self._watching = False
         self._trouble: str | None = None
         self._watched_inode: tuple[int, int] | None = None
-        self._eventfd = -1
+        self._misses = self._heard = 0
+        self._logged_dead = False
+        self._dead_until = 0.0
+        self._lively_until = 0.0
+        self._wake_fd: WakeFd | None = None
         self._process = 0
         self._check_at = 0.0
         self._lock = threading.RLock()  # reentrant, so that a signal handler can take it
@@ -85,7 +99,8 @@ class Waker:
         woken = self._bell is not None and self._bell.clear()
         watch = self._watch
         if watch is not None:
-            woken = watch.clear() or woken
+            if watch.clear():
+                woken, self._misses = True, 0
             if watch.over:  # the folder was removed or replaced
                 self._ensure_bound()
         if woken:
@@ -93,8 +108,8 @@ class Waker:
         return self.generation
 
     def watch(self) -> None:
-        """Be woken by files that are moved in by hand too, until close()."""
-        self._watching = True
+        """Be woken by files that are moved in by hand too, until close(). With the watcher `poll`, by polling alone."""
+        self._watching = self._watcher != "poll"
         self._ensure_bound()
 
     def wait(self, longest: float, generation: int, empty: int = 0) -> Source:
@@ -136,8 +151,8 @@ class Waker:
                 sources[self._bell.fileno()] = "bell"
             if self._watch is not None and not deaf:
                 sources[self._watch.fileno()] = "watch"
-            if self._eventfd >= 0:
-                sources[self._eventfd] = "wake"
+            if self._wake_fd is not None:
+                sources[self._wake_fd.fileno()] = "wake"
             self._asleep.append(None)
         poller = select.poll()
         for fd in sources:
@@ -151,8 +166,8 @@ class Waker:
         if not readable:
             return "timer"
         if sources[readable[-1][0]] == "wake":
-            with contextlib.suppress(OSError):
-                os.eventfd_read(self._eventfd)
+            with contextlib.suppress(OSError, AttributeError):  # close() came in between
+                self._wake_fd.take()  # type: ignore[union-attr]
         return sources[readable[0][0]]
 
     def _wake_waiters(self) -> None:
@@ -160,15 +175,23 @@ class Waker:
         with self._lock:
             self.generation += 1
             asleep = len(self._asleep)
-        if asleep and self._eventfd >= 0:
-            os.eventfd_write(self._eventfd, asleep)  # a semaphore: each of them reads one
+            wake_fd = self._wake_fd
+        if asleep and wake_fd is not None:
+            wake_fd.set(asleep)  # each of them takes one
         for wake, schedule in list(self.waiters.items()):
             with contextlib.suppress(RuntimeError):  # its loop is closed
                 schedule(wake)
 
     def span(self, longest: float) -> float:
-        """Return the seconds to sleep."""
-        return max(0.0, min(longest, max(self._poll_interval, _IDLE_FACTOR * self._scan_cost())))
+        """Return the seconds to sleep: less in a conversation, if there is no watch."""
+        lively = self._watch is None and time.monotonic() < self._lively_until
+        interval = min(LIVELY_POLL, self._poll_interval) if lively else self._poll_interval
+        return max(0.0, min(longest, max(interval, _IDLE_FACTOR * self._scan_cost())))
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two polls while nothing comes."""
+        return max(self._poll_interval, _IDLE_FACTOR * self._scan_cost())
 
     @property
     def quiet(self) -> float:
@@ -198,9 +221,9 @@ class Waker:
             if self._bell is not None:
                 self._bell.close()
                 self._bell = None
-            if self._eventfd >= 0:
-                os.close(self._eventfd)
-                self._eventfd = -1
+            if self._wake_fd is not None:
+                self._wake_fd.close()
+                self._wake_fd = None
             self._watching = False
             self._check_at = 0.0
 
@@ -211,9 +234,9 @@ class Waker:
         with self._lock:  # several threads may come at once
             self._process = os.getpid()
             self._check_at = time.monotonic() + self._poll_interval
-            if self._eventfd < 0:
+            if self._wake_fd is None:
                 with contextlib.suppress(OSError):  # no descriptor left: wake_all() takes effect at the next poll
-                    self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+                    self._wake_fd = WakeFd(count=True)
             if self._bell is not None and not self._bell.is_bound():
                 self._bell.close()
                 self._bell = None
@@ -222,7 +245,7 @@ class Waker:
                     self._bell = Bell(f"{self.box}/run", refuse=self._refuse)
             if self._watch is not None and (self._watch.over or self._watched_inode != self._new_inode()):
                 self._watch = self._watch.close()  # a watch is not notified when the box is moved away
-            if self._watching and self._watch is None:
+            if self._watching and self._watch is None and self._check_at > self._dead_until:
                 self._start_watch()
 
     def _forget_after_fork(self) -> None:
@@ -233,9 +256,9 @@ class Waker:
         if self._watch is not None:
             self._watch.disown()
             self._watch = None
-        if self._eventfd >= 0:
-            os.close(self._eventfd)
-            self._eventfd = -1
+        if self._wake_fd is not None:
+            self._wake_fd.close()
+            self._wake_fd = None
         self._lock, self._asleep = threading.RLock(), []
         self.waiters.clear()
 
@@ -250,15 +273,38 @@ class Waker:
         folder = f"{self.box}/{self._watched}"
         self._watched_inode = self._new_inode()  # before the watch: a folder that is replaced in between is noticed
         try:
-            from ..system.inotify import Inotify
+            if self._watcher == "inotify":
+                from ..system.inotify import Inotify
 
-            self._watch = Inotify(folder)
-        except OSError as error:
-            if error.errno == errno.ENOSYS:
+                self._watch = Inotify(folder)
+            else:
                 self._watch = WatchfilesWatch(folder)
-            elif self._trouble is None:  # log it once, until it works again
+        except OSError as error:
+            if self._trouble is None:  # log it once, until it works again
                 interval = f"{self._poll_interval * 1000:g} ms"
                 log.warning("watching %s does not work (%s): polling every %s instead", folder, error, interval)
-            self._trouble = str(error) if self._watch is None else None
+            self._trouble = str(error)
         else:
             self._trouble = None
+
+    def note_polled(self, late: bool) -> None:
+        """Note a message that only polling found. *late*: the watch should have announced it by then."""
+        self._lively_until = time.monotonic() + LIVELY_FOR
+        watch = self._watch
+        if watch is None or not late:
+            return
+        self._misses = 1 if watch.heard != self._heard else self._misses + 1  # its notice may have come after the poll
+        self._heard = watch.heard
+        if self._misses >= MISSES:
+            self._take_for_dead()
+
+    def _take_for_dead(self) -> None:
+        """Let polling take the place of the watch: notices do not cross virtual machines and networks."""
+        with self._lock:
+            if self._watch is not None:
+                self._watch = self._watch.close()
+            self._misses, self._dead_until = 0, time.monotonic() + DEAD_FOR
+            self._trouble = "no notices come"
+        if not self._logged_dead:  # not at every try
+            self._logged_dead = True
+            log.warning("%s gets no notices of new files: polling instead", f"{self.box}/{self._watched}")

@@ -36,8 +36,8 @@ def make_waker(root: Path) -> Iterator[Callable[..., Waker]]:
     """make_waker(): one who waits for bob's mail, and watches it. The rescan comes too late to help."""
     made: list[Waker] = []
 
-    def make(poll_interval: float = LONG, *, watch: bool = True) -> Waker:
-        made.append(Waker(str(root / "bob"), poll_interval))
+    def make(poll_interval: float = LONG, *, watch: bool = True, watcher: str = "inotify") -> Waker:
+        made.append(Waker(str(root / "bob"), poll_interval, watcher=watcher))
         if watch:
             made[-1].watch()
         return made[-1]
@@ -45,16 +45,6 @@ def make_waker(root: Path) -> Iterator[Callable[..., Waker]]:
     yield make
     for each in made:
         each.close()
-
-
-@pytest.fixture
-def no_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a system that has none: watchfiles watches."""
-
-    def missing(*arguments: object) -> None:
-        raise OSError(errno.ENOSYS, "there is no inotify here")
-
-    monkeypatch.setattr(inotify, "_libc", missing)
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
@@ -127,13 +117,10 @@ def test_what_is_put_there_by_hand_wakes(make_waker: Callable[..., Waker], root:
     assert quiet(one)
 
 
-@pytest.mark.usefixtures("no_inotify")
 @pytest.mark.parametrize("arrive", [move_in, echo, link], ids=["mv", "echo", "ln"])
-def test_where_there_is_no_inotify_watchfiles_tells(
-    make_waker: Callable[..., Waker], root: Path, arrive: Any, until: Until
-) -> None:
+def test_watchfiles_wakes(make_waker: Callable[..., Waker], root: Path, arrive: Any, until: Until) -> None:
     """In a thread, which is gone after close()."""
-    one = make_waker(0.05)
+    one = make_waker(0.05, watcher="watchfiles")
     until(lambda: woken(one, lambda: arrive(root)) == "watch")
     threads = [thread.name for thread in threading.enumerate()]
     one.close()
@@ -320,13 +307,12 @@ def test_a_folder_that_goes_is_noticed_at_once(make_waker: Callable[..., Waker],
     assert one.wait(LONG, heard) == "watch"
 
 
-@pytest.mark.usefixtures("no_inotify")
 @pytest.mark.parametrize("replace", [replace_new, replace_box])
 def test_watchfiles_finds_the_folder_that_is_there_now(
     make_waker: Callable[..., Waker], root: Path, until: Until, replace: Any
 ) -> None:
-    """It looks every second whether it is still the same."""
-    one = make_waker(0.05)
+    """The waker compares it with the one at its path at every poll."""
+    one = make_waker(0.05, watcher="watchfiles")
     until(lambda: woken(one, lambda: move_in(root)) == "watch")
     replace(root)
     until(lambda: (root / "bob/new").is_dir() and woken(one, lambda: move_in(root)) == "watch")
@@ -372,23 +358,26 @@ def test_a_watch_that_breaks_again_is_told_again(
 
 
 EXHAUSTED = """
-import sys; from filemailbox.wake.waker import Waker as Wake
-one = Wake(sys.argv[1], 0.001)
+import sys, time; from filemailbox.wake.waker import Waker as Wake
+one = Wake(sys.argv[1], 0.001, watcher=sys.argv[2])
 one.watch()
-print(one.trouble)
-print(one.wait(1, one.arm()))
+while one.trouble is None:
+    time.sleep(0.001)
+print("Too many open files" in one.trouble)
+print({one.wait(1, one.arm()) for _ in range(3)} >= {"timer"})
 """
 
 
-def test_no_inotify_instances_left_is_survived(root: Path) -> None:
+@pytest.mark.parametrize("watcher", ["watchfiles", "inotify"])
+def test_no_inotify_instances_left_is_survived(root: Path, watcher: str) -> None:
     """In a user namespace of its own the limit is ours to set: nobody else feels it."""
     if subprocess.run(["unshare", "-r", "true"], check=False, capture_output=True).returncode != 0:
         pytest.skip("needs user namespaces")
     script = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
-    command = ["unshare", "-r", "sh", "-c", script, "sh", sys.executable, "-c", EXHAUSTED, str(root / "bob")]
+    command = ["unshare", "-r", "sh", "-c", script, "sh", sys.executable, "-c", EXHAUSTED, str(root / "bob"), watcher]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
 
-    assert ran.stdout.splitlines() == [os.strerror(errno.EMFILE).join(("[Errno 24] ", "")), "timer"]
+    assert ran.stdout.splitlines() == ["True", "True"]
 
 
 def test_a_queue_that_overflows_wakes_and_goes_on(make_waker: Callable[..., Waker], root: Path) -> None:
@@ -410,12 +399,11 @@ def test_a_queue_that_overflows_wakes_and_goes_on(make_waker: Callable[..., Wake
     assert woken(one, lambda: move_in(root)) == "watch"
 
 
-@pytest.mark.usefixtures("no_inotify")
 def test_a_name_that_is_not_utf8_breaks_watchfiles_once_and_is_survived(
     make_waker: Callable[..., Waker], root: Path, until: Until, caplog: Any
 ) -> None:
-    """It gives up at such a name, which anybody can drop in. It is begun anew."""
-    one = make_waker(0.05)
+    """It gives up at such a name, which any sender can drop in. It is started again."""
+    one = make_waker(0.05, watcher="watchfiles")
     until(lambda: woken(one, lambda: move_in(root)) == "watch")
     (root / "bob/tmp/x").touch()
     os.rename(root / "bob/tmp/x", os.fsencode(root / "bob/new") + b"/\xff.json")
@@ -425,28 +413,122 @@ def test_a_name_that_is_not_utf8_breaks_watchfiles_once_and_is_survived(
     assert [record.levelname for record in caplog.records if record.name == "filemailbox"] == ["WARNING"]
 
 
-@pytest.mark.usefixtures("no_inotify")
-def test_watchfiles_that_cannot_watch_is_told_once(
-    make_waker: Callable[..., Waker], monkeypatch: pytest.MonkeyPatch, until: Until, caplog: Any
+def test_watchfiles_that_cannot_watch_is_logged_once(
+    make_waker: Callable[..., Waker], root: Path, monkeypatch: pytest.MonkeyPatch, until: Until, caplog: Any
 ) -> None:
-    """It is tried again; the bell and the rescan go on, and close() does not wait for the next try."""
-    tries: list[str] = []
+    """It is tried again; the bell and the poll go on, and close() does not wait for the next try."""
+    tries: list[object] = []
 
-    def refuse(folder: str, **settings: object) -> None:
-        tries.append(folder)
+    def refuse(*arguments: object) -> None:
+        tries.append(arguments)
         raise RuntimeError("Error creating recommended watcher: Too many open files (os error 24)")
 
-    import watchfiles
+    from watchfiles import _rust_notify
 
-    monkeypatch.setattr(watchfiles, "watch", refuse)
-    monkeypatch.setattr(watcher, "RETRY_AFTER", 0.01)
-    one = make_waker(0.001)
+    monkeypatch.setattr(_rust_notify, "RustNotify", refuse)
+    watch = watcher.WatchfilesWatch(str(root / "bob/new"), retry_after=0.01)
     until(lambda: len(tries) > 3)
-    monkeypatch.setattr(watcher, "RETRY_AFTER", 3600)
+    trouble = watch.trouble
+    watch.close()
+    one = make_waker(0.001, watcher="watchfiles")  # tries again after a second
+    until(lambda: one.trouble)
 
-    assert "Too many open files" in str(one.trouble)
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
-    assert woken(one, lambda: None) == "timer"
+    assert "Too many open files" in str(trouble)
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2
+    assert any(
+        woken(one, lambda: None) == "timer" for _ in range(3)
+    )  # the first wake-up is for the notices that are lost
+
+
+def test_what_was_claimed_before_its_notice_wakes_no_waiter(root: Path, until: Until) -> None:
+    """Mail that rings is handled long before watchfiles reports it, and so is the claim."""
+    watch = watcher.WatchfilesWatch(str(root / "bob/new"))
+    until(watch.clear)  # it watches
+    move_in(root)
+    for path in (root / "bob/new").iterdir():
+        path.unlink()
+    until(lambda: watch.heard)
+    woke = watch.clear()
+    move_in(root)
+    until(watch.clear)
+    watch.close()
+
+    assert not woke
+
+
+class FakeNotify:
+    """Reports what a test says, and records the steps."""
+
+    def __init__(self, reports: list[set[tuple[int, str]] | str]) -> None:
+        self.reports, self.steps = reports, list[tuple[int, int]]()
+
+    def watch(self, debounce: int, step: int, timeout: int, stop: threading.Event) -> set[tuple[int, str]] | str:
+        self.steps.append((step, timeout))
+        if self.reports:
+            return self.reports.pop(0)
+        stop.set()
+        return "stop"
+
+
+def test_the_step_follows_the_traffic(root: Path) -> None:
+    """Short after mail that is there, long before, and again when the conversation is over."""
+    move_in(root)
+    (there,) = (root / "bob/new").iterdir()
+    watch = watcher.WatchfilesWatch(str(root / "bob/new"), idle_step=40, lively_step=4, lively_for=1000)
+    over = watcher.WatchfilesWatch(str(root / "bob/new"), idle_step=40, lively_step=4, lively_for=0)
+    lively = FakeNotify([{(1, "/gone")}, {(3, str(there))}, {(1, str(there))}, "timeout"])
+    idle = FakeNotify([{(1, str(there))}])
+    watch._report_until_closed(lively)  # type: ignore[arg-type]
+    over._report_until_closed(idle)  # type: ignore[arg-type]
+    watch.close()
+    over.close()
+
+    assert [step for step, _ in lively.steps] == [40, 40, 40, 4, 4]
+    assert [timeout > 0 for _, timeout in lively.steps] == [False, False, False, True, True]
+    assert idle.steps == [(40, 0), (40, 0)]
+
+
+@pytest.mark.parametrize("watcher", ["watchfiles", "inotify"])
+def test_a_watch_that_announces_nothing_is_taken_for_dead(
+    make_waker: Callable[..., Waker], root: Path, caplog: Any, watcher: str
+) -> None:
+    """Then polling takes its place, more often in a conversation."""
+    one = make_waker(watcher=watcher)
+    for _ in range(waker.MISSES):
+        alive = one.trouble
+        one.note_polled(late=True)
+
+    assert alive is None
+    assert one.trouble == "no notices come"
+    assert one.span(LONG) == waker.LIVELY_POLL
+    assert one.interval == LONG
+    assert woken(one, lambda: move_in(root)) == "timer"
+    assert len(caplog.records) == 1
+
+
+def test_a_notice_in_between_shows_that_the_watch_is_alive(make_waker: Callable[..., Waker], root: Path) -> None:
+    """A busy machine is late with its notices: that is no reason to give them up."""
+    one = make_waker()
+    for _ in range(2 * waker.MISSES):
+        one.note_polled(late=True)
+        move_in(root)
+        one.arm()
+
+    assert one.trouble is None
+
+
+def test_the_watcher_poll_watches_nothing_and_polls_more_often_in_a_conversation(
+    make_waker: Callable[..., Waker], root: Path
+) -> None:
+    """For file systems without notices."""
+    one = make_waker(0.5, watcher="poll")
+    idle = one.span(LONG)
+    one.note_polled(late=False)
+
+    assert idle == 0.5
+    assert one.span(LONG) == waker.LIVELY_POLL
+    assert woken(one, lambda: move_in(root)) == "timer"
+    assert one.trouble is None
 
 
 def test_a_name_that_is_not_utf8_is_nothing_to_inotify(
@@ -472,7 +554,7 @@ def test_without_descriptors_one_still_sleeps_and_wakes_by_the_rescan(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(waker, "Bell", refuse)
-    monkeypatch.setattr(os, "eventfd", refuse)
+    monkeypatch.setattr(waker, "WakeFd", refuse)
     one = make_waker(0.001)
 
     assert woken(one, one.wake_all) == "bell"
