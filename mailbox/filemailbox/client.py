@@ -13,7 +13,7 @@ import os
 import time
 from contextlib import aclosing, contextmanager
 
-from .environment import key_folders, own_name, root_path, switch
+from .environment import key_folders, own_name, root_path, switch, watcher_name
 from .errors import (
     BodyTypeError,
     BoxNotFoundError,
@@ -29,7 +29,7 @@ from .format.envelope import encode
 from .format.times import in_seconds
 from .options import resolve_options
 from .receive.message import Message
-from .settings import MAX_SIZE, POLL_INTERVAL, WATCHERS, Settings, parse_watcher
+from .settings import MAX_SIZE, POLL_INTERVAL, Settings
 from .store.deliver import deliver, deliver_many
 from .store.ids import new_id
 from .store.root import find_root, init_root
@@ -182,7 +182,7 @@ class Mailbox:
         max_retry_delay: float | timedelta | None = None,
         retention: float | timedelta | None = None,
         poll_interval: float = POLL_INTERVAL,
-        watcher: str = WATCHERS[0],
+        watcher: str | None = None,
         lease: float | timedelta | None = None,
         ledger_dir: str | os.PathLike[str] | None = None,
         key_dir: str | os.PathLike[str] | None = None,
@@ -204,7 +204,8 @@ class Mailbox:
         poll_interval    seconds between two polls for mail that nothing announces; a shorter time costs an idle
                          listener more
         watcher          what finds mail that nothing rings for, such as files moved in by hand: `watchfiles`,
-                         `inotify` (sooner, on Linux alone) or `poll` (for file systems without notices)
+                         `inotify` (sooner, on Linux alone) or `poll` (for file systems without notices); default:
+                         $MAILBOX_WATCHER, else `watchfiles`
         lease            keep claims for that long (seconds or timedelta) after this process has ended: any process of
                          the same owner settles them with leased(). Default: they go back at once
         ledger_dir       folder for the keys of handled mail; outside the root, if all agents share a uid
@@ -222,7 +223,7 @@ class Mailbox:
         self.root = find_root(root_path(root))
         self.name = parse_address(name if name is not None else own_name())
         self.durable, self.max_size = durable, max_size
-        self._poll_interval, self._watcher = poll_interval, parse_watcher(watcher)
+        self._poll_interval, self._watcher = poll_interval, watcher_name(watcher)
         self._own_settings = {
             "max_size": max_size,
             "max_attempts": max_attempts,

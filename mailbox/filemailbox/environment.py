@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .errors import InvalidRequestError, quoted
+from .settings import WATCHERS
 
 DEFAULT_ROOT = "/mail"
 DEFAULT_KEY_DIR = "~/.config/mailbox"
@@ -59,3 +60,11 @@ def key_folders(
 def root_path(path: str | os.PathLike[str] | None) -> str:
     """Return *path*, or $MAILBOX_ROOT, or /mail."""
     return os.fspath(path) if path is not None else os.environ.get("MAILBOX_ROOT") or DEFAULT_ROOT
+
+
+def watcher_name(name: str | None) -> str:
+    """Return *name*, or $MAILBOX_WATCHER, or watchfiles. Raises InvalidRequestError if there is no such watcher."""
+    name = name or os.environ.get("MAILBOX_WATCHER") or WATCHERS[0]
+    if name not in WATCHERS:
+        raise InvalidRequestError(f"the watcher is {quoted(name)}, expected {', '.join(WATCHERS)}")
+    return name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from .errors import InvalidRequestError, quoted
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -67,10 +65,3 @@ class Settings:
         self.expired_retention = expired_retention  # seconds that expired mail is kept in dead/; None: until purged
         self.dead_retention = dead_retention  # the same for all dead letters
         self.has_keys = has_keys  # True if a consumer of the box had a key of its own
-
-
-def parse_watcher(name: str) -> str:
-    """Return *name* if there is such a watcher. Raises InvalidRequestError."""
-    if name not in WATCHERS:
-        raise InvalidRequestError(f"the watcher is {quoted(name)}, expected {', '.join(WATCHERS)}")
-    return name

@@ -322,9 +322,7 @@ class System:
 
     def used(self) -> float:
         """The CPU time of the receiver so far, in seconds."""
-        with open(f"/proc/{self._process.pid}/stat") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime((~self._process.pid << 3) | 2)  # clock_getcpuclockid(3): all its threads
 
     def close(self) -> None:
         self._process.terminate()

@@ -18,6 +18,7 @@ import pytest
 
 from filemailbox import Mailbox
 from filemailbox.receive.status import listening
+from filemailbox.settings import WATCHERS
 from support.paths import SOURCE
 from support.waiting import Until
 
@@ -30,6 +31,7 @@ SECONDS = float(os.environ.get("FILEMAILBOX_CHAOS", "5"))
 PYTHON = """
 import sys
 from filemailbox import Mailbox, MailboxError
+from filemailbox.settings import WATCHERS
 root, log = sys.argv[1], open(sys.argv[2], "a", buffering=1)
 number = refused = 0
 with Mailbox("alice", root, durable=False) as box:
@@ -70,7 +72,8 @@ done 2> /dev/null
 LISTENER = """
 import os, sys
 from filemailbox import Mailbox, BoxNotFoundError
-box = Mailbox("bob", sys.argv[1], durable=False, max_attempts=1000)
+from filemailbox.settings import WATCHERS
+box = Mailbox("bob", sys.argv[1], durable=False, max_attempts=1000, watcher=sys.argv[4])
 log = os.open(sys.argv[2], os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
 @box.on()
@@ -107,10 +110,14 @@ class Chaos:
     def __init__(self, root: Path, log: Path, start: Callable[..., Any]) -> None:
         self.root, self.log, self._start = root, log, start
         self.chance, self.aside, self.befell = random.Random(11), 0, Counter[str]()
+        self.begun = 0
+        """Listeners so far: each has another watcher than the one before."""
         self.listener = self._begin()
 
     def _begin(self) -> Any:
-        listener = self._start(LISTENER, self.root, self.log, self.chance.choice((1, 3)))
+        watcher, workers = WATCHERS[self.begun % len(WATCHERS)], self.chance.choice((1, 3))
+        self.begun += 1
+        listener = self._start(LISTENER, self.root, self.log, workers, watcher)
         listener.line()
         return listener
 
@@ -270,7 +277,8 @@ def test_with_dead_notifications_the_rescan_finds_all(fast: Path, until: Until, 
 NAMESPACED = """
 import sys
 from filemailbox import Mailbox
-box = Mailbox("bob", sys.argv[1], durable=False, poll_interval=20)
+from filemailbox.settings import WATCHERS
+box = Mailbox("bob", sys.argv[1], durable=False, poll_interval=20, watcher=sys.argv[2])
 
 @box.on()
 def handle(message):
@@ -281,13 +289,13 @@ box.run()
 """
 
 
-@pytest.mark.parametrize("how", ["ring", "mv"])
+@pytest.mark.parametrize("how", ["ring", "watchfiles", "inotify"])
 def test_wake_ups_cross_namespaces(root: Path, alice: Mailbox, how: str) -> None:
     """A listener in PID, network, mount, IPC and user namespaces of its own: the rescan is too far away to help."""
     wrap = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--net", "--mount", "--ipc"]
     if subprocess.run([*wrap, "true"], check=False, capture_output=True).returncode != 0:
         pytest.skip("needs user namespaces")
-    command = [*wrap, sys.executable, "-c", NAMESPACED, str(root)]
+    command = [*wrap, sys.executable, "-c", NAMESPACED, str(root), "poll" if how == "ring" else how]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": SOURCE}, text=True
     ) as listener:
@@ -309,6 +317,7 @@ def test_wake_ups_cross_namespaces(root: Path, alice: Mailbox, how: str) -> None
 AS_USER = """
 import os, sys
 from filemailbox import Mailbox; from filemailbox.system import inotify; from watchfiles import _rust_notify
+from filemailbox.settings import WATCHERS
 warm = Mailbox.init("warm", f"{sys.argv[1]}/../warm")
 warm.on()(print)
 warm.send("warm", "warm", type="warm")

@@ -63,15 +63,15 @@ def watch_(
         ),
     ] = POLL_INTERVAL,
     watcher: Annotated[
-        str,
+        str | None,
         Opt(
             "--watcher",
             metavar="NAME",
             read=one_of(*WATCHERS),
             values=WATCHERS,
-            help="What finds files moved in by hand: watchfiles, inotify (sooner, Linux) or poll. [watchfiles]",
+            help="What finds files moved in by hand: watchfiles, inotify (sooner, Linux) or poll. [$MAILBOX_WATCHER, else watchfiles]",
         ),
-    ] = WATCHERS[0],
+    ] = None,
     min_trust: MinTrust = None,
     log_format: Annotated[
         str,

@@ -435,9 +435,7 @@ def test_watchfiles_that_cannot_watch_is_logged_once(
 
     assert "Too many open files" in str(trouble)
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2
-    assert any(
-        woken(one, lambda: None) == "timer" for _ in range(3)
-    )  # the first wake-up is for the notices that are lost
+    assert any(woken(one, lambda: None) == "timer" for _ in range(3))  # the first: for lost notices
 
 
 def test_what_was_claimed_before_its_notice_wakes_no_waiter(root: Path, until: Until) -> None:
