@@ -23,7 +23,7 @@ POLL_INTERVAL: Final = 0.25
 consumers, a replaced box. An idle listener takes 0.2 % of a core at 0.25, 0.8 % at 0.05, 0.05 % at 1."""
 
 WATCHERS: Final = ("watchfiles", "inotify", "poll")
-"""What finds mail that nothing rings for: see wake/watcher.py. The first is the default."""
+"""Ways to find mail that nothing rings for: see wake/watcher.py. The first is the default."""
 
 
 class Settings:

@@ -69,7 +69,8 @@ def watch_(
             metavar="NAME",
             read=one_of(*WATCHERS),
             values=WATCHERS,
-            help="What finds files moved in by hand: watchfiles, inotify (sooner, Linux) or poll. [$MAILBOX_WATCHER, else watchfiles]",
+            help="What finds files moved in by hand: watchfiles, inotify (sooner, Linux) or poll. "
+            "[$MAILBOX_WATCHER, else watchfiles]",
         ),
     ] = None,
     min_trust: MinTrust = None,

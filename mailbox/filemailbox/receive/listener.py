@@ -350,8 +350,7 @@ class Listener:
             self.announced += 1
             return
         late = time.time_ns() - int(message.sent.timestamp() * 1e9) > MISSED_AFTER
-        self.missed += late
-        self.waker.note_polled(late)
+        self.missed += self.waker.note_polled(late)
 
 
 def _deadline(patience: float | None) -> float:

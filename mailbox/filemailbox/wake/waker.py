@@ -287,16 +287,21 @@ class Waker:
         else:
             self._trouble = None
 
-    def note_polled(self, late: bool) -> None:
-        """Note a message that only polling found. *late*: the watch should have announced it by then."""
+    def note_polled(self, late: bool) -> bool:
+        """Note a message that only polling found. *late*: a watch should have announced it by then.
+
+        Returns True if its notice seems to be missing. After MISSES of them in a row the watch is taken for dead.
+        """
         self._lively_until = time.monotonic() + LIVELY_FOR
         watch = self._watch
         if watch is None or not late:
-            return
-        self._misses = 1 if watch.heard != self._heard else self._misses + 1  # its notice may have come after the poll
+            return False
+        is_alive = watch.heard != self._heard  # the notice of the one before came after the poll
         self._heard = watch.heard
+        self._misses = 0 if is_alive else self._misses + 1
         if self._misses >= MISSES:
             self._take_for_dead()
+        return not is_alive
 
     def _take_for_dead(self) -> None:
         """Let polling take the place of the watch: notices do not cross virtual machines and networks."""
