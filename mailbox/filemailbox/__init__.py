@@ -28,9 +28,9 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     agents/      mail for AI agents
                  globs reservations letter events notes session waiter hook
     cli/         the command, thin on all of these
-                 exit_codes options body common fast_parser output editing documents reservations agents bench boxes
-                 keys maintenance show_message dead inspect history receive send verbs help_pages completion typer_app
-                 run watch relay hook
+                 exit_codes options body common fast_parser synonyms output editing documents reservations agents bench
+                 boxes keys maintenance show_message dead inspect history receive send verbs help_pages completion
+                 typer_app run watch relay hook
 
 relay/ never imports receive/ or the face.
 

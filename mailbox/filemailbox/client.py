@@ -731,6 +731,17 @@ class Mailbox:
 
         return await aio.off_loop(lambda: self.send_many(to, bodies, **options))
 
+    def select(self, *, types: Iterable[str] = (), senders: Iterable[str] = (), thread: str | None = None) -> None:
+        """Let receive() take only messages of these *types*, from these *senders* (as they name themselves), of this
+        *thread* (any part of its id). The others are left waiting. Without arguments it takes all again.
+        """
+        self._receiver.set_filter(frozenset(types), frozenset(senders), thread)
+
+    @property
+    def retention(self) -> float | None:
+        """Seconds for which handled mail is kept in `done/`; None if it is deleted."""
+        return self._settings.retention
+
     # Listening
 
     if TYPE_CHECKING:
@@ -984,6 +995,13 @@ class Mailbox:
         from .receive import peek
 
         return peek.find(self._box, id_part, states or peek.STATES, self.max_size, self._verifier)
+
+    def answer(self, message: Message[Any], body: Any = None, **options: Unpack[Options]) -> str:
+        """Send *body* to the sender of a message that need not be claimed, such as find() returns. Returns the id.
+
+        As Message.reply(), which is for claimed messages. It settles nothing.
+        """
+        return self._receiver.reply(message, body, dict(options))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until receive() would return a message, and do not claim it. False: none came in *timeout* seconds."""

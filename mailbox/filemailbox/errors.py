@@ -145,16 +145,35 @@ class RootNotFoundError(NotFoundError):
 
 
 class BoxNotFoundError(NotFoundError):
-    """No box `name` under `root`. `known` lists the boxes that exist, sorted."""
+    """No box `name` under `root`. `known` lists the boxes that exist, sorted. `near` lists those of a similar name."""
 
-    def __init__(self, name: str, root: str, known: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, root: str, known: Iterable[str] = (), *, sender: str | None = None) -> None:
+        from difflib import get_close_matches
+
         self.name, self.root, self.known = name, root, sorted(known)
+        self.near = [each for each in get_close_matches(name, self.known, 3, 0.6) if each not in (name, sender)]
         there = ", ".join(self.known[:12]) + (" …" if len(self.known) > 12 else "")
-        super().__init__(
-            f"there is no box {quoted(name)} in {quoted(root)}: "
-            + (f"there are {there}" if self.known else "there are none yet"),
-            hint=f"`mailbox init {name}` makes it",
+        text = f"there is no box {quoted(name)} in {quoted(root)}: " + (
+            f"there are {there}" if self.known else "there are none yet"
         )
+        if name in self.known:
+            text = f"the box {quoted(name)} in {quoted(root)} lacks a folder"
+        super().__init__(text, hint=self._advice(sender))
+
+    def _advice(self, sender: str | None) -> str:
+        """Return the hint. A *sender* is not advised to make the box: its recipient would never see that one."""
+        if self.name in self.known:
+            return f"`mailbox doctor {self.name} --fix` makes missing folders"
+        if self.near:
+            return f"did you mean {' or '.join(map(quoted, self.near))}?"
+        if sender is None:
+            return f"`mailbox init {self.name}` makes it"
+        if sender not in self.known:
+            return (
+                f"{quoted(self.root)} holds neither {quoted(self.name)} nor {quoted(sender)}: is it another volume? "
+                "--root or MAILBOX_ROOT selects it"
+            )
+        return "`mailbox agents` lists the boxes; the recipient makes its own box"
 
 
 class GroupNotFoundError(NotFoundError):

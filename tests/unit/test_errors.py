@@ -109,6 +109,26 @@ def test_an_unknown_box_is_answered_with_those_there_are(known: list[str], says:
     assert (error.name, error.root, error.known) == ("bib", "/mail", sorted(known))
 
 
+@pytest.mark.parametrize(
+    ("name", "sender", "hint"),
+    [
+        pytest.param("bobb", None, 'did you mean "bob"?', id="a typing error in our own name"),
+        pytest.param("bobb", "alice", 'did you mean "bob"?', id="a typing error"),
+        pytest.param("alicf", "alice", "the recipient makes its own box", id="not the sender itself"),
+        pytest.param("zed", "alice", "`mailbox agents` lists the boxes", id="another name"),
+        pytest.param("zed", "yan", 'neither "zed" nor "yan": is it another volume?', id="another volume"),
+        pytest.param("bob", "alice", "`mailbox doctor bob --fix`", id="a folder is missing"),
+    ],
+)
+def test_a_sender_is_led_on_and_never_to_a_box_without_a_reader(name: str, sender: str | None, hint: str) -> None:
+    """A box that the sender makes is one that no agent reads."""
+    error = BoxNotFoundError(name, "/mail", ["alice", "bob"], sender=sender)
+
+    assert error.hint is not None
+    assert hint in error.hint
+    assert "init" not in error.hint
+
+
 @given(st.text() | st.integers() | st.binary())
 def test_what_is_quoted_is_safe_to_print(thing: Any) -> None:
     """Control characters, bad UTF-8 and quotes are escaped; what is long is cut."""

@@ -3,12 +3,12 @@
 import os
 from typing import TYPE_CHECKING
 
-from ..format.address import parse_address
+from ..format.address import Address, parse_address
 from ..format.timestamp import to_nanoseconds
 from ..format.wording import duration_text
 from ..store.root import find_root
 from . import output
-from .common import Root, path_of
+from .common import As, Root, path_of, some_names
 from .options import Annotated, Arg, Opt
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ def agents_(*, json: Json = False, root: Root = None) -> None:
 
 
 def status_(
-    name: Annotated[list[str], Arg("[NAME...]", "Boxes. [$MAILBOX_AGENT, else all]", read=parse_address)] = (),  # type: ignore[assignment]
+    name: Annotated[list[Address], Arg("[NAME...]", "Boxes. [$MAILBOX_AGENT, else all]", read=parse_address)] = (),  # type: ignore[assignment]
     *,
     json: Json = False,
+    sender: As = None,
     root: Root = None,
 ) -> None:
     """Describe boxes in words: waiting, claimed and dead mail, and whether each listener keeps up.
@@ -61,7 +62,7 @@ def status_(
     from ..ops import inventory, stalls
 
     found = find_root(path_of(root))
-    own = os.environ.get("MAILBOX_AGENT")
+    name, own = some_names(name, sender), os.environ.get("MAILBOX_AGENT")
     for address in name or ([parse_address(own)] if own else found.boxes()):
         try:
             box = inventory.box_status(found.box(parse_address(address)))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..client import Mailbox
-from .common import As, Id, Json, Root, path_of
+from .common import As, BoxName, Id, Json, Root, named, path_of
 from .options import Annotated, Arg, Opt, duration
 
 SomeIds = Annotated[list[str], Arg("[ID...]", "Any part of an id that fits one dead letter alone.")]
@@ -15,21 +15,27 @@ Older = Annotated[
 Reason = Annotated[str | None, Opt("--reason", metavar="TEXT", help="All whose reason contains this text: expired …")]
 
 
-def dead_list_(*, json: Json = False, sender: As = None, root: Root = None) -> None:
+def dead_list_(name: BoxName = None, *, json: Json = False, sender: As = None, root: Root = None) -> None:
     """List dead letters, and why each is one.
 
     Examples:
-      mailbox dead list --as bob
+      mailbox dead list bob
       mailbox dead list --json | jq -r '[.id, .reason] | @tsv'
     """
     from . import output
 
-    messages = Mailbox(sender, path_of(root)).peek("dead")
+    box = Mailbox(named(name, sender), path_of(root))
+    messages = box.peek("dead")
     if json:
         for message in messages:
             output.write(output.record(message))
         return
-    output.table(("ID", "FROM", "TRUST", "TYPE", "SENT", "ATTEMPT", "WHY"), map(_row, messages))
+    output.table(
+        ("ID", "FROM", "TRUST", "TYPE", "SENT", "ATTEMPT", "WHY"),
+        map(_row, messages),
+        f"{box.name}: no dead letters",
+        "TRUST",
+    )
 
 
 def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = None) -> None:

@@ -1,7 +1,7 @@
 """Help: one text for `--help` and the page of commands, made from the annotations and docstrings of the verbs."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..trust.levels import NAMES
@@ -13,7 +13,30 @@ _WIDTH: Final = 80
 
 ABOUT: Final = """Mail between programs and agents: one folder per inbox, one JSON file per message, no server.
 
-Looking (list, read, wait) and taking (receive, watch) are different verbs: looking never changes anything."""
+list, read and wait change nothing. receive and watch take mail: a message is acked when it was printed, and then it is
+gone; --no-ack keeps it until you settle it."""
+
+FIRST_STEPS: Final = (
+    ("mailbox agents", "the boxes here, and which have a listener"),
+    ('mailbox send bob "text"', "prints the id"),
+    ("mailbox send bob < FILE", "a longer body, such as a diff"),
+    ("mailbox receive --wait 5m", "the next message to you, as JSON in a pipe"),
+    ('mailbox reply ID "text"', "answer a message that you received"),
+    ('mailbox request bob "text?"', "send, wait, print the answer"),
+    ("mailbox status bob", "why bob does not answer"),
+)
+
+SECTIONS: Final = {
+    "Mail": "send request receive reply watch",
+    "By hand, after `receive --no-ack`": "ack retry reject extend",
+    "Look": "agents status list read wait log thread events top ui",
+    "Agents": "hook mcp install remind reserve release reservations",
+    "Operate": "init remove health doctor gc dead metrics bench completion",
+    "Documents": "doc",
+    "Keys": "keys",
+    "Relay": "relay",
+}
+"""The verbs by use, for the overview; each word is a verb or the first word of several."""
 
 ENVIRONMENT: Final = f"""MAILBOX_ROOT is the mail volume (else /mail), MAILBOX_AGENT whose mail it is.
 MAILBOX_KEY_DIR is the private folder of keys and pins, MAILBOX_REGISTRY the operator's public keys,
@@ -40,12 +63,27 @@ def summary(verb: str) -> str:
 
 
 def _overview() -> str:
-    parts = ["Usage: mailbox VERB …", *_paragraphs(ABOUT), "Verbs:"]
-    parts[-1] += "\n" + _list((verb, summary(verb)) for verb in VERBS)
-    parts += ["`mailbox VERB --help` explains a verb. `mailbox --version` prints the version."]
-    parts += _paragraphs(ENVIRONMENT)
+    parts = ["Usage: mailbox VERB …", *_paragraphs(ABOUT), "First steps:\n" + _list(FIRST_STEPS)]
+    left = list(dict.fromkeys(verb.split()[0] for verb in VERBS))
+    for title, words in SECTIONS.items():
+        firsts = [word for word in words.split() if word in left]
+        left = [word for word in left if word not in firsts]
+        if firsts:
+            parts.append(f"{title}:\n" + _list(row for first in firsts for row in _rows(first)))
+    if left:
+        parts.append("More:\n" + _list(row for first in left for row in _rows(first)))
+    parts += _paragraphs("`mailbox help VERB` shows more, `mailbox version` prints the version.\n\n" + ENVIRONMENT)
     parts += ["Exit codes:\n" + _list((str(code), meaning) for code, meaning in exit_codes.MEANINGS)]
     return "\n\n".join(parts) + "\n"
+
+
+def _rows(first: str) -> Iterator[tuple[str, str]]:
+    """Yield the row of the verb *first*, or one for the verbs that begin with that word."""
+    words = [verb.removeprefix(f"{first} ") for verb in VERBS if verb.startswith(f"{first} ")]
+    if first in VERBS:
+        yield first, summary(first)
+    if words:
+        yield f"{first} {', '.join(words)}", GROUPS.get(first, f"More verbs of {first}.")
 
 
 def _of_group(name: str) -> str:
@@ -76,7 +114,7 @@ def _paragraphs(about: str) -> Iterator[str]:
         yield textwrap.fill(" ".join(paragraph.split()), _WIDTH, break_on_hyphens=False, break_long_words=False)
 
 
-def _list(rows: "Iterator[tuple[str, str]] | list[tuple[str, str]]") -> str:
+def _list(rows: Iterable[tuple[str, str]]) -> str:
     """Two columns, the second one wrapped; a long word has a line of its own."""
     rows = list(rows)
     indent = min(24, max(len(word) for word, _ in rows)) + 4

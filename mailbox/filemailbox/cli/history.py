@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Mailbox
 from ..format.address import parse_address
+from ..store.state import word_of
 from .common import As, Id, Json, Root, path_of
 from .options import Annotated, Opt, count, duration
 
@@ -58,7 +59,11 @@ def log_(
         for message in messages:
             output.write(output.record(message))
         return
-    output.table(("SENT", "ID", "FROM", "TO", "STATE", "TYPE", "SUBJECT OR BODY"), map(_row, messages))
+    output.table(
+        ("SENT", "ID", "FROM", "TO", "STATE", "TYPE", "SUBJECT OR BODY"),
+        map(_row, messages),
+        f"{box.name}: no mail that fits",
+    )
 
 
 def thread_(id: Id, *, json: Json = False, sender: As = None, root: Root = None) -> None:
@@ -80,7 +85,7 @@ def thread_(id: Id, *, json: Json = False, sender: As = None, root: Root = None)
             print()
         about = f" · {output.one_line(message.subject, 80)}" if message.subject else ""
         proof = f" ({message.trust})" if message.trust != "none" else ""
-        state = "" if message.state in ("done", "sent") else f" [{message.state}]"
+        state = "" if message.state in ("done", "sent") else f" [{word_of(message.state)}]"
         people = f"{output.one_line(message.sender or '?')} → {output.one_line(message.to or '?')}"
         print(output.bold(f"{people}{proof}, {output.when(message.sent)}, {message.id}{state}{about}"))
         if message.problem is not None:
@@ -107,7 +112,7 @@ def _row(message: Any) -> tuple[str, ...]:
         output.one_line(id, 20 if person else 0),
         output.one_line(message.sender or "", 16 if person else 0),
         output.one_line(message.to or "", 16 if person else 0),
-        str(message.state),
+        word_of(message.state),
         output.one_line(message.type or "", 12 if person else 0),
         output.one_line("" if about is None else about, 400),
     )

@@ -1,28 +1,30 @@
 """Look at mail, and leave it where it is: list, read, wait."""
 
 from ..client import Mailbox
-from ..store.state import State
-from .common import As, Id, Json, Root, path_of
-from .options import Annotated, Opt, count, duration, number, one_of
+from ..store.state import State, parse_state
+from .common import As, BoxName, Id, Json, Root, named, path_of
+from .options import Annotated, Opt, count, duration, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-STATES = tuple(state.value for state in State)
+STATES = tuple(state.word for state in State)
 
 
 def list_(
+    name: BoxName = None,
     *,
     all: Annotated[bool, Opt("--all", "-a", help="Also what is held, dead, or kept after it was handled.")] = False,
     state: Annotated[
         list[str],
-        Opt(
-            "--state", metavar="STATE", read=one_of(*STATES), values=STATES, help="Only this state; can be given again."
-        ),
+        Opt("--state", metavar="STATE", read=parse_state, values=STATES, help="Only this state; can be given again."),
     ] = (),  # type: ignore[assignment]
     type: Annotated[list[str], Opt("--type", metavar="TYPE", help="Only this type; can be given again.")] = (),  # type: ignore[assignment]
     of: Annotated[str | None, Opt("--from", metavar="NAME", help="Only mail that names NAME as its sender.")] = None,
+    thread: Annotated[
+        str | None, Opt("--thread", metavar="ID", help="Only the conversation that began with ID.")
+    ] = None,
     n: Annotated[int | None, Opt("-n", "--count", metavar="N", read=count, help="How many at the most.")] = None,
     json: Json = False,
     sender: As = None,
@@ -30,10 +32,12 @@ def list_(
 ) -> None:
     """List waiting mail. Nothing is taken, nothing changes.
 
+    States are waiting, deferred, claimed, dead and done.
+
     Any part of an id that fits one message alone names it: `mailbox read 123456789`.
 
     Examples:
-      mailbox list --as bob
+      mailbox list bob
       mailbox list --all --json | jq -r 'select(.state == "dead") | .reason'
       mailbox list --state dead | cut -f 1 | xargs -n 1 mailbox read
     """
@@ -41,16 +45,23 @@ def list_(
 
     from . import output
 
-    box = Mailbox(sender, path_of(root))
+    box = Mailbox(named(name, sender), path_of(root))
     states = state or ([each for each in State if all or each.is_waiting])
-    wanted = (each for each in box.peek(*states) if (not type or each.type in type) and of in (None, each.sender))
+    wanted = (
+        each
+        for each in box.peek(*states)
+        if (not type or each.type in type)
+        and of in (None, each.sender)
+        and (thread is None or any(thread in id for id in (each.thread or "", each.id)))
+    )
     messages = islice(wanted, n)
     if json:
         for message in messages:
             output.write(output.record(message))
         return
     head = ("ID", "FROM", "TRUST", "TYPE", "SENT", "STATE", "SUBJECT OR BODY")
-    output.table(head, map(row, messages))
+    nothing = f"{box.name}: no mail" + ("" if all or state else " waits; --all lists what was taken, too")
+    output.table(head, map(row, messages), nothing, "TRUST")
 
 
 def read_(
@@ -94,6 +105,7 @@ def read_(
 
 
 def wait_(
+    name: BoxName = None,
     *,
     timeout: Annotated[
         float | None, Opt("--timeout", metavar="DURATION", read=duration, help="Longest wait: 30s, 5m … [no limit]")
@@ -107,7 +119,7 @@ def wait_(
       mailbox wait --as bob && mailbox receive --as bob
       mailbox wait --timeout 0 || echo "no mail"
     """
-    with Mailbox(sender, path_of(root)) as box:
+    with Mailbox(named(name, sender), path_of(root)) as box:
         return 0 if box.wait(timeout) else 124
 
 
@@ -116,8 +128,8 @@ def row(message: "Any") -> tuple[str, ...]:
     from . import output
 
     person = output.is_tty()
-    state = message.state
-    if state == State.DEFERRED and message.due:
+    state = State(message.state).word
+    if message.state == State.DEFERRED and message.due:
         state += f", due {output.when(message.due)}"
     about = message.problem or message.subject or message.body
     id = message.id[16:25] if person and message.id[26:27] == "-" else message.id

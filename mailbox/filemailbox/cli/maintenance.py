@@ -7,7 +7,7 @@ from ..format.address import Address, parse_address
 from ..store.root import Root as MailRoot
 from ..store.root import find_root
 from . import exit_codes, output
-from .common import Root, path_of
+from .common import As, Root, path_of, some_names
 from .options import Annotated, Arg, Opt, duration
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def doctor_(
     *,
     fix: Annotated[bool, Opt("--fix", help="Fix what is safe to fix. Mail is never touched.")] = False,
     json: Annotated[bool, Opt("--json", help="Print one line of JSON for each finding.")] = False,
+    sender: As = None,
     root: Root = None,
 ) -> int:
     """Find problems of the root and its boxes, each with a hint, the worst first. Exit code 1 if there is an error.
@@ -41,7 +42,7 @@ def doctor_(
 
     from ..ops import doctor
 
-    found, errors = find_root(path_of(root)), 0
+    name, found, errors = some_names(name, sender), find_root(path_of(root)), 0
     with output.Progress("examining") as progress:
         findings = sorted(doctor.examine(found, list(name) or None, progress.step), key=doctor.rank)
         if output.is_tty() and not json and all(finding.severity == "note" for finding in findings):
@@ -66,6 +67,8 @@ def gc_(
         ),
     ] = None,
     dry_run: Annotated[bool, Opt("--dry-run", help="Only print what would be removed.")] = False,
+    json: Annotated[bool, Opt("--json", help="Print one line of JSON for each piece of garbage.")] = False,
+    sender: As = None,
     root: Root = None,
 ) -> int:
     """Remove garbage: old temporary files, notes without a dead letter, remains of dead processes.
@@ -79,7 +82,7 @@ def gc_(
     """
     from functools import partial
 
-    found, code = find_root(path_of(root)), exit_codes.DONE
+    name, found, code = some_names(name, sender), find_root(path_of(root)), exit_codes.DONE
     with output.Progress("cleaning up") as progress:
         for box in [*(list(name) or found.boxes()), *(() if name else (None,))]:
             progress.step(f"cleaning up {box or found.path}")
@@ -87,8 +90,8 @@ def gc_(
                 for garbage, error in _collect(found, box, older_than, dry_run):
                     progress.step()
                     if error is None:
-                        line = "\t".join(map(output.one_line, (box or ".", garbage.description, garbage.path)))
-                        progress.aside(partial(print, line))
+                        fields = (box or ".", garbage.description, garbage.path)
+                        progress.aside(partial(_print_garbage, fields, json))
                     else:  # the rest can still be removed
                         progress.aside(partial(output.error, error))
                         code = code or exit_codes.of_error(error)
@@ -115,6 +118,13 @@ def _collect(
         except (MailboxError, OSError) as error:
             failure = error
         yield garbage, failure
+
+
+def _print_garbage(fields: tuple[str, ...], json: bool) -> None:
+    if json:
+        output.write(output.json(dict(zip(("box", "garbage", "path"), fields, strict=True))))
+    else:
+        print("\t".join(map(output.one_line, fields)))
 
 
 def _fix(finding: "Finding") -> str:

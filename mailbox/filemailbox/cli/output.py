@@ -27,8 +27,29 @@ _FRAME: Final = 0.1  # seconds between two pictures of how far it is
 _DUMB: Final = 5.0  # the same, where each picture is a line more
 
 
+class _JsonErrors:
+    """Switch: errors are printed as a line of JSON each, because the command was called with --json."""
+
+    enabled = False
+
+
+json_errors: Final = _JsonErrors()
+
+
 def error(error: BaseException | str) -> None:
-    """Say on standard error what went wrong."""
+    """Print an error on standard error: the sentence and its hint; with --json, as a line of JSON."""
+    if json_errors.enabled:
+        from .exit_codes import of_error
+
+        exception = error if isinstance(error, BaseException) else None
+        record = {
+            "error": str(error),
+            "hint": getattr(error, "hint", None),
+            "type": type(error).__name__ if exception is not None else "UsageError",
+            "code": of_error(exception) if exception is not None else 2,
+        }
+        print(json(record).decode(), end="", file=sys.stderr)
+        return
     print(f"mailbox: {escape(str(error))}", file=sys.stderr)
     if hint := getattr(error, "hint", None):
         print(f"hint: {escape(hint)}", file=sys.stderr)
@@ -82,9 +103,11 @@ def when(moment: datetime) -> str:
 
 def record(message: Message[Any], **more: Any) -> bytes:
     """Return a message as one line of JSON, *more* before its body."""
+    from ..store.state import word_of
+
     values = message.as_dict()
     body = values.pop("body")
-    return json({**values, **more, "body": body})
+    return json({**values, "state": word_of(values["state"]), **more, "body": body})
 
 
 def json(value: Any) -> bytes:
@@ -100,22 +123,36 @@ def write(data: bytes) -> None:
         view = view[os.write(sys.stdout.fileno(), view) :]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns as wide as the terminal, the last one cut; into a pipe, tabs and no head."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], nothing: str = "", hidden: str = "") -> None:
+    """Aligned columns as wide as the terminal, the last one cut; into a pipe, tabs and no head.
+
+    For people, a table without rows is the sentence *nothing*, on standard error, and the column *hidden* is left out
+    if it is the same word in all rows as its default, `none`.
+    """
     if not is_tty():
         for row in rows:
             print("\t".join(row))
         return
     lines = [list(head), *map(list, rows)]
     if len(lines) == 1:
+        empty(nothing)
         return
-    widths = [max(width(row[column]) for row in lines) for column in range(len(head))]
-    room = columns() - sum(widths[:-1]) - 2 * (len(head) - 1)
+    if hidden in head and all(line[head.index(hidden)] == "none" for line in lines[1:]):
+        for line in lines:
+            del line[head.index(hidden)]
+    widths = [max(width(row[column]) for row in lines) for column in range(len(lines[0]))]
+    room = columns() - sum(widths[:-1]) - 2 * (len(lines[0]) - 1)
     for number, row in enumerate(lines):
         row[-1] = truncate(row[-1], max(room, 8))
         text = "  ".join(cell + " " * (size - width(cell)) for cell, size in zip(row, widths, strict=True)).rstrip()
         text = truncate(text, columns())
         print(dim(text) if number == 0 else text)
+
+
+def empty(nothing: str) -> None:
+    """Print the sentence *nothing* on standard error, for people: a program sees an empty output."""
+    if nothing and is_tty():
+        info(nothing)
 
 
 def width(text: str) -> int:

@@ -1,9 +1,12 @@
 """Take mail and settle it: receive, ack, retry, reject, reply."""
 
+import os
+
 from ..client import Mailbox
+from ..errors import MessageNotFoundError, NotClaimedError, quoted
 from . import body as bodies
 from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
-from .common import As, Id, Ids, Json, MinTrust, Root, path_of
+from .common import As, BoxName, Id, Ids, Json, JsonOut, MinTrust, Root, path_of
 from .options import Annotated, Opt, count, duration
 
 TYPE_CHECKING = False
@@ -11,8 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ..receive.message import Message
+
+ANSWERABLE = 3600.0
+"""Seconds for which a message stays in done/ that `receive` has printed and acked, if the box keeps none longer."""
+
 
 def receive_(
+    name: BoxName = None,
     *,
     n: Annotated[int, Opt("-n", "--count", metavar="N", read=count, help="How many at the most. [1]")] = 1,
     wait: Annotated[
@@ -25,6 +34,13 @@ def receive_(
         float | None,
         Opt("--lease", metavar="DURATION", read=duration, help="With --no-ack: how long it is ours. [10m]"),
     ] = None,
+    type: Annotated[list[str], Opt("--type", metavar="TYPE", help="Only this type; can be given again.")] = (),  # type: ignore[assignment]
+    of: Annotated[
+        list[str], Opt("--from", metavar="NAME", help="Only mail that names NAME as its sender; can be given again.")
+    ] = (),  # type: ignore[assignment]
+    thread: Annotated[
+        str | None, Opt("--thread", metavar="ID", help="Only the conversation that began with ID.")
+    ] = None,
     min_trust: MinTrust = None,
     body: Annotated[bool, Opt("--body", help="Only the body.")] = False,
     json: Json = False,
@@ -33,12 +49,14 @@ def receive_(
 ) -> int:
     """Take messages: print each, then ack it. Into a pipe they are printed as JSON, a line each.
 
-    Prints nothing where there is none; with --wait that is exit code 124. With --no-ack a message stays held when the
-    command has ended: another one settles it by its id. What is not settled when the lease ends comes back.
+    Prints nothing if there is none; with --wait that is exit code 124. Answer with `mailbox reply ID`: an acked message
+    is kept for an hour for that. With --no-ack a message stays claimed when the command has ended: `mailbox ack`,
+    `retry`, `reject` or `reply` settles it by its id. If none does until the lease ends, it is delivered again.
 
     Examples:
       mailbox receive --as bob --wait 1m
       mailbox receive -n 100 --json | jq .body
+      mailbox receive --from alice --type question
       job=$(mailbox receive --body --wait 5m) && make "$job"
       id=$(mailbox receive --no-ack --lease 1h | jq -r .id) && work && mailbox ack "$id"
     """
@@ -51,10 +69,19 @@ def receive_(
     if lease == 0:
         raise InvalidRequestError("a lease of 0 ends before it begins: expected a span such as 10m")
     json = json or not (body or output.is_tty())
-    with Mailbox(sender, path_of(root), lease=(lease or 600.0) if no_ack else None, min_trust=min_trust) as box:
+    own = sender or os.environ.get("MAILBOX_AGENT")
+    if name is not None and own is not None and name != own:
+        raise InvalidRequestError(
+            f"`receive {name}` is not clear: we are {quoted(own)}",
+            hint=f"`--from {name}` takes our mail from it, `--as {name}` takes its own mail",
+        )
+    with _receiver(name or sender, path_of(root), (lease or 600.0) if no_ack else None, min_trust) as box:
+        box.select(types=type, senders=of, thread=thread)
         for number in range(n):
             message = box.receive(timeout=(wait or 0) if number == 0 else 0)
             if message is None:
+                if number == 0:
+                    output.empty(f"{box.name}: no mail")
                 return 124 if number == 0 and wait is not None else 0
             if not no_ack:
                 with message:  # what cannot be printed is not acked
@@ -65,17 +92,28 @@ def receive_(
             except BaseException:
                 message.release()
                 raise
+            if body or output.is_tty():
+                until = output.when(box.leased_until) if box.leased_until else ""
+                output.info(f"mailbox: claimed {message.id} until {until}: `mailbox ack {message.id}` settles it")
     return 0
 
 
-def ack_(id: Ids, *, sender: As = None, root: Root = None) -> int:
+def _receiver(name: str | None, root: str, lease: float | None, min_trust: str | None) -> Mailbox:
+    """Return the mailbox of a command that acks what it prints: it keeps that for an hour, so that `reply` finds it."""
+    box = Mailbox(name, root, lease=lease, min_trust=min_trust)
+    if lease is None and box.retention is None:
+        return Mailbox(name, root, min_trust=min_trust, retention=ANSWERABLE)
+    return box
+
+
+def ack_(id: Ids, *, json: JsonOut = False, sender: As = None, root: Root = None) -> int:
     """Say of messages that `receive --no-ack` took: they are handled.
 
     Examples:
       mailbox ack 123456789 --as bob
       mailbox receive -n 10 --no-ack --as bob | jq -r .id | xargs mailbox ack --as bob
     """
-    return _each(id, sender, root, lambda message: message.ack())
+    return _each(id, sender, root, lambda message: message.ack(), "ack" if json else "")
 
 
 def retry_(
@@ -87,6 +125,7 @@ def retry_(
     reason: Annotated[str, Opt("--reason", metavar="TEXT", help="Why: it is kept if this was the last attempt.")] = (
         "put back to be retried"
     ),
+    json: JsonOut = False,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -96,7 +135,7 @@ def retry_(
       mailbox retry 123456789 --as bob
       mailbox retry 123456789 --delay 5m --reason "the disk is full"
     """
-    return _each(id, sender, root, lambda message: message.retry(delay, reason))
+    return _each(id, sender, root, lambda message: message.retry(delay, reason), "retry" if json else "")
 
 
 def reject_(
@@ -105,6 +144,7 @@ def reject_(
     reason: Annotated[str, Opt("--reason", metavar="TEXT", help="The reason; it is kept beside the dead letter.")] = (
         "rejected by hand"
     ),
+    json: JsonOut = False,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -113,7 +153,7 @@ def reject_(
     Examples:
       mailbox reject 123456789 --as bob --reason "no such path"
     """
-    return _each(id, sender, root, lambda message: message.reject(reason))
+    return _each(id, sender, root, lambda message: message.reject(reason), "reject" if json else "")
 
 
 def extend_(
@@ -134,7 +174,7 @@ def extend_(
     """
     from . import output
 
-    return _each(id, sender, root, lambda message: print(output.exact(message.extend(duration_))))
+    return _each(id, sender, root, lambda message: print(output.exact(message.extend(duration_))), "")
 
 
 def reply_(
@@ -149,22 +189,55 @@ def reply_(
     subject: Annotated[str | None, Opt("--subject", "-s", metavar="TEXT", help="A line for people.")] = None,
     keep: Annotated[bool, Opt("--keep", help="Do not ack the message: it stays held.")] = False,
     no_durable: Annotated[bool, Opt("--no-durable", help="Do not wait for the disk: a power cut may lose it.")] = False,
+    json: JsonOut = False,
     sender: As = None,
     root: Root = None,
 ) -> None:
-    """Answer a message that `receive --no-ack` took, and ack it. Prints the id of the answer.
+    """Answer a message that `receive` took. Prints the id of the answer.
+
+    A message under a lease (`receive --no-ack`) is acked as well. `receive` acks a message when it prints it, and keeps
+    it for an hour: until then this command answers it all the same.
 
     Examples:
       mailbox reply 123456789 "done" --as bob
       wc -w < essay | mailbox reply 123456789
     """
-    with Mailbox(sender, path_of(root), durable=not no_durable) as box, box.leased(id) as message:
+    from . import output
+
+    with Mailbox(sender, path_of(root), durable=not no_durable) as box:
         content = bodies.given(body, json_body, body_text, body_file, allow_empty)
-        print(message.reply(content, keep=keep, type=type, subject=subject))
+        try:
+            with box.leased(id) as message:
+                answer = message.reply(content, keep=keep, type=type, subject=subject)
+        except NotClaimedError:
+            message = _acked(box, id)
+            answer = box.answer(message, content, type=type, subject=subject)
+            output.info(f"mailbox: answered {message.id}, which was acked before")
+        if json:
+            output.write(output.json({"id": answer, "to": message.sender}))
+        else:
+            print(answer)
 
 
-def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callable[[Any], object]") -> int:
-    """Settle each message. An error with one is printed, and does not stop the others."""
+def _acked(box: Mailbox, id: str) -> "Message[Any]":
+    """Return the handled message with that part of an id. Raises MessageNotFoundError if it is not kept any more."""
+    try:
+        return box.find(id, "done")
+    except MessageNotFoundError as error:
+        if not str(error).startswith("there is no"):
+            raise  # several
+        raise NotClaimedError(
+            f"the message {quoted(id)} is not claimed, and was not handled in the last hour",
+            hint="`mailbox receive --no-ack` claims a message and keeps it; `mailbox send NAME --in-reply-to ID` "
+            "answers any other",
+        ) from None
+
+
+def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callable[[Any], object]", settled: str) -> int:
+    """Settle each message. An error with one is printed, and does not stop the others.
+
+    If *settled*, the word for it, is given, a line of JSON is printed for each.
+    """
     from ..errors import MailboxError
     from . import exit_codes, output
 
@@ -174,6 +247,8 @@ def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callabl
             try:
                 with box.leased(id) as message:
                     settle(message)
+                    if settled:
+                        output.write(output.json({"id": message.id, "settled": settled}))
             except MailboxError as error:
                 output.error(error)
                 code = code or exit_codes.of_error(error)

@@ -14,11 +14,24 @@ from .verbs import GROUPS, VERBS, find, following, split
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Final
+
+
+_COMMON: Final = {
+    "--root": True,
+    "--as": True,
+    "--json": False,
+}  # options that may precede the verb, with a value or not
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code; an error is printed on standard error, as a sentence and a hint."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _in_order(list(sys.argv[1:] if argv is None else argv))
+    json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    if json or f"{__package__}.output" in sys.modules:
+        from . import output
+
+        output.json_errors.enabled = json
     if "orjson" not in sys.modules:
         codec.spare_orjson()
     if words[:1] == ["hook"] and not _asks_for_help(words):
@@ -45,12 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    if words == ["--version"]:
+    if words in (["--version"], ["version"]):
         from .. import __version__
 
         print(__version__)
         return 0
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     found = split(words)
+    if found is None and words and not words[0].startswith("-") and words[0] not in following(""):
+        return _unknown(words)
     if found is not None:
         verb = find(found[0])
         values = parse(verb, found[1])
@@ -92,11 +109,24 @@ def _hook(words: Sequence[str]) -> int:
     return 0
 
 
+def _in_order(words: list[str]) -> list[str]:
+    """Return *words* with the options of every verb, if they come first, behind the verb."""
+    at = 0
+    while at < len(words) and (name := words[at].partition("=")[0]) in _COMMON:
+        at += 2 if _COMMON[name] and "=" not in words[at] else 1
+    found = split(words[at:]) if at else None
+    if not at or found is None:
+        return words[at:] or words
+    rest = words[at:]
+    return [*rest[: len(rest) - len(found[1])], *words[:at], *found[1]]
+
+
 def _unknown(words: Sequence[str]) -> int:
-    """Say that there is no such verb, and which may have been meant."""
+    """Report that there is no such verb, and the verb that may have been meant."""
     from difflib import get_close_matches
 
     from . import exit_codes, output
+    from .synonyms import meant_by
 
     length = 1
     while length < len(words) and following(" ".join(words[:length])):
@@ -104,9 +134,17 @@ def _unknown(words: Sequence[str]) -> int:
     before = " ".join(words[: length - 1])
     known = [verb for verb in VERBS if not before or verb.startswith(f"{before} ")]
     verb = " ".join(words[:length])
-    near = get_close_matches(verb, known, 3, 0.5)
-    meant = f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(known)}"
-    output.error(f'there is no verb "{verb}": {meant} `mailbox --help` lists them')
+    near = get_close_matches(verb, known, 3, 0.5 if before else 0.75)
+    meant = meant_by(verb, VERBS)
+    if meant is not None:
+        hint = f"`mailbox {meant}` does that; `mailbox help {meant.split(' --')[0]}` shows how"
+    elif near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif before:
+        hint = f"expected {', '.join(known)}"
+    else:
+        hint = "`mailbox help` lists the verbs"
+    output.error(InvalidRequestError(f"there is no verb {quoted(verb)}", hint=hint))
     return exit_codes.USAGE
 
 

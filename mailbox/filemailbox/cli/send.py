@@ -5,16 +5,16 @@ import sys
 from contextlib import contextmanager, suppress
 
 from ..client import Mailbox
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, StorageError, quoted
 from ..format.address import is_group, parse_address, parse_recipient
 from . import body as bodies
 from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
-from .common import As, Root, path_of
+from .common import As, JsonOut, Root, path_of
 from .options import Annotated, Arg, Opt, duration, one_of, pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 GRACE = 1.0  # seconds until "no process listens" is printed
@@ -88,6 +88,7 @@ def send_(
     ] = None,
     no_durable: NoDurable = False,
     wait_for_box: WaitForBox = None,
+    json: JsonOut = False,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -123,22 +124,43 @@ def send_(
     }
     if in_reply_to:
         _continue_thread(box, in_reply_to, options)
+    show = _print_json if json else _print_id
     if lines:
         if (body, body_text, body_file) not in ((None, None, None), ("-", None, None)):
             raise InvalidRequestError("--lines reads the bodies from standard input: give no other body")
-        _send_lines(box, to, json_body, options)
+        _send_lines(box, to, json_body, options, show)
+        _warn_homeless(box)
         return 0
     if timeout is not None and wait_for is None:
         raise InvalidRequestError("--timeout is for --wait-for: without it `send` does not wait")
     content = bodies.given(body, json_body, body_text, body_file, allow_empty)
+    code = _send(box, to, content, wait_for, timeout, options, show)
+    _warn_homeless(box)
+    return code
+
+
+def _send(
+    box: Mailbox,
+    to: str,
+    content: "Any",
+    wait_for: str | None,
+    timeout: float | None,
+    options: "dict[str, Any]",
+    show: "Callable[[str, str], None]",
+) -> int:
     if wait_for is not None:
-        with box, _unheard(box, to, type):
+
+        def sent(message: str) -> None:
+            show(message, to)
+            sys.stdout.flush()
+
+        with box, _unheard(box, to, options["type"]):
             limit = 30.0 if timeout is None else timeout
-            box.send_and_wait(to, content, until=wait_for, timeout=limit, on_sent=_print_at_once, **options)
+            box.send_and_wait(to, content, until=wait_for, timeout=limit, on_sent=sent, **options)
         return 0
     if is_group(to):
-        return _send_each(box, to, content, options)
-    print(box.send(to, content, **options))
+        return _send_each(box, to, content, options, show)
+    show(box.send(to, content, **options), to)
     return 0
 
 
@@ -248,18 +270,42 @@ def _unheard(box: Mailbox, to: str, type: str | None) -> "Iterator[None]":
         timer.cancel()
 
 
-def _print_at_once(id: str) -> None:
-    print(id, flush=True)
+def _warn_homeless(box: Mailbox) -> None:
+    """Print, if the sender has no box of its own, that answers cannot reach it."""
+    from . import output
+
+    there = True
+    with suppress(StorageError):  # the message is sent, whatever the disk reports now
+        there = box.root.has(box.name)
+    if not there:
+        known = box.root.missing(box.name)
+        near = getattr(known, "near", ())
+        advice = f"did you mean --as {near[0]}?" if near else f"`mailbox init {box.name}` makes a box for it"
+        output.info(
+            f"mailbox: the sender {quoted(box.name)} has no box here, and answers cannot reach it\nhint: {advice}"
+        )
 
 
-def _send_each(box: Mailbox, to: str, body: "Any", options: "dict[str, Any]") -> int:
+def _print_id(id: str, _to: str) -> None:
+    print(id)
+
+
+def _print_json(id: str, to: str) -> None:
+    from . import output
+
+    output.write(output.json({"id": id, "to": to}))
+
+
+def _send_each(
+    box: Mailbox, to: str, body: "Any", options: "dict[str, Any]", show: "Callable[[str, str], None]"
+) -> int:
     """A line for each recipient; the code of the first failure."""
     from . import exit_codes, output
 
     code = 0
     for name, result in box.send_group(to, body, **options).items():
         if isinstance(result, str):
-            print(f"{result}\t{name}")
+            show(result, name) if show is _print_json else print(f"{result}\t{name}")
         else:
             output.error(f"{name}: {result}")
             code = code or exit_codes.of_error(result)
@@ -270,14 +316,16 @@ def _headers(given: list[tuple[str, str]], urgent: bool) -> dict[str, str] | Non
     return {**dict(given), **({"priority": "urgent"} if urgent else {})} or None
 
 
-def _send_lines(box: Mailbox, to: str, json_body: bool, options: "dict[str, Any]") -> None:
+def _send_lines(
+    box: Mailbox, to: str, json_body: bool, options: "dict[str, Any]", show: "Callable[[str, str], None]"
+) -> None:
     """A message for each line as it comes, the ids printed also of those that were sent before one failed."""
     try:
         for group in bodies.lines(json_body):
             for id in box.send_many(to, group, **options):
-                print(id)
+                show(id, to)
             sys.stdout.flush()
     except Exception as error:
         for id in getattr(error, "sent", ()):
-            print(id)
+            show(id, to)
         raise

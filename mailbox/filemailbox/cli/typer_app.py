@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from . import help_pages
+from . import help_pages, output
 from .options import Arg, Opt, Parameter, parameters
 from .verbs import GROUPS, VERBS, find, following, split
 
@@ -34,7 +34,10 @@ def read(words: Sequence[str]) -> int:
         shown = getattr(error, "show", None)  # a usage error of Click, which Typer may carry inside or beside itself
         if shown is None:
             raise
-        shown()
+        if output.json_errors.enabled:
+            output.error(str(error.format_message()))  # type: ignore[attr-defined]
+        else:
+            shown()
         return int(getattr(error, "exit_code", 2))
     return code if isinstance(code, int) else 0
 

@@ -11,10 +11,12 @@ from ..errors import InvalidRequestError
 from ..format.wording import duration_text
 from ..settings import POLL_INTERVAL, WATCHERS
 from . import show_message as messages
-from .common import As, Json, MinTrust, Root, path_of
+from .common import As, BoxName, Json, MinTrust, Root, named, path_of
 from .options import Annotated, Arg, Opt, count, duration, one_of
 
 if TYPE_CHECKING:
+    from ..ops.inventory import BoxStatus
+    from ..ops.stalls import Cause
     from ..receive.listener import Listener
     from ..system.sd_notify import SdNotify
 
@@ -139,6 +141,7 @@ def watch_(
 
 
 def health_(
+    name: BoxName = None,
     *,
     max_age: Annotated[
         float, Opt("--max-age", metavar="DURATION", read=duration, help="Longest silence of an idle listener. [60s]")
@@ -149,6 +152,7 @@ def health_(
     max_wait: Annotated[
         float | None, Opt("--max-wait", metavar="DURATION", read=duration, help="How long mail may have been waiting.")
     ] = None,
+    json: Annotated[bool, Opt("--json", help="Print a line of JSON.")] = False,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -164,29 +168,38 @@ def health_(
     """
     from ..ops import stalls
     from ..ops.inventory import box_status
+    from . import output
 
-    box = Mailbox(sender, path_of(root))
+    box = Mailbox(named(name, sender), path_of(root))
     status = box_status(box.root.box(box.name))
+    found = [*stalls.causes(status, silent=max_age, busy=max_busy), *stalls.volume_causes(box.root.path)]
+    reason = _sickness(status, found, max_wait)
+    if json:
+        causes = [cause.as_dict() for cause in found]
+        output.write(output.json({"name": box.name, "healthy": not reason, "reason": reason or None, "causes": causes}))
+    else:
+        print(f"{box.name}: {reason or _facts(status)}")
+    return 1 if reason else 0
+
+
+def _sickness(status: "BoxStatus", causes: "list[Cause]", max_wait: float | None) -> str:
+    """Return the reason why no mail flows; "" if it does."""
+    blocking = next((cause.problem for cause in causes if cause.blocks), "")
     if not (status.listeners or status.consumers):
-        last = next((cause.problem for cause in stalls.causes(status)), "no listener")
-        print(f"{box.name}: {last}")
-        return 1
+        return blocking or "no listener"
+    waited = status.oldest or 0.0
+    if not blocking and max_wait is not None and waited > max_wait:
+        blocking = f"mail has been waiting for {duration_text(waited)}"
+    return f"{blocking} ({_facts(status)})" if blocking else ""
+
+
+def _facts(status: "BoxStatus") -> str:
     alive = status.listeners
     facts = f"{max(len(alive), status.consumers)} listening"
     if alive:
         facts += f", reported {duration_text(max(0.0, min(each.silent for each in alive)))} ago"
-    facts += next((f", busy with {each.busy} for {duration_text(each.busy_for)}" for each in alive if each.busy), "")
-    found = [*stalls.causes(status, silent=max_age, busy=max_busy), *stalls.volume_causes(box.root.path)]
-    for cause in found:
-        if cause.blocks:
-            print(f"{box.name}: {cause.problem} ({facts})")
-            return 1
-    waited = status.oldest or 0.0
-    if max_wait is not None and waited > max_wait:
-        print(f"{box.name}: mail has been waiting for {duration_text(waited)} ({facts})")
-        return 1
-    print(f"{box.name}: {facts}")
-    return 0
+    busy = next((each for each in alive if each.busy), None)
+    return facts + (f", busy with {busy.busy} for {duration_text(busy.busy_for)}" if busy else "")
 
 
 class _Printer:

@@ -92,7 +92,7 @@ def causes(box: BoxStatus, *, silent: float = SILENT, busy: float = BUSY, behind
         )
     if box.deferred and not box.waiting:
         found.append(Cause("deferred", "note", f"only deferred mail: {deferred_text(box)}"))
-    found += [*_notifications(box), *_clock(box)]
+    found += [*_keys(box), *_notifications(box), *_clock(box)]
     return sorted(found, key=lambda cause: (not cause.blocks, _ORDER[cause.severity]))
 
 
@@ -156,10 +156,10 @@ def _listener(each: ListenerInfo, silent: float, busy: float) -> Cause | None:
     if each.paused is not None:
         since = f" for {duration_text(seconds_since(each.paused_since))}" if each.paused_since else ""
         return Cause(
-            "paused",
+            "keys" if "MAILBOX_KEY_DIR" in (each.paused_hint or "") else "paused",
             "error",
             f"the listener {each.consumer} has been paused{since}: {each.paused}",
-            "the mail is left where it is; start the listener again with a command that works",
+            each.paused_hint or "the mail is left where it is; start the listener again with a command that works",
         )
     if each.retries_in_a_row >= STORM:
         when = f" ({duration_text(seconds_since(each.last_error_at))} ago)" if each.last_error_at else ""
@@ -234,6 +234,18 @@ def _types(box: BoxStatus) -> Iterator[Cause]:
             "start a listener for it, or one without --type (`@box.on()` without a type), which takes all",
             blocks=sum(left.values()) == box.waiting,
         )
+
+
+def _keys(box: BoxStatus) -> Iterator[Cause]:
+    for each in box.listeners:
+        if each.without_key:
+            yield Cause(
+                "keys",
+                "warning",
+                f"the listener {each.consumer} deferred {counted(each.without_key, 'sealed message')}: the box has "
+                "no key",
+                "MAILBOX_KEY_DIR names the folder of the key; without one, sealed mail waits",
+            )
 
 
 def _notifications(box: BoxStatus) -> Iterator[Cause]:

@@ -81,7 +81,7 @@ class Listener:
         """Number of messages that waited more than 100 ms until a poll found them: their notifications never came."""
         self.paused: str | None = None
         """Error for which nothing is claimed now; None if all is well."""
-        self._paused_since = ""
+        self._paused_since, self._paused_hint = "", ""
         self._types: list[str] | None = None
         self.on_tick: list[Callable[[], object]] = [self.write_status]
         """Functions that tick() calls. Append to it."""
@@ -105,11 +105,11 @@ class Listener:
         else:
             self._status.close()
 
-    def pause(self, reason: str) -> None:
+    def pause(self, reason: str, hint: str | None = None) -> None:
         """Report that nothing is claimed now, and why not."""
         if self.paused is None:
             self._paused_since = timestamp_now()
-        self.paused = reason
+        self.paused, self._paused_hint = reason, hint or ""
 
     def resume(self) -> None:
         """Report that messages are claimed again."""
@@ -245,6 +245,7 @@ class Listener:
             **self.receiver.tally.as_dict(),
             "paused": self.paused,
             "paused_since": self._paused_since if self.paused is not None else None,
+            "paused_hint": self._paused_hint if self.paused is not None else None,
         }
 
     def set_types(self, types: frozenset[str | None] | None) -> None:
@@ -331,7 +332,7 @@ class Listener:
         except (MailboxError, OSError) as error:
             if self._trouble != str(error):
                 self._trouble = str(error)
-                self.pause(f"mail cannot be claimed: {error}")
+                self.pause(f"mail cannot be claimed: {error}", getattr(error, "hint", None))
                 log.error("mail cannot be claimed, will retry: %s", error, event="paused", box=self.receiver.address)
             delay = STORAGE_RETRY_DELAY if isinstance(error, OSError) else MISSING_BOX_RETRY_DELAY
             self.waker.sleep_through(delay, generation)

@@ -92,6 +92,22 @@ class Receiver:
         """Receive only messages for whose bytes *accept* returns True and leave the others. None receives all."""
         self._spool.accept = accept
 
+    def set_filter(self, types: frozenset[str], senders: frozenset[str], thread: str | None) -> None:
+        """Receive only messages of these *types*, *senders* and *thread*; an empty set and None let all pass."""
+
+        def accept(data: bytes) -> bool:
+            try:
+                fields = self._verifier.unverified(data)
+            except NotMailError:
+                return True
+            return (
+                (not types or fields.get("type") in types)
+                and (not senders or fields.get("from") in senders)
+                and (thread is None or thread in (fields.get("thread") or "") or thread in (fields.get("id") or ""))
+            )
+
+        self._spool.accept = accept if types or senders or thread is not None else None
+
     def open(self) -> None:
         """Open the box. Raises BoxNotFoundError, RootNotFoundError, or StorageError if it cannot be opened."""
         self._spool.begin()
@@ -142,6 +158,7 @@ class Receiver:
             duration_text(wait),
         )
         self._spool.defer(name, time.time_ns() + int(wait * 1e9), parse_filename(name))
+        self.tally.without_key += 1
 
     def _to_message(self, claim: Claim, into: Any) -> Message[Any] | None:
         """Return the claimed message; None if its envelope settled it. Raises NotMailError for a dead letter."""

@@ -140,6 +140,8 @@ class Tally:
     """Reason of the last failed attempt."""
     last_error_at: str | None = None
     """Its timestamp."""
+    without_key: int = 0
+    """Sealed messages that were deferred, because the box has no key."""
 
     def acked(self) -> None:
         """Count a message that was handled."""
@@ -201,6 +203,10 @@ class ListenerInfo:
     """Error for which it claims nothing now: the command is broken, or the disk fails."""
     paused_since: str | None = None
     """Timestamp of the first such error."""
+    paused_hint: str | None = None
+    """Its hint."""
+    without_key: int = 0
+    """Sealed messages that it deferred, because the box has no key."""
     stopped: str | None = None
     """Error that ended it. Only a listener that is gone has one."""
     busy: str | None = None
@@ -336,6 +342,8 @@ def from_json(
         last_error_at=moment("last_error_at"),
         paused=text("paused"),
         paused_since=moment("paused_since"),
+        paused_hint=text("paused_hint"),
+        without_key=count("without_key"),
         stopped=text("stopped"),
         busy=claim[0],
         busy_since=claim[1],

@@ -160,7 +160,7 @@ def _move_in(
     except StorageError:
         raise
     except OSError as error:
-        raise _refused(root, to, id, error) from error
+        raise _refused(root, to, id, error, sender) from error
     finally:
         if held is not _BY_PATH:
             _let_go(held)
@@ -249,9 +249,9 @@ def _answer(draft: str, box: str, name: str, answers: str, held: Held) -> bool:
     return True
 
 
-def _refused(root: Root, to: str, id: str, error: OSError) -> Exception:
+def _refused(root: Root, to: str, id: str, error: OSError, sender: str | None) -> Exception:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return root.missing(to)
+        return root.missing(to, sender)
     return storage_error(error, f"delivering to the box {quoted(to)}", id)
 
 

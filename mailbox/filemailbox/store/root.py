@@ -74,15 +74,18 @@ class Root:
         except OSError as error:
             raise storage_error(error, f"looking for the box {quoted(name)}") from error
 
-    def missing(self, name: str) -> RootNotFoundError | BoxNotFoundError:
-        """Return the error for a box that turned out not to be there: its volume may have gone away as well."""
+    def missing(self, name: str, sender: str | None = None) -> RootNotFoundError | BoxNotFoundError:
+        """Return the error for a box that turned out not to be there: its volume may have gone away as well.
+
+        *sender* is given if the error is for an agent that writes to that box.
+        """
         try:
             find_root(self.path)
         except RootNotFoundError as error:
             return error
         with contextlib.suppress(StorageError):
-            return BoxNotFoundError(name, self.path, self.boxes())
-        return BoxNotFoundError(name, self.path)
+            return BoxNotFoundError(name, self.path, self.boxes(), sender=sender)
+        return BoxNotFoundError(name, self.path, sender=sender)
 
 
 class Box:

@@ -18,6 +18,11 @@ class State(StrEnum):
     DONE = "done"
 
     @property
+    def word(self) -> str:
+        """The word for it in text and in the JSON of commands: waiting, deferred, claimed, dead or done."""
+        return _WORDS.get(self, self.value)
+
+    @property
     def has_timed_names(self) -> bool:
         """True if a file name begins with a time: when the message is due, or was handled."""
         return self in (State.DEFERRED, State.DONE)
@@ -26,3 +31,19 @@ class State(StrEnum):
     def is_waiting(self) -> bool:
         """True if a consumer will claim it: `mailbox list` shows these states by default."""
         return self in (State.NEW, State.DEFERRED)
+
+
+_WORDS = {State.NEW: "waiting", State.DEFERRED: "deferred", State.CLAIMED: "claimed"}
+
+
+def word_of(state: str) -> str:
+    """Return the word for a state or its folder; other texts, such as `sent`, as they are."""
+    return next((each.word for each in State if each.value == state), state)
+
+
+def parse_state(text: str) -> State:
+    """Return the state of that word, or of that folder. Raises ValueError."""
+    for state in State:
+        if text in (state.word, state.value):
+            return state
+    raise ValueError(f'"{text}" is not a state: expected {", ".join(state.word for state in State)}')

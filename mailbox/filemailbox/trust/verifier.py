@@ -100,12 +100,14 @@ class Verifier:
             return UID if self._group >= 0 and sender in owners.names.values() else NONE
         return RELAY if owners.relay >= 0 else NONE
 
+    def unverified(self, data: bytes) -> dict[str, Any]:
+        """Return the fields of the message *data*, opened if it is sealed, the sender unproven. Raises as verify()."""
+        fields = decode(data)
+        return self._open(data) if type(fields.get("sealed")) is dict else fields
+
     def type_of(self, data: bytes) -> str | None:
         """Return the type of the message *data*; that of sealed mail is inside. Raises as verify() does."""
-        fields = decode(data)
-        if type(fields.get("sealed")) is dict:
-            fields = self._open(data)
-        kind: str | None = fields.get("type")
+        kind: str | None = self.unverified(data).get("type")
         return kind
 
     def _open(self, data: bytes) -> dict[str, Any]:

@@ -44,7 +44,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         pytest.param(["receive", "--as", "a"], ["alice"], id="whose mail"),
         pytest.param(["send", "bob", "--th"], ["--thread"], id="an option"),
         pytest.param(["dead", "purge", "--old"], ["--older-than"], id="an option of a second word"),
-        pytest.param(["list", "--state", "d"], ["dead", "done"], id="a word of a list"),
+        pytest.param(["list", "--state", "d"], ["deferred", "dead", "done"], id="a word of a list"),
         pytest.param(["completion", ""], ["bash", "zsh", "fish"], id="a shell"),
         pytest.param(["send", "bob", "--ttl", ""], [], id="a value that nobody knows"),
         pytest.param(["nonsense", ""], [], id="after no verb"),

@@ -91,7 +91,18 @@ def test_without_a_verb_help_is_for_people(mailbox: Callable[..., Any], words: l
     [
         pytest.param(["recieve"], "did you mean receive", id="a typo"),
         pytest.param(["dead", "lst"], "did you mean dead list", id="a typo in the second word"),
-        pytest.param(["xyzzy"], "expected init, remove, send", id="nothing near"),
+        pytest.param(["xyzzy"], "`mailbox help` lists the verbs", id="nothing near"),
+        pytest.param(["hook-me"], "`mailbox help` lists the verbs", id="nothing far-fetched"),
+        pytest.param(["inbox"], "`mailbox list` does that", id="inbox"),
+        pytest.param(["ls"], "`mailbox list` does that", id="ls"),
+        pytest.param(["peek"], "`mailbox list` does that", id="peek"),
+        pytest.param(["recv"], "`mailbox receive` does that", id="recv"),
+        pytest.param(["poll"], "`mailbox receive` does that", id="poll"),
+        pytest.param(["check"], "`mailbox receive` does that", id="check"),
+        pytest.param(["history"], "does that", id="history"),
+        pytest.param(["dlq"], "`mailbox dead list` does that", id="dlq"),
+        pytest.param(["who"], "`mailbox agents` does that", id="who"),
+        pytest.param(["delete"], "`mailbox ack` does that", id="delete"),
     ],
 )
 def test_a_verb_that_does_not_exist_is_told_what_may_be_meant(
@@ -102,6 +113,31 @@ def test_a_verb_that_does_not_exist_is_told_what_may_be_meant(
 
     assert (said.code, said.out) == (2, "")
     assert told in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [(["help"], ""), (["help", "send"], "send"), (["help", "dead"], "dead"), (["help", "dead", "show"], "dead show")],
+)
+def test_help_is_a_verb_too(mailbox: Callable[..., Any], words: list[str], verb: str) -> None:
+    """The first thing that a model tries."""
+    said = mailbox(*words)
+
+    assert (said.code, said.out, said.err) == (0, help_pages.text(verb), "")
+    assert mailbox("help", "sned").code == 2
+
+
+def test_version_is_a_verb_too(mailbox: Callable[..., Any]) -> None:
+    """And prints what --version prints."""
+    assert mailbox("version").out == mailbox("--version").out
+
+
+def test_every_verb_stands_in_the_overview_once() -> None:
+    """In a section of its use."""
+    rows = [line.split("  ")[1] for line in help_pages.text().splitlines() if line.startswith("  ")]
+
+    for first in {verb.split()[0] for verb in VERBS}:
+        assert sum(row == first or row.startswith(f"{first} ") for row in rows if not row.startswith("mailbox")) >= 1
 
 
 def test_typer_shows_the_same_help() -> None:

@@ -185,7 +185,7 @@ def test_a_list_in_a_pipe_is_tabs_and_exact_times(mailbox: Callable[..., Any], b
 
     assert cells[:4] == [id, "bob", "none", "news"]
     assert EXACT.fullmatch(cells[4])
-    assert cells[5] == "new"
+    assert cells[5] == "waiting"
     assert cells[6].startswith("hello there x")
     assert len(cells) == 7
 
@@ -200,7 +200,7 @@ def test_a_list_as_json_has_all_that_is_known(mailbox: Callable[..., Any], bob: 
         "bob",
         "s",
         {"n": 1},
-        "new",
+        "waiting",
         "none",
     )
     assert second["deliver_after"] > second["sent"]
@@ -498,10 +498,14 @@ def test_send_in_reply_to_counts_on_as_reply_does(
     assert (refused.code, "16" in refused.err) == (2, True)
 
 
-def test_an_answer_to_a_message_that_is_gone_is_the_first(mailbox: Callable[..., Any], alice: Mailbox) -> None:
+def test_an_answer_to_a_message_that_is_gone_is_the_first(
+    mailbox: Callable[..., Any], root: Path, alice: Mailbox
+) -> None:
     """It keeps to the thread of the message."""
     id = alice.send("bob", "ping", hops=3)
     mailbox("receive")
+    for path in (root / "bob/done").iterdir():
+        path.unlink()
     mailbox("send", "alice", "pong", "--in-reply-to", id)
     answer = alice.receive()
 
@@ -514,3 +518,14 @@ def test_send_waits_for_a_box(mailbox: Callable[..., Any], root: Path) -> None:
     assert mailbox("send", "bob", "x", "--wait-for-box", "1m").code == 0
     assert mailbox("send", "late", "x", "--wait-for-box", "50ms").code == 67
     assert mailbox("send", "late", "--lines", "--wait-for-box", "1s", stdin="x\n").code == 2
+
+
+def test_a_sender_without_a_box_is_told(mailbox: Callable[..., Any]) -> None:
+    """The message is sent; only answers cannot come. A typing error in one's own name is seen so."""
+    typo, other = mailbox("send", "bob", "hi", sender="alicc"), mailbox("send", "bob", "hi", sender="cron")
+    own = mailbox("send", "bob", "hi", sender="alice")
+
+    assert [typo.code, other.code, own.code] == [0, 0, 0]
+    assert "did you mean --as alice?" in typo.err
+    assert "`mailbox init cron`" in other.err
+    assert own.err == ""

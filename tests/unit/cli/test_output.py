@@ -89,8 +89,10 @@ def test_a_list_on_a_terminal_is_as_wide_as_it(root: Path, bob: Mailbox) -> None
 
 
 def test_an_empty_list_is_empty(root: Path, bob: Mailbox) -> None:
-    """No head above nothing."""
-    assert Terminal(root, "list").text() == ""
+    """No head above nothing, and a sentence for people alone."""
+    assert plain(Terminal(root, "list").text()).startswith("bob: no mail")
+    assert plain(Terminal(root, "receive").text()) == "bob: no mail\n"
+    assert plain(Terminal(root, "dead", "list").text()) == "bob: no dead letters\n"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_colours_are_left_out_where_they_are_not_wanted(root: Path, bob: Mailbox
 
 def test_doctor_on_a_terminal_says_that_all_is_well(root: Path) -> None:
     """And marks what is not."""
-    assert "no problems found\n" in Terminal(root, "doctor").text()
+    assert Terminal(root, "doctor").text().startswith("no problems found\n")
 
     (root / "bob" / "new").chmod(0o700)
     ill = plain(Terminal(root, "doctor").text())

@@ -1,6 +1,7 @@
 """From argv to an exit code; and the command in shell scripts, as a new user would write them."""
 
 import errno
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -288,3 +289,48 @@ def test_a_forbidden_box(as_root: None, shared: Path, start: Callable[..., Any])
     )
 
     assert look.line() == str([77] * len(verbs))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--as", "alice", "list", "--json"),
+        ("--as=alice", "--json", "list"),
+        ("--json", "--as", "alice", "list"),
+        ("list", "--as", "alice", "--json"),
+    ],
+)
+def test_common_options_may_precede_the_verb(mailbox: Callable[..., Any], words: tuple[str, ...]) -> None:
+    """As git and docker have them."""
+    mailbox("send", "alice", "hi")
+
+    assert [record["body"] for record in mailbox(*words).records] == ["hi"]
+
+
+def test_a_verb_of_two_words_may_follow_common_options(mailbox: Callable[..., Any], root: Path) -> None:
+    """And a mistake is reported as without them."""
+    assert mailbox("--root", root, "dead", "list").code == 0
+    assert 'there is no verb "sned"' in mailbox("--as", "bob", "sned").err
+    assert mailbox("--root").code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (("send", "bobb", "hi", "--json"), 67, "BoxNotFoundError"),
+        (("list", "--json", "--nonsense"), 2, "UsageError"),
+        (("list", "--json", "--count", "x"), 2, "UsageError"),
+        (("sned", "--json"), 2, "InvalidRequestError"),
+        (("reply", "nonsense", "x", "--json"), 1, "MessageNotFoundError"),
+    ],
+)
+def test_with_json_an_error_is_json(mailbox: Callable[..., Any], words: tuple[str, ...], code: int, kind: str) -> None:
+    """On standard error: the sentence, the hint, the type and the exit code."""
+    said = mailbox(*words)
+    record = json.loads(said.err)
+
+    assert (said.code, said.out) == (code, "")
+    assert (record["type"], record["code"]) == (kind, code)
+    assert record["error"]
+    assert "hint" in record
+    assert mailbox(*(word for word in words if word != "--json")).err.startswith(("mailbox: ", "Usage: "))
