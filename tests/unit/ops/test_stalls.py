@@ -268,7 +268,7 @@ def test_a_success_ends_the_storm(root: Path, alice: Mailbox, bob: Mailbox) -> N
 
 @pytest.mark.parametrize("had_a_key", [True, False], ids=["had a key", "never had a key"])
 def test_sealed_mail_and_no_key(
-    mailbox: Run, root: Path, tmp_path: Path, watch: Run, until: Until, had_a_key: bool
+    mailbox: Run, root: Path, tmp_path: Path, start: Start, until: Until, had_a_key: bool
 ) -> None:
     """Whoever takes it without its key ends; the mail stays, and the tools name the cause."""
     keys = {name: tmp_path / name for name in ("alice", "bob")}
@@ -280,8 +280,11 @@ def test_sealed_mail_and_no_key(
     if not had_a_key:
         (root / "bob/settings.json").unlink(missing_ok=True)
     finding = first_finding(mailbox)
-    watch("--poll-interval", "50ms")
+    program = start(WATCH, "watch", "--as", "bob", "--root", root)
     until(lambda: "keys" in kinds(root))
+    if had_a_key:
+        assert program.end() == 4
+        assert "KeyNotFoundError" in mailbox("status").out
 
     assert "sealed" in mailbox("status").out
     assert "1 of them sealed" in finding["problem"]
