@@ -196,11 +196,13 @@ def _unattended(box: BoxStatus) -> Iterator[Cause]:
         return
     waits = f"{counted(box.waiting, 'message')} waiting"
     waits += f", the oldest for {duration_text(box.oldest)}" if box.oldest is not None else ""
-    if box.sealed:
+    keyless = gone is not None and "KeyNotFoundError" in (gone.stopped or "")
+    if box.sealed or keyless:
+        sealed = f", {box.sealed} of them sealed" if box.sealed else ""
         yield Cause(
-            "keys" if gone is not None and "Key" in (gone.stopped or "") else "no-listener",
+            "keys" if keyless else "no-listener",
             "warning",
-            f"{waits}, {box.sealed} of them sealed, and there is no listener{last}",
+            f"{waits}{sealed}, and there is no listener{last}",
             f"a consumer without its key leaves sealed mail and ends with exit code 4: MAILBOX_KEY_DIR names the "
             f"folder of {box.name}.key",
             blocks=True,
