@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import Mailbox
 from ..format.address import parse_address
-from ..store.state import word_of
 from .common import As, Id, Json, Root, path_of
 from .options import Annotated, Opt, count, duration
 
@@ -85,7 +84,7 @@ def thread_(id: Id, *, json: Json = False, sender: As = None, root: Root = None)
             print()
         about = f" · {output.one_line(message.subject, 80)}" if message.subject else ""
         proof = f" ({message.trust})" if message.trust != "none" else ""
-        state = "" if message.state in ("done", "sent") else f" [{word_of(message.state)}]"
+        state = "" if message.state in ("done", "sent") else f" [{output.state_of(message)[0]}]"
         people = f"{output.one_line(message.sender or '?')} → {output.one_line(message.to or '?')}"
         print(output.bold(f"{people}{proof}, {output.when(message.sent)}, {message.id}{state}{about}"))
         if message.problem is not None:
@@ -112,7 +111,7 @@ def _row(message: Any) -> tuple[str, ...]:
         output.one_line(id, 20 if person else 0),
         output.one_line(message.sender or "", 16 if person else 0),
         output.one_line(message.to or "", 16 if person else 0),
-        word_of(message.state),
+        output.state_of(message)[0],
         output.one_line(message.type or "", 12 if person else 0),
         output.one_line("" if about is None else about, 400),
     )

@@ -128,10 +128,12 @@ def row(message: "Any") -> tuple[str, ...]:
     from . import output
 
     person = output.is_tty()
-    state = State(message.state).word
-    if message.state == State.DEFERRED and message.due:
-        state += f", due {output.when(message.due)}"
-    about = message.problem or message.subject or message.body
+    state, due = output.state_of(message)
+    if state == State.DEFERRED.word and due is not None:
+        state += f", due {output.when(due)}"
+    about = message.subject or message.body
+    if message.problem:
+        about = message.problem if about is None else f"{output.one_line(about, 60)} ({message.problem})"
     id = message.id[16:25] if person and message.id[26:27] == "-" else message.id
     facts = (
         output.one_line(id, 20 if person else 0),

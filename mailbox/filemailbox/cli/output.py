@@ -101,13 +101,31 @@ def when(moment: datetime) -> str:
     return ago(moment) if is_tty() else exact(moment)
 
 
+def state_of(message: Message[Any]) -> tuple[str, datetime | None]:
+    """Return the word for the state of a message, and the time at which it is due if it is deferred.
+
+    The time counts, not the folder: `new/` may hold mail that is not due yet, and `later/` mail that is.
+    """
+    from datetime import UTC, datetime
+
+    from ..store.state import State
+
+    now = datetime.now(UTC)
+    if message.state == State.NEW and message.deliver_after is not None and message.deliver_after > now:
+        return State.DEFERRED.word, message.deliver_after
+    if message.state == State.DEFERRED:
+        return (State.DEFERRED.word, message.due) if message.due and message.due > now else (State.NEW.word, None)
+    return next((each.word for each in State if each.value == message.state), message.state), message.due
+
+
 def record(message: Message[Any], **more: Any) -> bytes:
     """Return a message as one line of JSON, *more* before its body."""
-    from ..store.state import word_of
-
     values = message.as_dict()
     body = values.pop("body")
-    return json({**values, "state": word_of(values["state"]), **more, "body": body})
+    word, due = state_of(message)
+    values.pop("due", None)
+    times = {"due": exact(due)} if due is not None else {}
+    return json({**values, "state": word, **times, **more, "body": body})
 
 
 def json(value: Any) -> bytes:

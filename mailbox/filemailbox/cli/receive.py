@@ -20,6 +20,12 @@ ANSWERABLE = 3600.0
 """Seconds for which a message stays in done/ that `receive` has printed and acked, if the box keeps none longer."""
 
 
+UNKNOWN = (
+    "`receive` acks what it prints and keeps it for an hour, `receive --no-ack` until you settle it; "
+    "`mailbox send NAME --in-reply-to ID` answers any other message"
+)
+
+
 def receive_(
     name: BoxName = None,
     *,
@@ -209,6 +215,9 @@ def reply_(
         try:
             with box.leased(id) as message:
                 answer = message.reply(content, keep=keep, type=type, subject=subject)
+        except MessageNotFoundError as error:
+            error.hint = error.hint or UNKNOWN
+            raise
         except NotClaimedError:
             message = _acked(box, id)
             answer = box.answer(message, content, type=type, subject=subject)
@@ -228,8 +237,7 @@ def _acked(box: Mailbox, id: str) -> "Message[Any]":
             raise  # several
         raise NotClaimedError(
             f"the message {quoted(id)} is not claimed, and was not handled in the last hour",
-            hint="`mailbox receive --no-ack` claims a message and keeps it; `mailbox send NAME --in-reply-to ID` "
-            "answers any other",
+            hint=UNKNOWN,
         ) from None
 
 

@@ -36,11 +36,6 @@ class State(StrEnum):
 _WORDS = {State.NEW: "waiting", State.DEFERRED: "deferred", State.CLAIMED: "claimed"}
 
 
-def word_of(state: str) -> str:
-    """Return the word for a state or its folder; other texts, such as `sent`, as they are."""
-    return next((each.word for each in State if each.value == state), state)
-
-
 def parse_state(text: str) -> State:
     """Return the state of that word, or of that folder. Raises ValueError."""
     for state in State:

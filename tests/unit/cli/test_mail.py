@@ -529,3 +529,53 @@ def test_a_sender_without_a_box_is_told(mailbox: Callable[..., Any]) -> None:
     assert "did you mean --as alice?" in typo.err
     assert "`mailbox init cron`" in other.err
     assert own.err == ""
+
+
+def test_the_state_is_that_of_the_time_and_not_of_the_folder(mailbox: Callable[..., Any], bob: Mailbox) -> None:
+    """Deferred mail that no consumer has seen yet, and mail that was put back at once."""
+    bob.send("bob", "in an hour", delay=3600)
+    bob.send("bob", "now")
+    message = bob.receive()
+    assert message is not None
+    message.release()
+    records = {record["body"]: record for record in mailbox("list", "--json").records}
+
+    assert records["in an hour"]["state"] == "deferred"
+    assert EXACT.fullmatch(records["in an hour"]["due"])
+    assert records["now"]["state"] == "waiting"
+    assert "due" not in records["now"]
+    assert "deferred, due " in mailbox("list").out
+
+
+def test_a_dead_letter_in_a_list_is_seen_with_its_reason(mailbox: Callable[..., Any], bob: Mailbox) -> None:
+    """Not only the reason."""
+    bob.send("bob", "the body", subject="the subject")
+    message = bob.receive()
+    assert message is not None
+    message.reject("nonsense")
+
+    assert mailbox("list", "--all").lines[0].endswith("\tthe subject (nonsense)")
+
+
+def test_an_answer_to_an_unknown_message_is_led_on(mailbox: Callable[..., Any]) -> None:
+    """To what `receive` keeps, and how to answer all the same."""
+    said = mailbox("reply", "nonsense", "x")
+
+    assert said.code == 1
+    assert "--in-reply-to" in said.err
+
+
+def test_what_receive_takes_can_be_selected(mailbox: Callable[..., Any], alice: Mailbox, bob: Mailbox) -> None:
+    """By type, by sender, by thread; and a NAME that may mean two things is refused."""
+    alice.send("bob", 1, type="a")
+    bob.send("bob", 2, type="b")
+    thread = alice.send("bob", 3, type="c", thread="t1")
+    bodies = [
+        mailbox("receive", "--json", *words).records
+        for words in (("--type", "b"), ("--from", "bob"), ("--thread", "t1"), ("--from", "alice"))
+    ]
+
+    assert [[record["body"] for record in each] for each in bodies] == [[2], [], [3], [1]]
+    assert thread
+    assert mailbox("receive", "alice").code == 2
+    assert mailbox("receive", "bob").code == 0
