@@ -720,10 +720,10 @@ class Mailbox:
         return None
 
     async def asend(self, to: str, body: Any = None, **options: Unpack[Options]) -> str:
-        """send(), off the event loop: a durable send waits for the disk."""
+        """send(), off the event loop: a durable send waits for the disk. Up to 32 at once share their flushes."""
         from .receive import aio
 
-        return await aio.off_loop(lambda: self.send(to, body, **options))
+        return await aio.send_off_loop(lambda: self.send(to, body, **options))
 
     async def asend_many(self, to: str, bodies: Iterable[Any], **options: Unpack[Options]) -> list[str]:
         """send_many(), off the event loop."""

@@ -1,7 +1,8 @@
 """The power is cut at random moments while messages are sent: each send that had returned is there, and whole.
 
-Three programs are at work: one sends message by message, one by three and by twelve (send_many flushes them in two
-ways), one claims what comes, so that messages are renamed again after their flush. They write down, on another disk,
+Four programs are at work: one sends message by message, one by three and by twelve (send_many flushes them in two
+ways), one from sixteen threads at once (which share their flushes), one claims what comes, so that messages are renamed
+again after their flush. They write down, on another disk,
 what send() returned. Then the power goes, the disk is mounted again, its journal replayed, and each message that was
 written down is looked for: under its id, in new/ or where a claim put it, with each byte of what was sent. Then a
 consumer takes all there is, and meets no error, whatever half messages the cut has left.
@@ -16,12 +17,16 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Final
 
 from filemailbox import Mailbox, MailboxError
 
 from . import apart, disks, volume
 from .record import Record, Result
+
+_THREADS: Final = 16
 
 
 def prove(record: Record, place: str, rounds: int = 20, only: list[str] | None = None, longest: float = 1.0) -> None:
@@ -52,7 +57,7 @@ def cuts(kind: disks.Kind, place: str, rounds: int, longest: float, durable: boo
 
 
 def _one(disk: disks.Disk, place: str, result: Result, after: float, durable: bool) -> None:
-    root, logs = f"{disk.path}/mail", [f"{place}/{name}.log" for name in ("one", "many")]
+    root, logs = f"{disk.path}/mail", [f"{place}/{name}.log" for name in ("one", "many", "threads")]
     shutil.rmtree(root, ignore_errors=True)
     for name in ("alice", "bob"):
         Mailbox.init(name, root).close()
@@ -61,6 +66,7 @@ def _one(disk: disks.Disk, place: str, result: Result, after: float, durable: bo
         with open(log, "wb"):
             pass
     agents = [apart.Apart(_send, root, logs[0], durable), apart.Apart(_send_many, root, logs[1], durable)]
+    agents += [apart.Apart(_send_at_once, root, logs[2], durable)]
     agents += [apart.Apart(_claim, root)] if durable else []
     with apart.running(*agents):
         deadline = time.monotonic() + 30
@@ -97,6 +103,19 @@ def _send_many(root: str, log: str, durable: bool) -> None:
         while True:
             bodies = [{"fill": "y" * chance.randrange(2_000), "n": n} for n in range(chance.choice((3, 12)))]
             _note(out, _sent(lambda: box.send_many("bob", bodies)), bodies)  # noqa: B023
+
+
+def _send_at_once(root: str, log: str, durable: bool) -> None:
+    out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    with Mailbox("alice", root, durable=durable) as box, ThreadPoolExecutor(_THREADS) as pool:
+
+        def send(thread: int) -> None:
+            chance = random.Random()
+            while True:
+                body: dict[str, object] = {"fill": "z" * chance.randrange(5_000), "thread": thread}
+                _note(out, _sent(lambda: [box.send("bob", body)]), [body])  # noqa: B023
+
+        list(pool.map(send, range(_THREADS)))
 
 
 def _sent(send: Callable[[], list[str]]) -> list[str]:

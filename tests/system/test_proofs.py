@@ -271,6 +271,7 @@ def test_a_power_cut_is_one(place: str, kind: str, monkeypatch: pytest.MonkeyPat
     """A send that only says that it is durable loses its messages; else the cut cuts nothing."""
     monkeypatch.setattr(deliver, "_flush", lambda *_: None)
     monkeypatch.setattr(deliver, "_flush_all", lambda *_: None)
+    monkeypatch.setattr(deliver, "_flush_crowd", lambda *_: None)
     try:
         result = power.cuts(disks.KINDS[kind], place, 1, 0.1)
     except record.LeftOut as why:

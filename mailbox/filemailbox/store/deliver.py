@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import stat
+from _thread import allocate_lock, get_ident
 
 from ..errors import DurabilityUnknownError, PermissionDeniedError, StorageError, quoted, storage_error
 
@@ -64,7 +65,7 @@ def deliver(
     file = _move_in(root, to, id, data, answers, sender, is_receipt)
     try:
         if durable:
-            _flush(file, id)
+            _shared_flush.flush(file, id)
     finally:
         _close(file, id, durable)
 
@@ -309,3 +310,106 @@ def syncfs(file: int) -> bool:
             f"the messages were delivered, but the disk did not confirm it ({os.strerror(code)})", code
         )
     return True
+
+
+class _Waiting:
+    """A message that was renamed, and whose thread waits for a flush."""
+
+    __slots__ = ("file", "id", "is_flushed", "others", "turn")
+
+    def __init__(self, file: int, id: str) -> None:
+        self.file, self.id, self.is_flushed = file, id, False
+        self.others: list[_Waiting] | None = None  # for the thread that flushes for them, too
+        self.turn = allocate_lock()
+        self.turn.acquire()
+
+
+class _SharedFlush:
+    """One flush for the messages of several threads (group commit).
+
+    While one thread flushes, others wait. When it has ended, one of them flushes for all that wait by then, with one
+    syncfs(2), if they are enough for that; else each flushes its own. All of them were renamed before that flush began.
+    """
+
+    def __init__(self) -> None:
+        self._busy = allocate_lock()  # held by the thread that flushes, or that was chosen to
+        self._waiting: list[_Waiting] = []  # changed by append, pop and remove alone, which need no lock
+        self._inside: set[int] = set()
+
+    def flush(self, file: int, id: str) -> None:
+        """Flush a file that was renamed. Raises DurabilityUnknownError."""
+        thread = get_ident()
+        if thread in self._inside:  # a signal handler has interrupted a flush, and must not wait for it
+            return _flush(file, id)
+        self._inside.add(thread)
+        try:
+            if not self._busy.acquire(False):
+                return self._wait(_Waiting(file, id))
+            try:
+                return _flush(file, id)
+            finally:
+                self._busy.release()
+                self._choose()
+        finally:
+            self._inside.discard(thread)
+
+    def _wait(self, mine: _Waiting) -> None:
+        self._waiting.append(mine)
+        self._choose()  # the flush may have ended before the append
+        try:
+            mine.turn.acquire()
+        except BaseException:  # of a signal handler
+            try:
+                self._waiting.remove(mine)
+            except ValueError:  # too late: a flush for others depends on this thread, or needs the open file
+                mine.turn.acquire()
+                self._take_turn(mine)
+            raise
+        self._take_turn(mine)
+
+    def _choose(self) -> None:
+        """Choose one of those that wait to flush for all of them, unless a flush goes on."""
+        while self._waiting and self._busy.acquire(False):
+            batch: list[_Waiting] = []
+            with contextlib.suppress(IndexError):
+                while True:
+                    batch.append(self._waiting.pop(0))
+            if batch:
+                batch[0].others = batch[1:]
+                return batch[0].turn.release()
+            self._busy.release()
+        return None
+
+    def _take_turn(self, mine: _Waiting) -> None:
+        if mine.others is not None:
+            try:
+                if len(mine.others) + 1 >= _CROWD:
+                    _flush_crowd([mine, *mine.others])
+            finally:
+                self._busy.release()
+                for each in mine.others:
+                    each.turn.release()
+                self._choose()
+        if not mine.is_flushed:
+            _flush(mine.file, mine.id)
+
+
+def _flush_crowd(batch: list[_Waiting]) -> None:
+    """Flush each file system with a crowd of messages once. Where that fails, each flushes its own and sees why."""
+    disks: dict[int, list[_Waiting]] = {}
+    for each in batch:
+        disks.setdefault(os.fstat(each.file).st_dev, []).append(each)
+    for crowd in disks.values():
+        with contextlib.suppress(DurabilityUnknownError):
+            if len(crowd) >= _CROWD and syncfs(crowd[0].file):
+                for each in crowd:
+                    each.is_flushed = True
+
+
+def _renew_after_fork() -> None:
+    global _shared_flush
+    _shared_flush = _SharedFlush()  # the threads that hold the other stayed with the parent
+
+
+_shared_flush = _SharedFlush()
+os.register_at_fork(after_in_child=_renew_after_fork)

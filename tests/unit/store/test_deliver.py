@@ -396,6 +396,201 @@ def test_threads_of_one_mailbox_deliver_at_once(root: Path, alice: Mailbox) -> N
     assert len({name.split(",")[0] for name in mail(root)}) == 200
 
 
+class Gate:
+    """A flush that a test lets through, one at a time; and the files that were flushed, by their messages."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.let = threading.Semaphore(0), threading.Semaphore(0)
+        self.calls: list[str] = []
+        self.error: type[Exception] | None = None
+        for place, call in ((os, "fsync"), (deliver, "syncfs")):
+            monkeypatch.setattr(place, call, self._gated(call, getattr(place, call)))
+
+    def _gated(self, call: str, real: Callable[[int], Any]) -> Callable[[int], Any]:
+        def flush(file: int) -> Any:
+            self.calls.append(call)
+            self.begun.release()
+            assert self.let.acquire(timeout=LONG)
+            if self.error is not None:
+                raise self.error("broken")
+            return real(file)
+
+        return flush
+
+
+LONG = 60.0
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+def send_at_once(alice: Mailbox, threads: int, returned: list[str]) -> list[threading.Thread]:
+    def send() -> None:
+        try:
+            returned.append(alice.send("bob", "x"))
+        except DurabilityUnknownError as error:
+            returned.append(f"unflushed {error.id}")
+
+    made = [threading.Thread(target=send, daemon=True) for _ in range(threads)]
+    for thread in made:
+        thread.start()
+    return made
+
+
+def waiting(number: int) -> Callable[[], bool]:
+    return lambda: len(deliver._shared_flush._waiting) == number
+
+
+@pytest.fixture
+def durable_alice(root: Path) -> Iterator[Mailbox]:
+    Mailbox.init("bob", root).close()
+    with Mailbox("alice", root) as box:
+        yield box
+
+
+def test_threads_that_wait_for_a_flush_share_the_next(durable_alice: Mailbox, gate: Gate, until: Any) -> None:
+    """The first flushes its own; one of the others for all that were renamed meanwhile. None returns before its own."""
+    returned: list[str] = []
+    threads = send_at_once(durable_alice, 1, returned)
+    assert gate.begun.acquire(timeout=LONG)
+    threads += send_at_once(durable_alice, 12, returned)
+    until(waiting(12))
+    at_first = list(returned)
+    gate.let.release()
+    assert gate.begun.acquire(timeout=LONG)
+    threads[0].join(LONG)
+    after_one = list(returned)
+    late = send_at_once(durable_alice, 1, returned)  # renamed after the shared flush has begun
+    until(waiting(1))
+    gate.let.release()
+    for thread in threads:
+        thread.join(LONG)
+    before_the_last = list(returned)
+    gate.let.release()
+    late[0].join(LONG)
+
+    assert at_first == []
+    assert len(after_one) == 1
+    assert len(before_the_last) == 13
+    assert len(returned) == len(set(returned)) == 14
+    assert gate.calls == ["fsync", "syncfs", "fsync"]
+
+
+def test_a_few_that_wait_flush_each_its_own(durable_alice: Mailbox, gate: Gate, until: Any) -> None:
+    """One flush of a whole file system does not pay for them."""
+    returned: list[str] = []
+    threads = send_at_once(durable_alice, 1, returned)
+    assert gate.begun.acquire(timeout=LONG)
+    threads += send_at_once(durable_alice, 6, returned)
+    until(waiting(6))
+    for _ in range(7):
+        gate.let.release()
+    for thread in threads:
+        thread.join(LONG)
+
+    assert gate.calls == ["fsync"] * 7
+    assert len(set(returned)) == 7
+
+
+def test_where_the_shared_flush_fails_each_learns_of_its_own(durable_alice: Mailbox, gate: Gate, until: Any) -> None:
+    """A disk that fails for one message has not failed for all: each is flushed by itself."""
+    returned: list[str] = []
+    threads = send_at_once(durable_alice, 1, returned)
+    assert gate.begun.acquire(timeout=LONG)
+    threads += send_at_once(durable_alice, 10, returned)
+    until(waiting(10))
+    gate.let.release()
+    assert gate.begun.acquire(timeout=LONG)
+    gate.error = DurabilityUnknownError
+    gate.let.release()
+    for _ in range(10):
+        assert gate.begun.acquire(timeout=LONG)
+    gate.error = None
+    for _ in range(10):
+        gate.let.release()
+    for thread in threads:
+        thread.join(LONG)
+
+    assert gate.calls == ["fsync", "syncfs", *["fsync"] * 10]
+    assert not [each for each in returned if each.startswith("unflushed")]
+    assert len(set(returned)) == 11
+
+
+def test_a_signal_handler_that_sends_does_not_wait_for_the_flush_it_interrupts(
+    durable_alice: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for ever: the flush goes on when the handler has returned."""
+    real, sent = os.fsync, list[str]()
+
+    def interrupted(file: int) -> None:
+        if not sent:
+            sent.append("")
+            sent.append(durable_alice.send("bob", "from a handler"))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    sent.append(durable_alice.send("bob", "x"))
+
+    assert len(set(sent)) == 3
+
+
+def test_an_exception_while_one_waits_leaves_the_others_their_flush(
+    durable_alice: Mailbox, gate: Gate, until: Any
+) -> None:
+    """A signal handler raises in a thread that waits: it goes without, and the rest are flushed."""
+    returned: list[str] = []
+    threads = send_at_once(durable_alice, 1, returned)
+    assert gate.begun.acquire(timeout=LONG)
+    threads += send_at_once(durable_alice, 3, returned)
+    until(waiting(3))
+    shared = deliver._shared_flush
+    mine = deliver._Waiting(-1, "interrupted")
+    mine.turn = Raising(mine.turn)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        shared._wait(mine)
+    for _ in range(4):
+        gate.let.release()
+    for thread in threads:
+        thread.join(LONG)
+
+    assert len(set(returned)) == 4
+    assert shared._waiting == []
+
+
+class Raising:
+    """A lock on which a signal handler raises, once."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock, self._raised = lock, False
+
+    def acquire(self) -> None:
+        if not self._raised:
+            self._raised = True
+            raise KeyboardInterrupt
+        self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def test_in_the_child_of_a_fork_no_flush_is_going_on(durable_alice: Mailbox, gate: Gate, until: Any) -> None:
+    """The thread that flushes stayed with the parent."""
+    returned: list[str] = []
+    threads = send_at_once(durable_alice, 1, returned)
+    assert gate.begun.acquire(timeout=LONG)
+    child = os.fork()
+    if child == 0:
+        gate.let.release()
+        durable_alice.send("bob", "x")
+        os._exit(0)
+    gate.let.release()
+    threads[0].join(LONG)
+
+    assert os.waitpid(child, 0)[1] == 0
+
+
 @pytest.mark.parametrize("options", ["size=256k", "nr_inodes=50"])
 def test_a_full_volume_takes_no_mail_and_can_still_be_drained(
     mount: Callable[..., Path], tmp_path: Path, options: str
