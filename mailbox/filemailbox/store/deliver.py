@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _NEW: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BY_PATH: Final = (None, None, None)
+_FEW: Final = 4  # threads that flush each for itself: the kernel joins the flushes of a few as well as we can
 _CROWD: Final = 8  # messages from which on one flush of the file system is cheaper than one for each
 
 
@@ -327,7 +328,7 @@ class _Waiting:
 class _SharedFlush:
     """One flush for the messages of several threads (group commit).
 
-    While one thread flushes, others wait. When it has ended, one of them flushes for all that wait by then, with one
+    A few threads flush each its own message. Beyond them, while one thread flushes, others wait. When it has ended, one of them flushes for all that wait by then, with one
     syncfs(2), if they are enough for that; else each flushes its own. All of them were renamed before that flush began.
     """
 
@@ -343,6 +344,8 @@ class _SharedFlush:
             return _flush(file, id)
         self._inside.add(thread)
         try:
+            if len(self._inside) <= _FEW:
+                return _flush(file, id)
             if not self._busy.acquire(False):
                 return self._wait(_Waiting(file, id))
             try:

@@ -423,6 +423,8 @@ LONG = 60.0
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Each thread beyond the first waits for the others."""
+    monkeypatch.setattr(deliver, "_FEW", 0)
     return Gate(monkeypatch)
 
 
@@ -492,6 +494,23 @@ def test_a_few_that_wait_flush_each_its_own(durable_alice: Mailbox, gate: Gate, 
 
     assert gate.calls == ["fsync"] * 7
     assert len(set(returned)) == 7
+
+
+def test_a_few_threads_do_not_wait_for_each_other(
+    durable_alice: Mailbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel joins their flushes."""
+    monkeypatch.setattr(deliver, "_FEW", 4)
+    returned: list[str] = []
+    threads = send_at_once(durable_alice, 4, returned)
+    for _ in range(4):
+        assert gate.begun.acquire(timeout=LONG)
+    for _ in range(4):
+        gate.let.release()
+    for thread in threads:
+        thread.join(LONG)
+
+    assert gate.calls == ["fsync"] * 4
 
 
 def test_where_the_shared_flush_fails_each_learns_of_its_own(durable_alice: Mailbox, gate: Gate, until: Any) -> None:
