@@ -9,6 +9,8 @@ finds a box that was replaced without further ado. A crash leaves a draft in `tm
 
 Root could follow a path anywhere, and the owner of a box may put a link in the place of any of its folders. So if
 root sends to a box of another uid, it opens the folders, never through a link, and uses these descriptors.
+
+More than 400 lines: in a module of its own, the flush that threads share would cost each `mailbox send` its import.
 """
 
 from __future__ import annotations
@@ -328,8 +330,9 @@ class _Waiting:
 class _SharedFlush:
     """One flush for the messages of several threads (group commit).
 
-    A few threads flush each its own message. Beyond them, while one thread flushes, others wait. When it has ended, one of them flushes for all that wait by then, with one
-    syncfs(2), if they are enough for that; else each flushes its own. All of them were renamed before that flush began.
+    A few threads flush each its own message. Beyond them, while one thread flushes, others wait. When it has ended, one
+    of them flushes for all that wait by then, with one syncfs(2), if they are enough for that; else each flushes its
+    own. All of them were renamed before that flush began.
     """
 
     def __init__(self) -> None:
