@@ -11,6 +11,8 @@ from . import output
 from .common import Names, Root, path_of
 from .options import Annotated, Opt, count, duration, owner, uid
 
+JsonBox = Annotated[bool, Opt("--json", help="Print one line of JSON for each box.")]
+
 
 def init_(
     name: Names,
@@ -46,6 +48,7 @@ def init_(
     dead_retention: Annotated[
         float | None, Opt("--dead-retention", metavar="DURATION", read=duration, help="Keep dead letters so long.")
     ] = None,
+    json: JsonBox = False,
     root: Root = None,
 ) -> None:
     """Make boxes, and the root if there is none. Set how long their mail is tried and kept.
@@ -82,7 +85,10 @@ def init_(
     given = {setting: value for setting, value in settings.items() if value is not None}
     for each in name:
         made = create_box(found.box(each), owner, outbox=relay)
-        output.info(f"{each}: {'made' if made else 'was there'}")
+        if json:
+            output.write(output.json({"name": each, "made": made}))
+        else:
+            output.info(f"{each}: {'made' if made else 'was there'}")
         if given:
             write_box_settings(found.box(each), given)
 
@@ -91,6 +97,7 @@ def remove_(
     name: Names,
     *,
     force: Annotated[bool, Opt("--force", help="Also with mail in it; the box is kept aside.")] = False,
+    json: JsonBox = False,
     root: Root = None,
 ) -> int:
     """Remove boxes.
@@ -111,6 +118,9 @@ def remove_(
         except MailboxError as error:  # the others can still go
             output.error(error)
             code = code or exit_codes.of_error(error)
+            continue
+        if json:
+            output.write(output.json({"name": each, "removed": True, "kept": kept or None}))
             continue
         output.info(f"{each}: {'removed; its mail is kept aside' if kept else 'removed'}")
         if kept:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..client import Mailbox
-from .common import As, BoxName, Id, Json, Root, named, path_of
+from .common import As, BoxName, Id, Json, JsonOut, Root, named, path_of
 from .options import Annotated, Arg, Opt, duration
 
 SomeIds = Annotated[list[str], Arg("[ID...]", "Any part of an id that fits one dead letter alone.")]
@@ -58,7 +58,14 @@ def dead_show_(id: Id, *, json: Json = False, sender: As = None, root: Root = No
     messages.show(message, json=False, body=False)
 
 
-def dead_requeue_(ids: SomeIds = (), *, all: All = False, sender: As = None, root: Root = None) -> int:  # type: ignore[assignment]
+def dead_requeue_(
+    ids: SomeIds = (),  # type: ignore[assignment]
+    *,
+    all: All = False,
+    json: JsonOut = False,
+    sender: As = None,
+    root: Root = None,
+) -> int:
     """Deliver dead letters once more, with new attempts and without expiry. Prints their ids.
 
     You may mend a file in dead/ before.
@@ -68,7 +75,7 @@ def dead_requeue_(ids: SomeIds = (), *, all: All = False, sender: As = None, roo
       mailbox dead requeue --all --as bob
     """
     with Mailbox(sender, path_of(root)) as box:
-        return _each(box, ids, all, None, "requeueing", box.requeue)
+        return _each(box, ids, all, None, "requeueing", box.requeue, json=json)
 
 
 def dead_purge_(
@@ -77,6 +84,7 @@ def dead_purge_(
     all: All = False,
     older_than: Older = None,
     reason: Reason = None,
+    json: JsonOut = False,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -90,7 +98,7 @@ def dead_purge_(
       mailbox dead purge --reason expired --older-than 7d --as bob
     """
     with Mailbox(sender, path_of(root)) as box:
-        return _each(box, ids, all, older_than, "deleting", box.purge, reason)
+        return _each(box, ids, all, older_than, "deleting", box.purge, reason, json=json)
 
 
 def _each(
@@ -101,6 +109,8 @@ def _each(
     doing: str,
     act: Callable[[Any], str],
     reason: str | None = None,
+    *,
+    json: bool,
 ) -> int:
     from functools import partial
 
@@ -121,7 +131,8 @@ def _each(
                 code = code or exit_codes.of_error(error)
                 continue
             progress.step()
-            progress.aside(partial(print, output.one_line(id)))
+            write = partial(output.write, output.json({"id": id})) if json else partial(print, output.one_line(id))
+            progress.aside(write)
     return code
 
 

@@ -110,6 +110,7 @@ def wait_(
     timeout: Annotated[
         float | None, Opt("--timeout", metavar="DURATION", read=duration, help="Longest wait: 30s, 5m … [no limit]")
     ] = None,
+    json: Annotated[bool, Opt("--json", help="Print a line of JSON: if there is mail.")] = False,
     sender: As = None,
     root: Root = None,
 ) -> int:
@@ -120,7 +121,12 @@ def wait_(
       mailbox wait --timeout 0 || echo "no mail"
     """
     with Mailbox(named(name, sender), path_of(root)) as box:
-        return 0 if box.wait(timeout) else 124
+        mail = box.wait(timeout)
+        if json:
+            from . import output
+
+            output.write(output.json({"name": box.name, "mail": mail}))
+        return 0 if mail else 124
 
 
 def row(message: "Any") -> tuple[str, ...]:

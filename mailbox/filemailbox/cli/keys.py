@@ -132,7 +132,14 @@ def keys_unpin_(
     output.info(f"{name}: no longer pinned")
 
 
-def keys_list_(*, sender: As = None, key_dir: KeyDir = None, registry: Registry = None, root: Root = None) -> None:
+def keys_list_(
+    *,
+    json: Annotated[bool, Opt("--json", help="Print one line of JSON for each agent.")] = False,
+    sender: As = None,
+    key_dir: KeyDir = None,
+    registry: Registry = None,
+    root: Root = None,
+) -> None:
     """List the keys that we have and know: whose, the fingerprint, how many encryption keys, from where.
 
     Examples:
@@ -145,6 +152,11 @@ def keys_list_(*, sender: As = None, key_dir: KeyDir = None, registry: Registry 
         rows.append((own.agent, _shown(own.fingerprint), str(len(own.encryption_keys)), f"ours, {ring.path}"))
     for public, where in ring.known():
         rows.append((public.agent, _shown(public.fingerprint), str(len(public.encryption_keys)), where))
+    if json:
+        for agent, fingerprint, keys, where in rows:
+            record = {"agent": agent, "fingerprint": fingerprint, "encryption_keys": int(keys), "from": where}
+            output.write(output.json(record))
+        return
     output.table(("NAME", "FINGERPRINT", "ENCRYPTION KEYS", "FROM"), [tuple(map(output.one_line, row)) for row in rows])
 
 

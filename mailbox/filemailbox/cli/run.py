@@ -9,11 +9,12 @@ import sys
 from ..errors import InvalidRequestError, quoted
 from ..format import codec
 from .fast_parser import parse, with_marked_body
+from .options import parameters
 from .verbs import GROUPS, VERBS, find, following, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Final
 
 
@@ -70,6 +71,7 @@ def _run(words: Sequence[str]) -> int:
         return _unknown(words)
     if found is not None:
         verb = find(found[0])
+        found = (found[0], _without_json(verb, found[1]))
         values = parse(verb, found[1])
         if values is None and (marked := with_marked_body(verb, found[1])) is not None:
             values = parse(verb, marked)
@@ -91,7 +93,7 @@ def _run(words: Sequence[str]) -> int:
         return _unknown(words)
     from .typer_app import read
 
-    return read(words)
+    return read([*found[0].split(), *found[1]] if found is not None else words)
 
 
 def _hook(words: Sequence[str]) -> int:
@@ -107,6 +109,14 @@ def _hook(words: Sequence[str]) -> int:
         with contextlib.suppress(OSError, AttributeError):
             os.write(2, f"mailbox: error: {error!r}\n".encode("utf-8", "backslashreplace"))
     return 0
+
+
+def _without_json(verb: Callable[..., int | None], words: Sequence[str]) -> Sequence[str]:
+    """Return *words* without --json if the verb has no such option: it prints no data, or a number, or JSON anyway."""
+    end = words.index("--") if "--" in words else len(words)
+    if "--json" not in words[:end] or any(each.name == "json" for each in parameters(verb)):
+        return words
+    return [*(word for word in words[:end] if word != "--json"), *words[end:]]
 
 
 def _in_order(words: list[str]) -> list[str]:

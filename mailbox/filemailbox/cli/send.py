@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-GRACE = 1.0  # seconds until "no process listens" is printed
+GRACE = 2.0  # seconds until "no process listens" is printed
 STAGES = ("taken", "handled", "rejected")
 To = Annotated[str, Arg("TO", "The box it goes to.", read=parse_address)]
 WaitForBox = Annotated[
@@ -249,7 +249,7 @@ def request_(
 
 @contextmanager
 def _unheard(box: Mailbox, to: str, type: str | None) -> "Iterator[None]":
-    """Print, during a wait, the reason why no process takes the message, if there is one after a second.
+    """Print, during a wait, the reason why no process takes the message, if there is one after two seconds.
 
     A listener that is starting has that time.
     """

@@ -12,6 +12,7 @@ import pytest
 
 from filemailbox import BoxNotFoundError, DiskFullError, Mailbox, RootNotFoundError, errors
 from filemailbox.cli import exit_codes, run
+from filemailbox.cli.verbs import VERBS
 from support.paths import SOURCE
 
 MAILBOX = Path(sys.executable).parent / "mailbox"
@@ -334,3 +335,32 @@ def test_with_json_an_error_is_json(mailbox: Callable[..., Any], words: tuple[st
     assert record["error"]
     assert "hint" in record
     assert mailbox(*(word for word in words if word != "--json")).err.startswith(("mailbox: ", "Usage: "))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_json(mailbox: Callable[..., Any], verb: str) -> None:
+    """Its errors are JSON then, also if it prints no data."""
+    if verb == "hook":
+        pytest.skip("never fails its client")
+    said = mailbox(*verb.split(), "--json", "--no-such-option", "x", "y", "z")
+
+    assert said.code != 0
+    assert json.loads(said.err.splitlines()[-1])["error"]
+
+
+def test_verbs_print_json(mailbox: Callable[..., Any], bob: Mailbox) -> None:
+    """Boxes, messages and what became of them."""
+    bob.send("bob", "x")
+    message = bob.receive()
+    assert message is not None
+    message.reject("no")
+
+    assert mailbox("init", "carol", "--json").records == [{"name": "carol", "made": True}]
+    assert mailbox("remove", "carol", "--json").records == [{"name": "carol", "removed": True, "kept": None}]
+    assert mailbox("wait", "--timeout", "0", "--json").records == [{"name": "bob", "mail": False}]
+    assert mailbox("dead", "requeue", "--all", "--json").records == [{"id": message.id}]
+    assert mailbox("gc", "bob", "--json").code == 0
+    taken = mailbox("receive", "--no-ack", "--json").records[0]["id"]
+    assert mailbox("ack", taken, "--json").records == [{"id": taken, "settled": "ack"}]
+    assert mailbox("send", "bob", "x", "--json").records[0]["to"] == "bob"
+    assert mailbox("health", "alice", "--json").records[0]["healthy"] is False
