@@ -114,6 +114,7 @@ def watch_(
     from ..receive.handlers import HandlerRegistry
     from ..receive.listener import signals
     from ..system.sd_notify import SdNotify
+    from . import output
 
     manager, printing = SdNotify(), not argv
     box = Mailbox(
@@ -133,6 +134,8 @@ def watch_(
         handlers.add(tuple(type), printer if printing else runner, None)
         listener.open(drain)
         manager.say("READY=1", f"STATUS=watching the box {box.name}")
+        if patient and n is None and sys.stderr.isatty():
+            output.info(f"{box.name}: listening in {box.root.path}, Ctrl-C ends it")
         listener.run(handlers, 1 if printing else jobs, drain, limit=1 if once else n, retries=retries)
         manager.stopping()
     if printer.failure is not None:

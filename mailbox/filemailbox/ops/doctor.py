@@ -25,7 +25,7 @@ from ..format.address import Address, is_address
 from ..format.envelope import decode
 from ..format.filename import TIMESTAMP_LENGTH, parse_filename, split_timed
 from ..format.order import is_mail
-from ..format.times import datetime_ns, parse_time
+from ..format.times import datetime_ns, format_time, from_nanoseconds, parse_time
 from ..format.timestamp import to_nanoseconds, to_timestamp
 from ..format.wording import counted, duration_text
 from ..settings import MAX_SIZE
@@ -499,10 +499,11 @@ def _far_deadlines(box: Box, now: BoxStatus) -> Iterator[Finding]:
     """Leases and deferred mail with deadlines later than asked for, because a clock was ahead for a while."""
     leases = [lease for lease in now.leases if lease.deadline > to_timestamp(time.time_ns() + _LONG_LEASE)]
     if leases:
+        last = _time(max(lease.deadline for lease in leases))
         yield Finding(
             "warning",
             now.name,
-            f"{counted(len(leases), 'lease')} of more than a day, until {max(lease.deadline for lease in leases)}, "
+            f"{counted(len(leases), 'lease')} of more than a day, until {last}, "
             f"with {counted(sum(lease.claimed for lease in leases), 'message')}",
             "was a clock ahead? Settle the messages by their ids (`mailbox list --state cur`), or wait",
         )
@@ -518,9 +519,13 @@ def _far_deadlines(box: Box, now: BoxStatus) -> Iterator[Finding]:
             "warning",
             now.name,
             f"{counted(len(late), 'message')} in later/ {'are' if len(late) > 1 else 'is'} due later than asked for, "
-            f"{late[-1][:TIMESTAMP_LENGTH]} at the latest",
+            f"{_time(late[-1][:TIMESTAMP_LENGTH])} at the latest",
             "was a clock ahead? Retries come back by themselves; rename the others to an earlier time before the ~",
         )
+
+
+def _time(timestamp: str) -> str:
+    return format_time(from_nanoseconds(to_nanoseconds(timestamp)))
 
 
 def _is_too_late(filename: str, later: int) -> bool:

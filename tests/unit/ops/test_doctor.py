@@ -12,7 +12,8 @@ import pytest
 
 from filemailbox import BoxNotFoundError, Mailbox
 from filemailbox.format.address import parse_address
-from filemailbox.format.timestamp import to_timestamp
+from filemailbox.format.times import format_time, from_nanoseconds
+from filemailbox.format.timestamp import to_nanoseconds, to_timestamp
 from filemailbox.ops import doctor, inventory
 from filemailbox.ops.doctor import Finding, examine
 from filemailbox.store.box import create_box
@@ -182,7 +183,8 @@ def test_what_waits_longer_than_was_asked_for_is_a_warning(root: Path, alice: Ma
     for path, fields in zip(sorted((root / "bob/new").iterdir()), ("", ",A=2"), strict=True):
         path.rename(root / f"bob/later/{year}~{path.stem}{fields}.json")
 
-    assert warnings(root) == [f"2 messages in later/ are due later than asked for, {year} at the latest"]
+    shown = format_time(from_nanoseconds(to_nanoseconds(year)))
+    assert warnings(root) == [f"2 messages in later/ are due later than asked for, {shown} at the latest"]
 
 
 def test_a_lease_of_more_than_a_day_is_a_warning(root: Path, bob: Mailbox) -> None:
