@@ -134,7 +134,7 @@ receive/command_handler  _stdin
 receive/history  History._entries, History._read
         | senders: names and files in new/; the owner of the box: sent/
         | folders are opened FOLDER (never a link), files READ by descriptor and read strictly, as by peek
-receive/leases  _Lease.leave, NewLease.acquire, _claims, extend, _message
+receive/leases  _Lease.leave, NewLease.acquire, _claims, _message
         | other consumers of the same uid; ids come from the command line
         | folders of cur/ are 0700; O_NOFOLLOW; the rename gives the folder of this consumer its deadline, by
         descriptor

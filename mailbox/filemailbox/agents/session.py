@@ -22,6 +22,7 @@ from ..errors import MailboxError
 from ..format.filename import lease_deadline
 from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
+from ..receive.receipts import HANDLED, TAKEN, is_wanted
 from . import letter, notes
 from .events import END, PROMPT, START, STOP, TOOL
 
@@ -203,12 +204,13 @@ class Session:
             return False
 
     def _extend(self) -> None:
-        from ..receive.leases import extend
-
         kept = self._notes
-        held = extend(self._box, set(kept.holds), self._limits.lease)
-        for id in set(kept.holds) - held:
-            kept.settled(id)
+        for id in list(kept.holds):
+            try:
+                with self._mailbox().leased(id) as message:
+                    message.extend(self._limits.lease)
+            except (MailboxError, LookupError):
+                kept.settled(id)
         kept.until = self._clock() + self._limits.lease
 
     # Showing
@@ -265,7 +267,10 @@ class Session:
         if not kept.holds:
             kept.until = now + self._limits.lease
         kept.holds[message.id] = turn
-        if message.sender and is_awaited(self._box, message.sender, message.id):
+        waits = not (
+            is_wanted(message, TAKEN) or is_wanted(message, HANDLED)
+        )  # those wait for a receipt, not for words
+        if message.sender and waits and is_awaited(self._box, message.sender, message.reply_id):
             kept.asked[message.id] = message.sender
         self._save()
 

@@ -1,6 +1,7 @@
 """The boxes at a glance: agents, status."""
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from ..format.address import Address, parse_address
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..ops.inventory import BoxStatus
     from ..receive.status import ListenerInfo
+    from ..store.root import Root as Root_
 
 Json = Annotated[bool, Opt("--json", help="Print one line of JSON for each box.")]
 
@@ -31,17 +33,18 @@ def agents_(*, json: Json = False, root: Root = None) -> None:
     from ..ops import inventory, stalls
 
     found = find_root(path_of(root))
-    boxes = []
+    boxes, sessions = [], {}
     with output.Progress("examining boxes") as progress:
         for box in inventory.all_boxes(found):
             boxes.append(box)
+            sessions[box.name] = _sessions(found, box)
             progress.step(f"examined {box.name}")
     if json:
         for box in boxes:
-            output.write(output.json(_record(box)))
+            output.write(output.json(_record(box, sessions[box.name])))
         return
     head = ("AGENT", "LISTENS", "WAITING", "OLDEST", "DEFERRED", "CLAIMED", "DEAD", "UID", "STALLED")
-    output.table(head, map(_row, boxes))
+    output.table(head, (_row(box, sessions[box.name]) for box in boxes))
     for cause in stalls.volume_causes(found.path):
         output.info(f"{cause.severity}: {cause.problem}")
 
@@ -71,11 +74,13 @@ def status_(
                 raise
             continue  # removed in between
         if json:
-            output.write(output.json(_record(box)))
+            output.write(output.json(_record(box, _sessions(found, box))))
             continue
         print(output.bold(box.name))
         for line in _lines(box):
             print(f"  {output.one_line(line)}")
+        for session in _sessions(found, box):
+            print(f"  {output.one_line(_session(session))}")
     for cause in () if json else stalls.volume_causes(found.path):
         print(f"{cause.severity}: {cause.problem}")
     if not (name or own or json):
@@ -85,20 +90,38 @@ def status_(
             print(output.one_line(documents))
 
 
-def _record(box: "BoxStatus") -> "dict[str, Any]":
+def _sessions(root: "Root_", box: "BoxStatus") -> "list[dict[str, Any]]":
+    """The sessions of AI agents in a box that the kernel proves to live, by a doorbell or by a lock."""
+    from ..agents.notes import sessions
+
+    found = sessions(root.box(parse_address(box.name)))
+    return [session for session in found if session.pop("is_proven") or box.has_listener]
+
+
+def _session(session: "dict[str, Any]") -> str:
+    since = duration_text(max(0.0, time.time() - session["since"]))
+    holds = f", holds {session['holds']}" if session["holds"] else ""
+    return f"session {session['session']} of {session['client']}: {session['doing']} for {since}{holds}"
+
+
+def _record(box: "BoxStatus", sessions: "list[dict[str, Any]]") -> "dict[str, Any]":
     from ..ops import stalls
 
-    return {**box.as_dict(), "causes": [cause.as_dict() for cause in stalls.causes(box)]}
+    more = {"sessions": sessions} if sessions else {}
+    return {**box.as_dict(), **more, "causes": [cause.as_dict() for cause in stalls.causes(box)]}
 
 
-def _row(box: "BoxStatus") -> tuple[str, ...]:
+def _row(box: "BoxStatus", sessions: "list[dict[str, Any]]") -> tuple[str, ...]:
     from ..ops import stalls
 
     numbers = (box.waiting, box.deferred, box.claimed, box.dead)
     waiting, deferred, claimed, dead = ("?" if number is None else str(number) for number in numbers)
     oldest = "" if box.oldest is None else duration_text(box.oldest) if output.is_tty() else f"{box.oldest:.0f}"
     stalled = next((cause.kind for cause in stalls.causes(box)), "")
-    return (box.name, _listens(box), waiting, oldest, deferred, claimed, dead, str(box.uid), stalled)
+    listens = _listens(box)
+    if listens == "yes" and sessions:
+        listens = "working" if any(session["doing"] == "working" for session in sessions) else "idle"
+    return (box.name, listens, waiting, oldest, deferred, claimed, dead, str(box.uid), stalled)
 
 
 def _listens(box: "BoxStatus") -> str:

@@ -9,7 +9,7 @@ that died: its messages are delivered again, the attempt counted.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -24,7 +24,6 @@ from ..store.ids import timestamp_now
 from ..store.root import Box
 from ..store.spool import Spool
 from ..store.state import State
-from ..system.as_owner import opened
 from ..system.files import FOLDER, READ, close, list_dir
 from ..system.locks import Lock
 from ..system.strict_read import strict_read
@@ -138,38 +137,6 @@ def leased(
                 continue  # it was settled, or its lease extended, in between
             yield message
             return
-
-
-def extend(box: Box, ids: Collection[str], duration: float) -> set[str]:
-    """Let the leases of these messages end *duration* seconds from now. Returns the ids whose leases do.
-
-    A lease that has ended is not extended: any consumer may have its message. All messages of one lease share its
-    deadline. Raises BoxNotFoundError, StorageError.
-    """
-    extended: set[str] = set()
-    with translated_errors(f"extending a lease in the box {quoted(box.address)}"):
-        folders: dict[str, set[str]] = {}
-        for folder, filename in _claims(box):
-            if filename[:ID_LENGTH] in ids:
-                folders.setdefault(folder, set()).add(filename[:ID_LENGTH])
-        for folder, held in folders.items():
-            lock = Lock(f"{box}/cur/{folder}/.lock")
-            with contextlib.suppress(FileNotFoundError), _released(lock):
-                if not lock.take(_LOCK_TIMEOUT) or (lease_deadline(folder) or "") <= timestamp_now():
-                    continue
-                later = f"{folder[:_PLAIN_LENGTH]},U={to_timestamp(time.time_ns() + int(duration * 1e9))}"
-                with opened(f"{box}/cur") as cur:
-                    os.rename(folder, later, src_dir_fd=cur, dst_dir_fd=cur)
-                extended |= held
-    return extended
-
-
-@contextlib.contextmanager
-def _released(lock: Lock) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def leased_until(folder: str) -> datetime | None:

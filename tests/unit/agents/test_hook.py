@@ -1,6 +1,8 @@
 """hook: mail for AI agents at the events of their clients, as processes."""
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from hypothesis import strategies as st
 from filemailbox import Mailbox
 from filemailbox.agents import events, letter
 from support.agents import Client, shown
+from support.commands import Said
 from support.mail import bodies
 from support.waiting import PATIENCE, wait_until
 
@@ -441,3 +445,42 @@ def test_a_killed_hook_loses_nothing(root: Path, alice: Mailbox) -> None:
             break
     assert set(found) == sent
     assert len(found) == len(set(found))
+
+
+def test_a_session_that_lives_is_shown_by_agents_and_status(
+    client: Client, root: Path, mailbox: Callable[..., Said]
+) -> None:
+    """If the kernel proves it: here by the lock of its waiter."""
+    client.hook("SessionStart")
+    [notes] = [path.name for path in (root / "bob/run").glob("session-*.json")]
+    assert "sessions" not in mailbox("agents", "--json").records[1]
+
+    with contextlib.closing(Held(root / "bob/run" / notes.replace("session-", ".rewake-").removesuffix(".json"))):
+        [session] = mailbox("agents", "--json").records[1]["sessions"]
+        assert (session["client"], session["doing"]) == ("claude", "idle")
+        assert f"session {session['session']} of claude: idle" in mailbox("status", "bob").out
+
+
+def test_a_sender_that_waits_for_a_receipt_waits_for_no_answer(client: Client, root: Path) -> None:
+    """`send --wait-for handled` ends at the ack: the model owes no words."""
+    with Mailbox("alice", root) as asker:
+        thread = threading.Thread(
+            target=lambda: asker.send_and_wait("bob", "make it", until="handled", timeout=PATIENCE)
+        )
+        thread.start()
+        wait_until(lambda: list((root / "bob/new").glob("*.json")))
+
+        assert "is waiting" not in client.text("UserPromptSubmit")
+        assert client.hook("Stop") is None
+        thread.join(PATIENCE)
+
+
+class Held:
+    """A lock that this process holds."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        self._file.close()
