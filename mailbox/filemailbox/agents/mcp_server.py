@@ -53,9 +53,7 @@ def load_sdk() -> None:
         return
     spec = importlib.util.find_spec("mcp")
     if spec is None or not spec.submodule_search_locations:
-        raise MailboxError(
-            "the MCP server needs the library mcp", hint="`pip install 'filemailbox[mcp]'` installs it"
-        )
+        raise MailboxError("the MCP server needs the library mcp", hint="`pip install 'filemailbox[mcp]'` installs it")
     (folder, *_) = spec.submodule_search_locations
     for name in ("mcp", "mcp.server"):
         package = modules.ModuleType(name)
@@ -85,6 +83,7 @@ def serve(channel: bool = False) -> None:
         anyio.run(_Server(post, channel).run)
     finally:
         post.close()
+    os._exit(0)  # a thread that waits for mail would keep the process for a minute
 
 
 class _Server:
@@ -97,8 +96,8 @@ class _Server:
         from .. import __version__
 
         self._post, self._channel = post, channel
-        self._subscribers: dict[int, Any] = {}
         self._session: Any = None
+        self._subscriber: Any = None
         self._bus = InMemorySubscriptionBus()
         self._server = Server(
             "mailbox",
@@ -200,9 +199,7 @@ class _Server:
     # Resources and the prompt
 
     async def _list_resources(self, _context: Any, _params: Any) -> Any:
-        inbox = self._types.Resource(
-            uri=INBOX, name="inbox", title="Mail that waits", mime_type="application/json"
-        )
+        inbox = self._types.Resource(uri=INBOX, name="inbox", title="Mail that waits", mime_type="application/json")
         return self._types.ListResourcesResult(resources=[inbox])
 
     async def _list_templates(self, _context: Any, _params: Any) -> Any:
@@ -233,13 +230,12 @@ class _Server:
 
     async def _subscribe(self, context: Any, params: Any) -> Any:
         if str(params.uri) == INBOX:
-            self._session = context.session
-            self._subscribers[0] = context.session
+            self._subscriber = context.session
         return self._types.EmptyResult()
 
     async def _unsubscribe(self, _context: Any, params: Any) -> Any:
         if str(params.uri) == INBOX:
-            self._subscribers.clear()
+            self._subscriber = None
         return self._types.EmptyResult()
 
     async def _list_prompts(self, _context: Any, _params: Any) -> Any:
@@ -283,7 +279,7 @@ class _Server:
                 continue
             seen = self._post.waiting()
             for pause in (*_AGAIN, *[_AGAIN[-1]] * 96):
-                await self._cue(box)
+                await self._cue()
                 if await self._was_taken(seen, anyio.current_time() + pause):
                     break
                 seen = self._post.waiting()
@@ -300,16 +296,15 @@ class _Server:
             seen = count
         return False
 
-    async def _cue(self, box: Any) -> None:
+    async def _cue(self) -> None:
         from mcp.shared.subscriptions import ResourceUpdated
 
         await self._bus.publish(ResourceUpdated(INBOX))
-        for session in list(self._subscribers.values()):
-            await session.send_resource_updated(INBOX)
+        if self._subscriber is not None:
+            await self._subscriber.send_resource_updated(INBOX)
         if self._channel and self._session is not None:
             count = self._post.waiting()
             text = f"{count} message{'s' * (count != 1)} wait{'s' * (count == 1)}: mail_check gives mail."
             params = {"content": text, "meta": {"waiting": str(count)}}
-            await self._session.send_notification(
-                self._types.Notification(method="notifications/claude/channel", params=params)
-            )
+            cue = self._types.Notification[dict[str, Any], str]
+            await self._session.send_notification(cue(method="notifications/claude/channel", params=params))

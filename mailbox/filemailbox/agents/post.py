@@ -180,7 +180,9 @@ class Post:
             text = f"Reserved until {found[0].until:%Y-%m-%dT%H:%M:%SZ}: {', '.join(each.pattern for each in found)}."
             return Result(text, {"reserved": [each.as_dict() for each in found]})
         found = reservations.reservations(self.box)
-        lines = [letter.one_line(f"{each}; {'unproven' if each.trust == 'none' else each.trust}", 500) for each in found]
+        lines = [
+            letter.one_line(f"{each}; {'unproven' if each.trust == 'none' else each.trust}", 500) for each in found
+        ]
         return Result("\n".join(lines) or "No files are reserved.", {"reserved": [each.as_dict() for each in found]})
 
     # Resources

@@ -90,9 +90,7 @@ TOOLS: Final = (
         after_s={"type": "number", "minimum": 0, "description": "For retry: seconds until it comes back."},
         reason=_TEXT,
     ),
-    _tool(
-        "mail_agents", "Agents", "The agents: who listens, what they do, how much mail waits for them.", [], _READS
-    ),
+    _tool("mail_agents", "Agents", "The agents: who listens, what they do, how much mail waits for them.", [], _READS),
     _tool(
         "mail_read",
         "Read on",
