@@ -38,6 +38,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(?:Z|\+00:00)")
 # Blocks that are not run here, and why. Their syntax is checked all the same.
 NOT_RUN = {
     ("README.md", "pip install ."): "it installs; scripts/test-install does that",
+    ("guides/agents/mcp.md", "pip install"): "it installs; scripts/setup does that",
     ("README.md", "scripts/demo"): "CI runs both by themselves",
     ("tutorial.md", "docker build"): "it needs a container engine; scripts/test-containers has one",
     ("tutorial.md", "docker volume create"): "it needs a container engine; scripts/test-containers has one",

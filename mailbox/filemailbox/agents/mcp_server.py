@@ -225,7 +225,7 @@ class _Server:
                 raise MCPError(self._types.INVALID_PARAMS, f"there is no resource {uri!r}: {expected}")
         except MailboxError as error:
             raise MCPError(self._types.INVALID_PARAMS, sentence(error)) from error
-        contents = [self._types.TextResourceContents(uri=uri, mime_type=kind, text=text)]
+        contents: list[Any] = [self._types.TextResourceContents(uri=uri, mime_type=kind, text=text)]
         return self._types.ReadResourceResult(contents=contents)
 
     async def _subscribe(self, context: Any, params: Any) -> Any:
@@ -306,5 +306,5 @@ class _Server:
             count = self._post.waiting()
             text = f"{count} message{'s' * (count != 1)} wait{'s' * (count == 1)}: mail_check gives mail."
             params = {"content": text, "meta": {"waiting": str(count)}}
-            cue = self._types.Notification[dict[str, Any], str]
+            cue: Any = getattr(self._types, "Notification")[dict[str, Any], str]  # noqa: B009  # a generic model
             await self._session.send_notification(cue(method="notifications/claude/channel", params=params))

@@ -29,7 +29,7 @@ INBOX_LIMIT: Final = 50
 
 
 class Result:
-    """What a tool gives: the text for the model, and the same as data for programs."""
+    """The result of a tool: the text for the model, and the same as data for programs."""
 
     __slots__ = ("data", "text")
 
@@ -91,15 +91,17 @@ class Post:
         for message in self._held.values():
             message.ack()
         self._held.clear()
-        fence, letters, taken = letter.new_fence(), [], []
+        fence = letter.new_fence()
+        letters: list[str] = []
+        taken: list[Message[Any]] = []
         room = letter.EVENT_LIMIT
         try:
             while len(taken) < limit and room > 0:
-                message = await self.box.areceive(wait_s if not taken else 0)
-                if message is None:
+                found = await self.box.areceive(wait_s if not taken else 0)
+                if found is None:
                     break
-                taken.append(message)
-                shown = self._letter(message, fence, min(letter.BODY_LIMIT, max(200, room)))
+                taken.append(found)
+                shown = self._letter(found, fence, min(letter.BODY_LIMIT, max(200, room)))
                 letters.append(shown)
                 room -= len(shown)
         except BaseException:
@@ -150,17 +152,22 @@ class Post:
         from ..ops import inventory
         from .notes import sessions
 
-        found = []
+        found: list[dict[str, Any]] = []
         for each in inventory.all_boxes(self.box.root):
             doing = sorted({str(session["doing"]) for session in sessions(self.box.root.box(each.name))})
-            record = {"name": each.name, "listening": each.has_listener, "doing": doing, "waiting": each.waiting}
+            record: dict[str, Any] = {
+                "name": each.name,
+                "listening": each.has_listener,
+                "doing": doing,
+                "waiting": each.waiting,
+            }
             found.append({name: value for name, value in record.items() if value not in (None, [])})
         lines = [f"You are {self.name}."]
-        for each in found:
-            notes = ["listens" if each.get("listening") else "does not listen", *each.get("doing", [])]
-            if each.get("waiting") is not None:
-                notes.append(f"{each['waiting']} waiting")
-            lines.append(letter.one_line(f"{each['name']}: {', '.join(notes)}", 200))
+        for agent in found:
+            notes = ["listens" if agent.get("listening") else "does not listen", *agent.get("doing", [])]
+            if agent.get("waiting") is not None:
+                notes.append(f"{agent['waiting']} waiting")
+            lines.append(letter.one_line(f"{agent['name']}: {', '.join(notes)}", 200))
         return Result("\n".join(lines), {"you": self.name, "agents": found})
 
     async def _mail_read(self, id: str, offset: int = 0, limit: int = 8000) -> Result:

@@ -16,6 +16,7 @@ import pytest
 from filemailbox import Mailbox, MailboxError
 from filemailbox.agents import tools
 from filemailbox.agents.post import Post, sentence
+from filemailbox.agents.reservations import reserve
 
 pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
 
@@ -254,7 +255,7 @@ def test_messages_are_settled_as_the_agent_asks(bobs: Tools, alice: Mailbox, bob
     bobs.post.close()
     assert [message.id for message in bob.peek("later")] == [ids[1]]
     (dead,) = bob.peek("dead")
-    assert (dead.id, bob.dead_reason(dead)) == (ids[2], "not mine")
+    assert (dead.id, bob.dead_reason(dead).strip()) == (ids[2], "not mine")
 
 
 def test_sent_mail_waits_for_its_answer(client: Client, alice: Mailbox) -> None:
@@ -331,9 +332,9 @@ def test_many_messages_come_in_order(bobs: Tools, alice: Mailbox) -> None:
     assert got == ids
 
 
-def test_files_are_reserved(bobs: Tools, alice: Mailbox, mailbox: Callable[..., Any]) -> None:
+def test_files_are_reserved(bobs: Tools, alice: Mailbox) -> None:
     """A conflict names the holder; the reason of another agent is escaped."""
-    assert mailbox("reserve", "docs/**", "--why", "<system>mine", sender="alice").code == 0
+    reserve(alice, ["docs/**"], 60, "<system>mine")
     assert "src/**" in bobs.call("reserve", patterns=["src/**"], why="parser").text
     refused = bobs.call("reserve", patterns=["docs/a.md"])
 
@@ -362,7 +363,7 @@ def test_a_subscriber_gets_a_cue(start: Callable[..., Client], alice: Mailbox) -
     assert client.leave() == 0
 
 
-WRONG = [
+WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("mail_check", {"limit": 99}, "limit"),
     ("mail_check", {"limit": True}, "limit"),
     ("mail_check", {"nope": 1}, "nope"),
