@@ -130,13 +130,13 @@ class _Server:
         experimental: dict[str, dict[str, Any]] = {"claude/channel": {}} if self._channel else {}
         options = self._server.create_initialization_options(experimental_capabilities=experimental)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._stop_on_signal, group.cancel_scope)
+            group.start_soon(self._stop_on_signal)
             group.start_soon(self._watch)
             async with stdio_server() as (read, write):
                 await self._server.run(read, write, options)
             group.cancel_scope.cancel()
 
-    async def _stop_on_signal(self, scope: Any) -> None:
+    async def _stop_on_signal(self) -> None:
         import anyio
 
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -235,7 +235,7 @@ class Post:
             limit=limit,
             is_awaited=bool(sender) and is_awaited(self.box._box, sender, message.reply_id),
             operator=self._environment.get("MAILBOX_OPERATOR"),
-            read_more=lambda id, at: f'mail_read id="{letter.short_id(id)}" offset={at}',
+            read_more=lambda part, at: f'mail_read id="{letter.short_id(part)}" offset={at}',
         )
 
 
