@@ -33,6 +33,11 @@ def given(
     if text is not None:
         return read(text, json)
     data = _standard_input() if file is None else _content(file)
+    if len(data) > MAX_SIZE:
+        raise InvalidBodyError(
+            f"the body has more than {MAX_SIZE} bytes, and the limit is that of a message",
+            hint="put large data in a file and send its path",
+        )
     if not data and not allow_empty:
         source = "standard input" if file is None else quoted(file)
         raise InvalidBodyError(

@@ -84,13 +84,25 @@ def init_(
     }
     given = {setting: value for setting, value in settings.items() if value is not None}
     for each in name:
+        before = _owner(found.box(each).path)
         made = create_box(found.box(each), owner, outbox=relay)
+        given_away = owner is not None and not made and before != owner
         if json:
             output.write(output.json({"name": each, "made": made}))
         else:
-            output.info(f"{each}: {'made' if made else 'was there'}")
+            moved = f", and belongs to {owner[0]}:{owner[1]} now" if owner is not None and given_away else ""
+            output.info(f"{each}: {'made' if made else 'was there'}{moved}")
         if given:
             write_box_settings(found.box(each), given)
+
+
+def _owner(path: str) -> tuple[int, int] | None:
+    """Return uid and gid of the folder at *path*; None if there is none."""
+    try:
+        st = os.stat(path)
+    except OSError:
+        return None
+    return st.st_uid, st.st_gid
 
 
 def remove_(

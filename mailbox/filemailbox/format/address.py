@@ -39,4 +39,4 @@ def parse_recipient(text: str) -> str:
 
 def is_group(text: str) -> bool:
     """Return True for a name of several boxes: `all`, or `team:` and the name of a group."""
-    return text == ALL or (text.startswith(TEAM) and is_address(text[len(TEAM) :]))
+    return text == ALL or (isinstance(text, str) and text.startswith(TEAM) and is_address(text[len(TEAM) :]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from filemailbox import Mailbox
+from filemailbox import InvalidAddressError, Mailbox
 from filemailbox.format.filename import is_id
 
 EXACT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -579,3 +579,15 @@ def test_what_receive_takes_can_be_selected(mailbox: Callable[..., Any], alice: 
     assert thread
     assert mailbox("receive", "alice").code == 2
     assert mailbox("receive", "bob").code == 0
+
+
+def test_a_body_that_is_too_large_is_not_measured_in_part(mailbox: Callable[..., Any]) -> None:
+    """Only so much of it was read: the number would be wrong."""
+    assert "more than 1048576 bytes" in mailbox("send", "alice", stdin=b"x" * (1 << 21)).err
+
+
+def test_a_recipient_that_is_no_text_is_refused(bob: Mailbox) -> None:
+    """As any other name that cannot be."""
+    nothing: Any = None
+    with pytest.raises(InvalidAddressError):
+        bob.send(nothing, 1)
