@@ -14,7 +14,7 @@ from filemailbox.format.filename import Filename, parse_filename, split_timed
 from filemailbox.relay import audit_format
 from filemailbox.settings import MAX_SIZE
 from filemailbox.store import intake, ledger, spool
-from filemailbox.store.layout import FOLDERS, FORMAT, MARKER, OUTBOX
+from filemailbox.store.layout import FOLDERS, FORMAT, MARKER, OUTBOX, SENT
 from filemailbox.trust import owners, seal
 from filemailbox.trust.key_files import PublicKeys
 from filemailbox.trust.levels import NAMES
@@ -36,7 +36,7 @@ def test_the_table_of_folders_is_the_code_s() -> None:
     """Names and modes."""
     rows = re.findall(r"^\| `bob/(\w+)/` \| (\d{4}) \|", PAGE, re.M)
 
-    assert {folder: int(mode, 8) for folder, mode in rows} == {**FOLDERS, OUTBOX: 0o700}
+    assert {folder: int(mode, 8) for folder, mode in rows} == {**FOLDERS, SENT: 0o700, OUTBOX: 0o700}
     assert f'| `{MARKER}` | 0644 | `{{"format": {FORMAT}}}` |' in PAGE
 
 

@@ -760,7 +760,7 @@ def test_without_proc_a_look_shows_no_body(alice: Mailbox, bob: Mailbox, monkeyp
     (seen,) = bob.peek()
 
     assert (seen.body, seen.raw) == (None, b"")
-    assert "/proc is not there to tell" in (seen.problem or "")
+    assert "/proc is missing" in (seen.problem or "")
     with bob.receive() or pytest.fail("it does not come") as message:
         assert message.body == "hello"
 

@@ -11,8 +11,8 @@ from ..format.envelope import decode
 from ..format.filename import TIMESTAMP_LENGTH, lease_deadline, parse_filename, split_timed
 from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
+from ..store.layout import SENT
 from ..store.root import Box
-from ..store.sent import SENT
 from ..store.state import State
 from ..system.files import FOLDER, READ, close, list_dir
 from ..system.strict_read import strict_read

@@ -19,7 +19,7 @@ from ..system import as_owner
 from ..system.as_owner import opened
 from ..system.files import READ, close
 from ..system.strict_read import strict_read
-from .sent import SENT
+from .layout import SENT, SENT_MODE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,4 +121,4 @@ def _write(folder: int, data: bytes, keeps: bool) -> None:
     os.rename(draft, SETTINGS, src_dir_fd=folder, dst_dir_fd=folder)
     if keeps:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(SENT, 0o700, dir_fd=folder)
+            os.mkdir(SENT, SENT_MODE, dir_fd=folder)

@@ -12,6 +12,7 @@
         done/    0700           handled mail, only with a retention
         ledger/  0700           the keys that were handled
         run/     0755           doorbells
+        sent/    0700           copies of what was sent, only with a retention
         outbox/  0700           only if a relay carries mail: for addresses that have no box here
 
 3733 is a drop box: others may create a file, but not list, read, replace or delete one. It needs messages of mode
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 MARKER: Final = ".mailbox"
 OUTBOX: Final = "outbox"
+SENT: Final = "sent"
 
 NEW_SWAP_PREFIX: Final = ".new-"
 """The prefix of a folder in a box that is about to be `new/`, or was."""
@@ -57,12 +59,14 @@ _FOLDERS: Final = {
     "done": Folder(0o700),
     "ledger": Folder(0o700),
     "run": Folder(0o755),
+    SENT: Folder(0o700),
     OUTBOX: Folder(0o700, holds_mail=True),
 }
 
-FOLDERS: Final = {name: folder.mode for name, folder in _FOLDERS.items() if name != OUTBOX}
+FOLDERS: Final = {name: folder.mode for name, folder in _FOLDERS.items() if name not in (SENT, OUTBOX)}
 """The folders that every box has, with their modes."""
 
 OUTBOX_MODE: Final = _FOLDERS[OUTBOX].mode
+SENT_MODE: Final = _FOLDERS[SENT].mode
 
 MAIL_FOLDERS: Final = tuple(name for name, folder in _FOLDERS.items() if folder.holds_mail)

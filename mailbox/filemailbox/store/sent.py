@@ -12,14 +12,11 @@ from .. import log
 from ..format.filename import TIMESTAMP_LENGTH, Filename
 from ..system.as_owner import opened
 from ..system.files import list_dir
+from .layout import SENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from .root import Box
-
-SENT: Final = "sent"
 
 
 def sweep_sent(box_fd: int, limit: str) -> None:

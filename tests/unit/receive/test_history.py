@@ -195,7 +195,7 @@ def test_the_commands(mailbox: Callable[..., Any], kept: Path) -> None:
 
     assert [(each["from"], each["body"], each["state"]) for each in log] == [
         ("alice", "is the build green?", "sent"),
-        ("bob", "yes", "new"),
+        ("bob", "yes", "waiting"),
     ]
     assert len(mailbox("log", "--as", "alice", "--grep", "y.s$").lines) == 1
     assert len(mailbox("log", "--as", "alice", "-n", "1", "--with", "bob").lines) == 1
