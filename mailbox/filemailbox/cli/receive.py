@@ -6,7 +6,7 @@ from ..client import Mailbox
 from ..errors import MessageNotFoundError, NotClaimedError, quoted
 from . import body as bodies
 from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
-from .common import As, BoxName, Id, Ids, Json, JsonOut, MinTrust, Root, path_of
+from .common import ANSWERABLE, As, BoxName, Id, Ids, Json, JsonOut, MinTrust, Root, path_of
 from .options import Annotated, Opt, count, duration
 
 TYPE_CHECKING = False
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..receive.message import Message
-
-ANSWERABLE = 3600.0
-"""Seconds for which a message stays in done/ that `receive` has printed and acked, if the box keeps none longer."""
-
 
 UNKNOWN = (
     "`receive` acks what it prints and keeps it for an hour, `receive --no-ack` until you settle it; "

@@ -160,7 +160,8 @@ class PrivateKeys:
         except FileExistsError:
             raise InsecureKeyFileError(
                 f"{quoted(path)} exists already",
-                hint="`mailbox keys generate --rotate` adds an encryption key; for a new signing key, move it away",
+                hint="`mailbox keys generate --rotate` adds an encryption key, `mailbox keys show` prints the "
+                "public keys again; for a new signing key, move the file away",
             ) from None
         return keys
 

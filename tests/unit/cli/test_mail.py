@@ -591,3 +591,14 @@ def test_a_recipient_that_is_no_text_is_refused(bob: Mailbox) -> None:
     nothing: Any = None
     with pytest.raises(InvalidAddressError):
         bob.send(nothing, 1)
+
+
+def test_what_watch_printed_can_be_answered(mailbox: Callable[..., Any], alice: Mailbox) -> None:
+    """As what `receive` printed."""
+    id = alice.send("bob", "ping")
+    assert mailbox("watch", "--drain").code == 0
+    assert mailbox("reply", id, "pong").code == 0
+    answer = alice.receive()
+
+    assert answer is not None
+    assert (answer.body, answer.in_reply_to) == ("pong", id)
