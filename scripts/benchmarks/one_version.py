@@ -5,6 +5,7 @@ line with the seconds for one of N: CPU seconds of this process, for `wake` wall
 callback in another process, the median of N; for `start` CPU seconds of a whole `send`.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from statistics import median
 from typing import Any
 
 from filemailbox import Mailbox
+
+logging.getLogger("filemailbox").setLevel(logging.CRITICAL)  # run() reports its start
 
 BODY = {"path": "src/main.c", "line": 217, "note": "x" * 80}
 

@@ -4,6 +4,7 @@ Each says on the pipe when it listens, and then, with every message, when its ca
 """
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -18,6 +19,8 @@ import watchfiles
 from filemailbox import Mailbox
 from filemailbox.settings import POLL_INTERVAL, WATCHERS
 from filemailbox.wake.watcher import IDLE_STEP
+
+logging.getLogger("filemailbox").setLevel(logging.CRITICAL)  # run() reports its start
 
 SAID: Final = struct.Struct("qq")
 """What is said: the clock at the first line of the callback, and the CPU time of the process so far; both in ns."""
