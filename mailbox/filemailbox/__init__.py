@@ -27,10 +27,11 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
                  bench cleanup waiting inventory stalls doctor
     agents/      mail for AI agents
                  globs reservations letter events notes session waiter hook tools post mcp_server
+                 client_settings install
     cli/         the command, thin on all of these
                  exit_codes options body common fast_parser synonyms output editing documents reservations agents bench
                  boxes keys maintenance show_message dead inspect history receive send verbs help_pages completion
-                 typer_app run watch relay hook mcp
+                 typer_app run watch relay hook mcp install
 
 relay/ never imports receive/ or the face.
 

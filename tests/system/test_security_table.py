@@ -19,6 +19,13 @@ agents/session  waiting, has_mail
 agents/waiter  client_pid
         | the user: processes of his own
         | reads /proc, bounded in depth
+agents/install  skill_text
+        | whoever may write into the installed package
+        | read only; the path is the package's own
+agents/install  apply, _remove_skill_folder, _read
+        | the user: files of the user's own home or project
+        | no path comes from mail; a new file O_EXCL beside the old one and a rename; links are followed as the client
+        follows them
 cli/body  _content
         | the user: a path of his own, after --body-file
         | no path comes from mail; read only, once, at most a byte more than the limit of a message

@@ -39,6 +39,7 @@ VERBS: Final = {
     "doc diff": "documents",
     "doc watch": "documents",
     "doc remove": "documents",
+    "install": "install",
     "mcp": "mcp",
     "reserve": "reservations",
     "release": "reservations",
