@@ -26,7 +26,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     ops/         for operators
                  bench cleanup waiting inventory stalls doctor
     agents/      mail for AI agents
-                 globs reservations letter events notes session waiter hook tools post mcp_server
+                 globs reservations letter events notes waiting session waiter hook tools post mcp_server
                  client_settings install
     cli/         the command, thin on all of these
                  exit_codes options body common fast_parser synonyms output editing documents reservations agents bench

@@ -13,7 +13,10 @@ agents/notes  Notes.save, Notes.show_presence, open_run, locked, sessions, sweep
         | the owner of the box, and programs of the same uid: run/ is 0755, so no other uid writes there
         | run/ is opened O_NOFOLLOW and must be ours; all by descriptor: READ never follows, never blocks; a regular
         file of ours, bounded; drafts O_EXCL under random digits, renamed over names of ours
-agents/session  waiting, has_mail
+agents/session  waiting
+        | senders: names in new/
+        | reads names only
+agents/waiting  has_mail
         | senders: names in new/; the owner of the box: the rest
         | reads names only
 agents/waiter  client_pid

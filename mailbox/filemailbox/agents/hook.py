@@ -8,11 +8,12 @@ back then. Standard input is always read to its end. Only the waiter (`--rewake`
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import stat
 import time
+
+from ..format import codec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..store.root import Box
     from .events import Event
-    from .session import Limits
+    from .notes import Notes
 
 TIME_LIMIT: Final = 5.0
 """Seconds after which a hook gives up. Clients allow ten or more."""
@@ -71,18 +72,12 @@ def _run(box: Box, client: str, name: str | None, given: Any) -> None:
     if event is None:
         return
     from . import notes
-    from .session import Limits, Session
 
-    limits = Limits.from_environment(os.environ)
     _start_clock()
+    goes_on = False
     with notes.opened(box, notes.session_hex(event.session_id)) as kept:
-        if not _is_idle(box, kept, event, limits):
-            with Session(box, kept, limits) as session:
-                outcome = session.handle(event)
-                _print(event, outcome.text, goes_on=outcome.goes_on, left=outcome.left)
-            goes_on = outcome.goes_on
-        else:
-            goes_on = False
+        if not _is_idle(box, kept, event):
+            goes_on = _handle(box, kept, event)
     _stop_clock()
     if event.name == "Stop" and not goes_on and client == "codex":
         from . import waiter
@@ -90,27 +85,37 @@ def _run(box: Box, client: str, name: str | None, given: Any) -> None:
         waiter.start(client, event.session_id)
 
 
-def _is_idle(box: Box, kept: Any, event: Event, limits: Limits) -> bool:
-    """Handle an event without mail, the usual case, which imports no part of the mailbox. Returns False otherwise."""
-    from . import notes
-    from .events import END, PROMPT, START, STOP
-    from .session import has_mail
+def _handle(box: Box, kept: Notes, event: Event) -> bool:
+    """Show and settle mail. Returns True if the turn goes on with it."""
+    from .notes import sweep
+    from .session import Limits, Session
 
-    if event.kind == START:
+    limits = Limits.from_environment(os.environ)
+    if event.kind == "start":
         with contextlib.suppress(OSError):
-            notes.sweep(kept.run, time.time() - 2 * limits.lease)
+            sweep(kept.run, time.time() - 2 * limits.lease)
+    with Session(box, kept, limits) as session:
+        outcome = session.handle(event)
+        _print(event, outcome.text, goes_on=outcome.goes_on, left=outcome.left)
+    return outcome.goes_on
+
+
+def _is_idle(box: Box, kept: Notes, event: Event) -> bool:
+    """Handle an event without mail, the usual case, which imports little. Returns False if there is more to do."""
+    from . import notes
+    from .events import END, START, STOP
+    from .waiting import has_mail
+
+    if event.kind == START or kept.holds or kept.prolonged or (event.kind != END and has_mail(box)):
         return False
-    if kept.holds or kept.prolonged or (event.kind != END and has_mail(box)):
-        return False
-    if event.kind == PROMPT:
-        kept.turn += 1
-    doing = {STOP: notes.IDLE, END: notes.ENDED}.get(event.kind, notes.WORKING)
-    kept.show_presence(event.client, doing)
+    kept.show_presence(event.client, {STOP: notes.IDLE, END: notes.ENDED}.get(event.kind, notes.WORKING))
     return True
 
 
 def _print(event: Event, text: str, *, goes_on: bool, left: int) -> None:
     """Write the answer, all of it or with an error: then the mail in it goes back. Raises OSError."""
+    import json
+
     from .events import answer
 
     found = answer(event, text, goes_on=goes_on, left=left)
@@ -137,7 +142,17 @@ def _read_input() -> Any:
     if size > MAX_INPUT:
         return None
     try:
-        return json.loads(b"".join(data) or b"null")
+        return codec.loads(b"".join(data) or b"null")
+    except (ValueError, RecursionError):
+        return _lenient(b"".join(data))
+
+
+def _lenient(data: bytes) -> Any:
+    """Return JSON that only a lenient reader takes, such as half a surrogate pair in a prompt; None for no JSON."""
+    import json
+
+    try:
+        return json.loads(data)
     except (ValueError, RecursionError):
         return None
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import time
 
+from ..format import codec
+from ..store.layout import is_session_file
 from ..system.files import FOLDER, READ, close, list_dir, read
 
 TYPE_CHECKING = False
@@ -35,7 +36,6 @@ MAX_NOTES: Final = 256 * 1024
 _MAX_REMINDED: Final = 50
 _LOCK_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PRESENCE_PREFIX: Final = "session-"
-_PREFIXES: Final = (".session-", ".hook-", _PRESENCE_PREFIX, ".rewake-")
 _MAX_SESSIONS: Final = 1000
 """Sessions of one box that are listed or swept: its owner can put any number of files into `run/`."""
 
@@ -224,7 +224,7 @@ def presence(run: int, hex: str) -> tuple[str, float]:
 def sweep(run: int, before: float) -> None:
     """Delete the files of sessions that did nothing since the time *before* (seconds since 1970). Best effort."""
     for name in list_dir(run)[:_MAX_SESSIONS]:
-        if name.startswith(_PREFIXES) or (name.startswith(".") and name.endswith(".part")):
+        if is_session_file(name):
             with contextlib.suppress(OSError):
                 facts = os.stat(name, dir_fd=run, follow_symlinks=False)
                 if stat.S_ISREG(facts.st_mode) and facts.st_mtime < before and not _is_locked(name, run):
@@ -248,7 +248,7 @@ def _load(run: int, name: str, limit: int, owner: int | None = None) -> dict[str
         wanted = os.geteuid() if owner is None else owner
         if not stat.S_ISREG(facts.st_mode) or facts.st_uid != wanted or not 0 < facts.st_size <= limit:
             return None
-        value = json.loads(read(file, facts.st_size))
+        value = codec.loads(read(file, facts.st_size))
     except (OSError, ValueError, RecursionError):
         return None
     finally:
@@ -262,7 +262,7 @@ def _put(run: int, name: str, value: dict[str, Any], mode: int, changed: float |
     try:
         try:
             os.fchmod(file, mode)
-            data = memoryview(json.dumps(value).encode())
+            data = memoryview(codec.dumps(value))
             while data:
                 data = data[os.write(file, data) :]
             if changed is not None:

@@ -19,12 +19,11 @@ import time
 from datetime import UTC, datetime
 
 from ..errors import MailboxError
-from ..format.filename import lease_deadline
 from ..format.order import is_mail
-from ..format.timestamp import to_timestamp
 from ..receive.receipts import HANDLED, TAKEN, is_wanted
 from . import letter, notes
 from .events import END, PROMPT, START, STOP, TOOL
+from .waiting import has_mail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -369,22 +368,3 @@ def is_awaited(box: Box, sender: str, id: str) -> bool:
 def waiting(box: Box) -> int:
     """Return the number of messages that wait in `new/`. Raises OSError."""
     return sum(map(is_mail, os.listdir(f"{box}/new")))
-
-
-def has_mail(box: Box) -> bool:
-    """Return True if mail may wait, by the names of files alone: in `new/`, due in `later/`, or after a lease.
-
-    Raises OSError.
-    """
-    if any(map(is_mail, os.listdir(f"{box}/new"))):
-        return True
-    now = to_timestamp(time.time_ns())
-    if any(name[: len(now)] <= now and name.endswith(".json") for name in os.listdir(f"{box}/later")):
-        return True
-    for folder in os.listdir(f"{box}/cur"):
-        deadline = lease_deadline(folder)
-        if deadline and deadline <= now:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                if any(map(is_mail, os.listdir(f"{box}/cur/{folder}"))):
-                    return True
-    return False

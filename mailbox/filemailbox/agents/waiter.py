@@ -20,7 +20,8 @@ import time
 
 from ..system.files import close
 from . import notes
-from .session import Limits, has_mail
+from .session import Limits
+from .waiting import has_mail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

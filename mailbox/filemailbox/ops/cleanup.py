@@ -31,7 +31,7 @@ from ..store.consumer_folder import move_all, recover
 from ..store.ids import timestamp_now
 from ..store.junk import KEPT, mail_in, remove
 from ..store.junk import old as old_junk
-from ..store.layout import MARKER, NEW_SWAP_PREFIX
+from ..store.layout import MARKER, NEW_SWAP_PREFIX, is_session_file
 from ..store.ledger import DRAFT
 from ..store.permissions import set_mode_and_owner
 from ..store.removed_boxes import count_mail, discard_removed, remove_empty_folder, removed_dir
@@ -275,6 +275,9 @@ def _doorbells(run: int, cur: int) -> Iterator[Step]:
         if consumer is not None and not is_held(f"{consumer}/.lock", cur):
             remover = "rmdir" if stat.S_ISDIR(st.st_mode) else "unlink"
             yield "the status file of a dead listener", "run", name, remover
+        is_old = stat.S_ISREG(st.st_mode) and time.time() - st.st_mtime > TMP_MAX_AGE
+        if is_old and is_session_file(name) and not is_held(name, run):
+            yield "a file of an AI agent's session that did nothing for long", "run", name, "unlink"
 
 
 def _notes(dead: int) -> Iterator[Step]:

@@ -38,6 +38,14 @@ NEW_SWAP_PREFIX: Final = ".new-"
 """The prefix of a folder in a box that is about to be `new/`, or was."""
 
 
+_SESSION_PREFIXES: Final = (".session-", ".hook-", ".rewake-", "session-")
+
+
+def is_session_file(name: str) -> bool:
+    """Return True if a file in `run/` belongs to a session of an AI agent, or is the draft of such a file."""
+    return name.startswith(_SESSION_PREFIXES) or (name.startswith(".") and name.endswith(".part"))
+
+
 class Folder:
     """One folder of a box."""
 

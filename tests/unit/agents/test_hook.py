@@ -502,3 +502,21 @@ class Held:
 
     def close(self) -> None:
         self._file.close()
+
+
+def test_gc_removes_old_files_of_sessions(client: Client, root: Path, mailbox: Callable[..., Said]) -> None:
+    """Also of an agent that never starts a session again; never those whose lock is held."""
+    run = root / "bob/run"
+    names = [f"{prefix}aaaaaaaaaaaa{end}" for prefix, end in ((".session-", ""), ("session-", ".json"), (".hook-", ""))]
+    for name in [*names, ".rewake-bbbbbbbbbbbb"]:
+        (run / name).write_text("{}")
+    client.hook("SessionStart")
+    with contextlib.closing(Held(run / ".rewake-bbbbbbbbbbbb")):
+        for name in [*names, ".rewake-bbbbbbbbbbbb"]:
+            os.utime(run / name, (time.time() - 200_000,) * 2)
+        mailbox("gc", "bob")
+
+    left = {path.name for path in run.iterdir()}
+    assert not left & set(names)
+    assert ".rewake-bbbbbbbbbbbb" in left
+    assert client.presences()
