@@ -7,7 +7,7 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     format/      bytes in, bytes out: no disk, no clock, no network
                  address pattern small_json codec filename order times timestamp wording envelope
     system/      what the kernel offers and Python does not
-                 as_owner files inotify locks mounts sd_notify strict_read wake_fd
+                 as_owner files inotify locks mounts sd_notify stop_signals strict_read wake_fd
     store/       one box on disk: folders, and the renames between them
                  ids layout state permissions junk replies root sent box_settings box consumer_folder dead_letters
                  deliver groups intake ledger removed_boxes claim claim_deferred settle claim_new spool

@@ -788,7 +788,7 @@ class Mailbox:
 
             aio.run(self.arun(workers=workers, drain=drain, retries=retries))
             return
-        from .receive.listener import signals
+        from .system.stop_signals import signals
 
         with self.listening() as listener, signals(listener.stop):
             self._announce(workers)
@@ -800,7 +800,7 @@ class Mailbox:
         If it is cancelled, it cancels the handlers and releases their messages.
         """
         from .receive import aio
-        from .receive.listener import signals
+        from .system.stop_signals import signals
 
         self._need_handlers()
         with self.listening() as listener, signals(listener.stop):

@@ -55,9 +55,9 @@ def relay_(*, config: Config = None, log_format: LogFormat = "text") -> None:
     """
     import signal
 
-    from ..receive.listener import signals
     from ..relay.status import StatusFile
     from ..system.sd_notify import SdNotify
+    from ..system.stop_signals import signals
     from .watch import log_to_stderr
 
     log_to_stderr(log_format)

@@ -8,6 +8,7 @@ import sys
 
 from ..errors import InvalidRequestError, quoted
 from ..format import codec
+from ..system.stop_signals import exit_as_process_1
 from .fast_parser import parse, with_marked_body
 from .options import parameters
 from .verbs import GROUPS, VERBS, find, following, split
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         codec.spare_orjson()
     if words[:1] == ["hook"] and not _asks_for_help(words):
         return _hook(words)
+    exit_as_process_1()
     try:
         _prepare()
         code = _run(words)

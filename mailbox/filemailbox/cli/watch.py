@@ -112,8 +112,8 @@ def watch_(
     log_to_stderr(log_format)
     from ..receive.command_handler import CommandHandler
     from ..receive.handlers import HandlerRegistry
-    from ..receive.listener import signals
     from ..system.sd_notify import SdNotify
+    from ..system.stop_signals import signals
     from . import output
 
     manager, printing = SdNotify(), not argv

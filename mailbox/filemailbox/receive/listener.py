@@ -7,14 +7,11 @@ releases the others, and leaves no thread behind.
 
 import contextlib
 import itertools
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from types import FrameType
 from typing import Any, Final, TypeVar
 
 from .. import log
@@ -368,29 +365,6 @@ def _reply(message: Message[Any], value: Any) -> None:
         raise
     except (InvalidRequestError, NotFoundError) as error:
         log.warning("the reply to %s was not sent: %s", message.id, error)
-
-
-@contextlib.contextmanager
-def signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call *stop*, and a second one end the process. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if seen:
-            os._exit(128 + number)  # the kernel releases the lock, so the claims go back
-        seen.append(number)
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # one that was not set from Python
-                signal.signal(number, handler)
 
 
 def call_with_timeout(timeout: float, function: Callable[[Message[Any]], Any], message: Message[Any]) -> Any:

@@ -2,8 +2,11 @@
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -364,3 +367,31 @@ def test_verbs_print_json(mailbox: Callable[..., Any], bob: Mailbox) -> None:
     assert mailbox("ack", taken, "--json").records == [{"id": taken, "settled": "ack"}]
     assert mailbox("send", "bob", "x", "--json").records[0]["to"] == "bob"
     assert mailbox("health", "alice", "--json").records[0]["healthy"] is False
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["wait"], ["receive", "--wait", "1h"], ["request", "alice", "x", "--timeout", "1h"]],
+    ids=lambda words: words[0],
+)
+def test_as_process_1_a_command_that_waits_ends_at_sigterm(
+    as_root: None, root: Path, alice: Mailbox, bob: Mailbox, words: list[str]
+) -> None:
+    """As in a container without an init; what it holds goes back."""
+    wrap = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*wrap, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to make PID namespaces")
+    command = [*wrap, sys.executable, "-m", "filemailbox", *words, "--as", "bob", "--root", str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            while not list((root / "bob/run").iterdir()):  # it has hung its bell
+                assert process.poll() is None
+                time.sleep(0.01)
+            (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(child), signal.SIGTERM)
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+
+    assert code == 143
+    assert list((root / "bob/replies").iterdir()) == []
