@@ -44,16 +44,17 @@ class SettingsError(NotMailError):
 
 
 def handlers(client: str, event: str) -> list[dict[str, Any]]:
-    """Return our hooks for one event."""
+    """Return our hooks for one event. They name it, so that after a tool without mail the guard starts nothing."""
     if client == "claude":
-        hook = {"type": "command", "command": HOOK, "args": ["claude"], "timeout": 1 if event == "SessionEnd" else 10}
+        timeout = 1 if event == "SessionEnd" else 10
+        hook = {"type": "command", "command": HOOK, "args": ["claude", event], "timeout": timeout}
         if event != "Stop":
             return [hook]
         waiter = {"type": "command", "command": HOOK, "args": ["claude", "--rewake"]}
         return [hook, {**waiter, "asyncRewake": True, "timeout": WAIT}]
     if client == "codex":
-        return [{"type": "command", "command": f"{HOOK} codex", "timeout": 10}]
-    return [{"type": "command", "name": "mailbox", "command": f"{HOOK} gemini", "timeout": 10000}]
+        return [{"type": "command", "command": f"{HOOK} codex {event}", "timeout": 10}]
+    return [{"type": "command", "name": "mailbox", "command": f"{HOOK} gemini {event}", "timeout": 10000}]
 
 
 def server(client: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_claude_gets_hooks_and_a_waiter(mailbox: Command, home: Path) -> None:
     hooks = json.loads((home / ".claude/settings.json").read_text())["hooks"]
 
     assert tuple(hooks) == EVENTS["claude"]
-    assert [hook["args"] for hook in hooks["Stop"][0]["hooks"]] == [["claude"], ["claude", "--rewake"]]
+    assert [hook["args"] for hook in hooks["Stop"][0]["hooks"]] == [["claude", "Stop"], ["claude", "--rewake"]]
     assert hooks["Stop"][0]["hooks"][1]["asyncRewake"] is True
     servers = json.loads((home / ".claude.json").read_text())["mcpServers"]
     assert servers == {"mailbox": {"command": "mailbox", "args": ["mcp"]}}
