@@ -1,6 +1,6 @@
 """The watch on `new/` by watchfiles, in a thread, with a step that follows the traffic.
 
-    watchfiles   the default: works on every system that watchfiles knows
+    watchfiles   the default: a library that many use, in a thread
     inotify      the kernel asked directly (system/inotify.py): 0.4 ms always, no thread, Linux alone
     poll         no watch: for file systems without notices
 
