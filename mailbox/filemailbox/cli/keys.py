@@ -36,17 +36,21 @@ def keys_generate_(
     rotate: Annotated[
         bool, Opt("--rotate", help="Add a new encryption key; mail to the old ones still opens.")
     ] = False,
+    out: Annotated[
+        str | None, Opt("--out", metavar="FILE", help="Write the public keys to FILE, once all went well.")
+    ] = None,
     sender: As = None,
     key_dir: KeyDir = None,
     root: Root = None,
 ) -> None:
     """Make the keys of an agent: NAME.key in the private folder. Prints the public ones.
 
-    The folder must not lie on the mail volume. With --rotate the signing key stays: the others get the new public keys.
+    The folder must be outside the mail volume, and ignored by version control. With --rotate the signing key stays: the
+    others get the new public keys. `mailbox keys show` prints them again.
 
     Examples:
-      mailbox keys generate --as alice --key-dir ~/.config/mailbox > alice.pub
-      mailbox keys generate --as alice --rotate > alice.pub
+      mailbox keys generate --as alice --key-dir ~/.config/mailbox --out alice.pub
+      mailbox keys generate --as alice --rotate --out alice.pub
     """
     from ..trust.key_files import PrivateKeys
 
@@ -63,7 +67,11 @@ def keys_generate_(
     if ring.root is not None:
         with contextlib.suppress(MailboxError):  # no box yet, or another uid's: its first consumer with a key notes it
             write_box_settings(ring.root.box(ring.agent), {"keys": True})
-    output.write(made.public.line())
+    if out is None:
+        output.write(made.public.line())
+    else:
+        with open(out, "wb") as file:
+            file.write(made.public.line())
 
 
 def keys_show_(

@@ -219,3 +219,17 @@ def test_plain_mail_needs_no_cryptography(root: Path) -> None:
     Mailbox("bob", root).close()
 
     assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 0
+
+
+def test_public_keys_are_written_to_a_file_only_if_keys_were_made(mailbox: Run, keys: Run, tmp_path: Path) -> None:
+    """A second call makes none, and leaves the file as it was."""
+    keys("alice")
+    file = tmp_path / "alice.pub"
+    file.write_text("before")
+    refused = mailbox("keys", "generate", "--as", "alice", "--out", str(file))
+    kept = file.read_text()
+    rotated = mailbox("keys", "generate", "--as", "alice", "--rotate", "--out", str(file))
+
+    assert (refused.code, kept) == (4, "before")
+    assert (rotated.code, rotated.out) == (0, "")
+    assert file.read_text() == mailbox("keys", "show", "--as", "alice").out
