@@ -36,6 +36,9 @@ cli/editing  _edit, in_editor
         | the user: an editor of his own
         | a file in the private mode of tempfile (0600, a random name, O_EXCL), opened again by its path in a sticky
         folder, where no other uid can replace it; the body is its content and never part of its name
+cli/keys  keys_generate_
+        | the user names a file for public keys
+        | no path comes from mail
 cli/keys  _given
         | the user names a file of public keys
         | read only
