@@ -204,17 +204,18 @@ def test_the_tools_of_a_subagent_show_nothing(client: Lab) -> None:
         "input": {"description": "x", "prompt": "SUBTASK", "subagent_type": "general-purpose"},
     }
     client.script(
-        {**task, "when": "go"},
-        {**shell_call("claude", 'mailbox send bob "mail ONE" --as alice'), "when": "SUBTASK"},
-        {"text": "the subagent is done"},
-        {"expect": "mail ONE", "text": "done"},
+        {**task, "when": "PARENT-PROMPT"},
+        {**shell_call("claude", 'mailbox send bob "mail ONE" --as alice'), "when": r"(?s)\Auser.*SUBTASK"},
+        *({"text": "done"} for _ in range(8)),  # the subagent may run beside its parent
     )
     client.set_hooks()
-    client.run("go")
+    client.run("PARENT-PROMPT")
 
-    with_mail = [n for n, request in enumerate(client.requests) if "| mail ONE" in request["text"]]
-    assert client.missing == []
-    assert with_mail == [3]
+    of_the_parent = ["PARENT-PROMPT" in request["text"] for request in client.requests]
+    with_mail = ["| mail ONE" in request["text"] for request in client.requests]
+    assert of_the_parent.count(False) >= 2, "the subagent ran, and its tool was called"
+    assert any(with_mail)
+    assert all(parent for parent, mail in zip(of_the_parent, with_mail, strict=True) if mail)
     assert left(client) == []
 
 
