@@ -116,6 +116,7 @@ class Lab:
                 "DISABLE_AUTOUPDATER": "1",
                 "DISABLE_TELEMETRY": "1",
                 "IS_SANDBOX": "1",
+                "MCP_TIMEOUT": "60000",  # a busy machine
                 "CLAUDE_CONFIG_DIR": str(self.home / ".claude"),
             },
             "codex": {"CODEX_HOME": str(self.home / ".codex")},
