@@ -272,12 +272,12 @@ def _unheard(box: Mailbox, to: str, type: str | None) -> "Iterator[None]":
 
 def _warn_homeless(box: Mailbox) -> None:
     """Print, if the sender has no box of its own, that answers cannot reach it."""
-    from . import output
-
     there = True
     with suppress(StorageError):  # the message is sent, whatever the disk reports now
         there = box.root.has(box.name)
     if not there:
+        from . import output  # half of the time that a command takes to start
+
         known = box.root.missing(box.name)
         near = getattr(known, "near", ())
         advice = f"did you mean --as {near[0]}?" if near else f"`mailbox init {box.name}` makes a box for it"
