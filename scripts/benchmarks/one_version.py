@@ -17,8 +17,6 @@ from typing import Any
 
 from filemailbox import Mailbox
 
-logging.getLogger("filemailbox").setLevel(logging.CRITICAL)  # run() reports its start
-
 BODY = {"path": "src/main.c", "line": 217, "note": "x" * 80}
 
 
@@ -116,4 +114,5 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("filemailbox").setLevel(logging.CRITICAL)  # run() reports its start
     main(sys.argv[1])

@@ -20,8 +20,6 @@ from filemailbox import Mailbox
 from filemailbox.settings import POLL_INTERVAL, WATCHERS
 from filemailbox.wake.watcher import IDLE_STEP
 
-logging.getLogger("filemailbox").setLevel(logging.CRITICAL)  # run() reports its start
-
 SAID: Final = struct.Struct("qq")
 """What is said: the clock at the first line of the callback, and the CPU time of the process so far; both in ns."""
 
@@ -125,4 +123,5 @@ HOW: Final[dict[str, Callable[..., None]]] = {
 
 
 if __name__ == "__main__":
+    logging.getLogger("filemailbox").setLevel(logging.CRITICAL)  # run() reports its start
     main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -52,7 +52,8 @@ def test_every_system_is_woken_and_every_listener_sits_idle() -> None:
     for moved in (found, conversing):
         assert [figure["what"] for figure in moved["figures"]] == listeners
         assert (idle["unit"], moved["unit"]) == ("% of a core", "ms")
-        assert all(figure["ours"] > 0 for figure in (*idle["figures"], *moved["figures"]))
+        assert all(figure["ours"] > 0 for figure in moved["figures"])
+    assert all(figure["ours"] >= 0 for figure in idle["figures"])  # in a tenth of a second perhaps no tick of the clock
 
 
 def test_a_version_beside_itself_is_measured_in_every_row() -> None:
