@@ -696,7 +696,7 @@ class Mailbox:
             except NotMailError as error:
                 pending.refuse(file, error.reason)
                 continue
-            pending.accept(file[0])
+            pending.accept(file[0], keep=self._settings.retention is not None and "receipt" not in message.fields)
             if "receipt" in message.fields:
                 from .receive.receipts import REJECTED, refusal, stage_of
 

@@ -47,7 +47,8 @@ def load_sdk() -> None:
 
     Two packages of the SDK import these in their `__init__`; they stand in here as packages without one, and the
     garbage collector is off meanwhile. A server started so needs 0.86 s and 56 MB where the barest one of the SDK needs
-    1.04 s and 67 MB (medians of 7 on a busy machine). Raises MailboxError if the SDK is not installed; falls back to a plain import.
+    1.04 s and 67 MB (medians of 7 on a busy machine). Raises MailboxError if the SDK is not installed; falls back to a
+    plain import.
     """
     if "mcp" in sys.modules:
         return

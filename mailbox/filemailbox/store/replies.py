@@ -18,11 +18,13 @@ from typing import Final, Self, TypeAlias
 
 from .. import log
 from ..errors import quoted, translated_errors
-from ..format.filename import is_id, parse_filename
+from ..format.filename import is_id, parse_filename, timed_filename
 from ..format.order import is_mail
-from ..system.files import FOLDER, NOREPLACE, READ, close, list_dir, rename
+from ..system.as_owner import opened
+from ..system.files import FOLDER, NOREPLACE, READ, close, list_dir, move, rename
 from ..system.locks import Lock
 from ..system.strict_read import is_only_link, strict_read
+from .ids import timestamp_now
 from .permissions import chown_to_box_owner
 
 Answer: TypeAlias = tuple[str, bytes, os.stat_result]
@@ -139,9 +141,17 @@ class PendingRequest:
         finally:
             close(folder)
 
-    def accept(self, name: str) -> None:
-        """This is the answer: it is handled."""
+    def accept(self, name: str, *, keep: bool = False) -> None:
+        """Settle the answer: delete it, or with *keep* move it to `done/`, where nothing is replaced."""
         with translated_errors("taking an answer"):
+            if keep and parse_filename(name) is not None:
+                with (
+                    contextlib.suppress(FileExistsError),
+                    opened(self._box) as box_fd,
+                    opened("done", box_fd, os.fstat(box_fd).st_uid) as done_fd,
+                ):
+                    move(name, self._folder, timed_filename(timestamp_now(), name), done_fd)
+                    return
             os.unlink(name, dir_fd=self._folder)
 
     def _leave(self) -> None:

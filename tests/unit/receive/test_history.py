@@ -1,6 +1,7 @@
 """History: what a box keeps of a conversation, both sides, in order."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,25 @@ def test_both_sides_find_what_was_said(kept: Path) -> None:
         assert said(bob) == [
             ("alice", "one", "done"), ("bob", "two", "sent"), ("bob", "three", "sent"), ("alice", "four", "new"),
         ]  # fmt: skip
+
+
+def test_the_answer_to_a_request_is_kept(kept: Path) -> None:
+    """It goes from the folder of the request to the handled mail; a box without a retention deletes it."""
+    Mailbox.init("carol", kept).close()
+    with Mailbox("bob", kept) as bob:
+        bob.on(lambda message: message.body * 2)
+        working = threading.Thread(target=bob.run)
+        working.start()
+        try:
+            for name in ("alice", "carol"):
+                with Mailbox(name, kept) as asker:
+                    assert asker.request("bob", 21, timeout=60).body == 42
+        finally:
+            bob.stop()
+            working.join()
+
+    assert said(Mailbox("alice", kept)) == [("alice", 21, "sent"), ("bob", 42, "done")]
+    assert said(Mailbox("carol", kept)) == []
 
 
 def test_without_a_retention_nothing_is_kept(root: Path, alice: Mailbox, bob: Mailbox) -> None:
