@@ -9,8 +9,8 @@ this map and the imports, lazy ones included. A package's `__init__` imports not
     system/      what the kernel offers and Python does not
                  as_owner files inotify locks mounts sd_notify stop_signals strict_read wake_fd
     store/       one box on disk: folders, and the renames between them
-                 ids layout state permissions junk replies root sent box_settings box consumer_folder dead_letters
-                 deliver groups intake ledger removed_boxes claim claim_deferred settle claim_new spool
+                 ids layout state permissions junk replies root sent answerable box_settings box consumer_folder
+                 dead_letters deliver groups intake ledger removed_boxes claim claim_deferred settle claim_new spool
     wake/        "look now": doorbell, watch, poll
                  ringer doorbell watcher waker
     trust/       proof of the sender

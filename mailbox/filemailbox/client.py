@@ -20,6 +20,7 @@ from .errors import (
     InvalidBodyError,
     InvalidRequestError,
     MailboxError,
+    MessageNotFoundError,
     NotMailError,
     PartialDeliveryError,
     quoted,
@@ -995,6 +996,44 @@ class Mailbox:
         from .receive import peek
 
         return peek.find(self._box, id_part, states or peek.STATES, self.max_size, self._verifier)
+
+    @contextmanager
+    def answering_later(self) -> Iterator[list[Message[Any]]]:
+        """Messages that are appended to the list, and acked, can be answered for an hour: find_handled() finds them.
+
+        Only their envelopes are kept, and at most the latest 64, in `handled.json` of the box.
+        """
+        handled: list[Message[Any]] = []
+        try:
+            yield handled
+        finally:
+            if handled:
+                from .store.answerable import remember
+
+                remember(self._box, [(each.id, each.trust, each.fields) for each in handled])
+
+    def find_handled(self, id_part: str) -> Message[Any]:
+        """Return the one handled message whose id contains *id_part*, to be answered by answer().
+
+        It was acked in the last hour by `mailbox receive`, and has no body; or the box keeps handled mail. Raises
+        MessageNotFoundError for none and for several.
+        """
+        from .receive.peek import PeekedMessage
+        from .store.answerable import recall
+
+        found = recall(self._box, id_part)
+        if len(found) > 1:
+            raise MessageNotFoundError(
+                f"{quoted(id_part)} fits {len(found)} handled messages in the box {quoted(self.name)}: "
+                f"{', '.join(id for id, _, _ in found[:4])}",
+                hint="give more of the id",
+            )
+        if not found:
+            return self.find(id_part, "done")
+        (id, trust, fields) = found[0]
+        message = PeekedMessage(id, fields, b"", f"{id}.json", 1, trust)
+        message.state, message.problem, message.due = "done", None, None
+        return message
 
     def answer(self, message: Message[Any], body: Any = None, **options: Unpack[Options]) -> str:
         """Send *body* to the sender of a message that need not be claimed, such as find() returns. Returns the id.

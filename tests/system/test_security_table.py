@@ -225,6 +225,9 @@ store/consumer_folder  _recover_replaced_new, move_all
         | the owner of the box, who may plant `.new-x`; senders, who drop into it
         | as the owner, by descriptors, RENAME_NOREPLACE; a link and a folder of another uid are skipped; a file that
         is removed has an equal copy
+store/answerable  _read, _write
+        | the owner of the box
+        | read strictly, and only if it is the box owner's; written as the owner, a draft O_EXCL renamed by descriptor
 store/box_settings  read_box_settings, _write
         | the owner of the box, whose settings they are
         | read strictly, and only if it is the box owner's; written as the owner, a draft O_EXCL renamed by descriptor

@@ -27,9 +27,6 @@ MinTrust = Annotated[
 Names = Annotated[list[Address], Arg("NAME...", "The names of the boxes.", read=parse_address)]
 
 
-ANSWERABLE = 3600.0
-"""Seconds for which a message stays in done/ that was acked when it was printed, if the box keeps none longer."""
-
 BoxName = Annotated[str | None, Arg("[NAME]", "The box. [--as, else $MAILBOX_AGENT]", read=parse_address)]
 
 

@@ -6,7 +6,7 @@ from ..client import Mailbox
 from ..errors import MessageNotFoundError, NotClaimedError, quoted
 from . import body as bodies
 from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
-from .common import ANSWERABLE, As, BoxName, Id, Ids, Json, JsonOut, MinTrust, Root, path_of
+from .common import As, BoxName, Id, Ids, Json, JsonOut, MinTrust, Root, path_of
 from .options import Annotated, Opt, count, duration
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..receive.message import Message
 
 UNKNOWN = (
-    "`receive` acks what it prints and keeps it for an hour, `receive --no-ack` until you settle it; "
+    "`receive` acks what it prints, which can be answered for an hour, `receive --no-ack` until you settle it; "
     "`mailbox send NAME --in-reply-to ID` answers any other message"
 )
 
@@ -77,7 +77,8 @@ def receive_(
             f"`receive {name}` is not clear: we are {quoted(own)}",
             hint=f"`--from {name}` takes our mail from it, `--as {name}` takes its own mail",
         )
-    with _receiver(name or sender, path_of(root), (lease or 600.0) if no_ack else None, min_trust) as box:
+    box = Mailbox(name or sender, path_of(root), lease=(lease or 600.0) if no_ack else None, min_trust=min_trust)
+    with box, box.answering_later() as acked:
         box.select(types=type, senders=of, thread=thread)
         for number in range(n):
             message = box.receive(timeout=(wait or 0) if number == 0 else 0)
@@ -88,6 +89,7 @@ def receive_(
             if not no_ack:
                 with message:  # what cannot be printed is not acked
                     messages.show(message, json=json, body=body)
+                acked.append(message)
                 continue
             try:
                 messages.show(message, json=json, body=body, **({"lease": box.leased_until} if json else {}))
@@ -98,14 +100,6 @@ def receive_(
                 until = output.when(box.leased_until) if box.leased_until else ""
                 output.info(f"mailbox: claimed {message.id} until {until}: `mailbox ack {message.id}` settles it")
     return 0
-
-
-def _receiver(name: str | None, root: str, lease: float | None, min_trust: str | None) -> Mailbox:
-    """Return the mailbox of a command that acks what it prints: it keeps that for an hour, so that `reply` finds it."""
-    box = Mailbox(name, root, lease=lease, min_trust=min_trust)
-    if lease is None and box.retention is None:
-        return Mailbox(name, root, min_trust=min_trust, retention=ANSWERABLE)
-    return box
 
 
 def ack_(id: Ids, *, json: JsonOut = False, sender: As = None, root: Root = None) -> int:
@@ -211,10 +205,9 @@ def reply_(
         try:
             with box.leased(id) as message:
                 answer = message.reply(content, keep=keep, type=type, subject=subject)
-        except MessageNotFoundError as error:
-            error.hint = error.hint or UNKNOWN
-            raise
-        except NotClaimedError:
+        except (MessageNotFoundError, NotClaimedError) as error:
+            if isinstance(error, MessageNotFoundError) and not str(error).startswith("there is no"):
+                raise  # several are claimed
             message = _acked(box, id)
             answer = box.answer(message, content, type=type, subject=subject)
             output.info(f"mailbox: answered {message.id}, which was acked before")
@@ -227,7 +220,7 @@ def reply_(
 def _acked(box: Mailbox, id: str) -> "Message[Any]":
     """Return the handled message with that part of an id. Raises MessageNotFoundError if it is not kept any more."""
     try:
-        return box.find(id, "done")
+        return box.find_handled(id)
     except MessageNotFoundError as error:
         if not str(error).startswith("there is no"):
             raise  # several

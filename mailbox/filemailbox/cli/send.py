@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from ..receive.message import Message
+
 GRACE = 2.0  # seconds until "no process listens" is printed
 STAGES = ("taken", "handled", "rejected")
 To = Annotated[str, Arg("TO", "The box it goes to.", read=parse_address)]
@@ -164,6 +166,16 @@ def _send(
     return 0
 
 
+def _known(box: Mailbox, id: str) -> "Message[Any]":
+    """Return the message in our box, or what is known of it if it was handled in the last hour. Raises MailboxError."""
+    from ..errors import MessageNotFoundError
+
+    try:
+        return box.find(id)
+    except MessageNotFoundError:
+        return box.find_handled(id)
+
+
 def _continue_thread(box: Mailbox, answered: str, options: "dict[str, Any]") -> None:
     """Count the hops, and keep the thread, of the message that is answered, as `reply` does.
 
@@ -180,7 +192,7 @@ def _continue_thread(box: Mailbox, answered: str, options: "dict[str, Any]") -> 
         thread = os.environ.get("MAILBOX_THREAD", "")
     else:
         with suppress(MailboxError):  # no box of ours, no such message in it
-            message = box.find(answered)
+            message = _known(box, answered)
             hops, thread = message.hops, message.thread or message.reply_id
     if hops >= MAX_HOPS:
         raise TooManyHopsError(hops + 1, MAX_HOPS)

@@ -11,7 +11,7 @@ from ..errors import InvalidRequestError
 from ..format.wording import duration_text
 from ..settings import POLL_INTERVAL, WATCHERS
 from . import show_message as messages
-from .common import ANSWERABLE, As, BoxName, Json, MinTrust, Root, named, path_of
+from .common import As, BoxName, Json, MinTrust, Root, named, path_of
 from .options import Annotated, Arg, Opt, count, duration, one_of
 
 if TYPE_CHECKING:
@@ -124,8 +124,6 @@ def watch_(
         "min_trust": min_trust,
     }
     box = Mailbox(sender, path_of(root), **settings)
-    if printing and box.retention is None:  # `mailbox reply` finds what was printed
-        box = Mailbox(sender, path_of(root), **settings, retention=ANSWERABLE)
     with box.listening() as listener, signals(listener.stop):
         patient = not (drain or once)
         runner = CommandHandler(argv, listener, box.root.path, box.name, timeout, grace, reply, patient)

@@ -503,14 +503,45 @@ def test_an_answer_to_a_message_that_is_gone_is_the_first(
 ) -> None:
     """It keeps to the thread of the message."""
     id = alice.send("bob", "ping", hops=3)
-    mailbox("receive")
-    for path in (root / "bob/done").iterdir():
-        path.unlink()
+    mailbox("watch", "--drain")
     mailbox("send", "alice", "pong", "--in-reply-to", id)
     answer = alice.receive()
 
     assert answer is not None
     assert (answer.hops, answer.thread) == (1, id)
+    assert list((root / "bob/done").iterdir()) == []
+
+
+def test_an_answer_to_what_was_received_counts_on(mailbox: Callable[..., Any], alice: Mailbox, root: Path) -> None:
+    """For an hour; the mail itself is gone, and only the owner can read what is kept of it."""
+    id = alice.send("bob", "ping", hops=3, thread="chat")
+    mailbox("receive")
+    mailbox("send", "alice", "pong", "--in-reply-to", id)
+    mailbox("reply", id, "again")
+    answers = alice.receive_many(2)
+    kept = root / "bob/handled.json"
+
+    assert [(answer.body, answer.hops, answer.thread) for answer in answers] == [
+        ("pong", 4, "chat"),
+        ("again", 4, "chat"),
+    ]
+    assert b"ping" not in kept.read_bytes()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert list((root / "bob/done").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '[{"name":"x","trust":1,"acked":1,"fields":{}}]', "x" * 2_000_000], ids=range(4)
+)
+def test_what_is_kept_for_answers_is_best_effort(
+    mailbox: Callable[..., Any], alice: Mailbox, root: Path, content: str
+) -> None:
+    """A damaged file stops no command, and is written again."""
+    (root / "bob/handled.json").write_text(content)
+    id = alice.send("bob", "ping")
+
+    assert mailbox("receive").code == 0
+    assert mailbox("reply", id, "pong").code == 0
 
 
 def test_send_waits_for_a_box(mailbox: Callable[..., Any], root: Path) -> None:
@@ -591,14 +622,3 @@ def test_a_recipient_that_is_no_text_is_refused(bob: Mailbox) -> None:
     nothing: Any = None
     with pytest.raises(InvalidAddressError):
         bob.send(nothing, 1)
-
-
-def test_what_watch_printed_can_be_answered(mailbox: Callable[..., Any], alice: Mailbox) -> None:
-    """As what `receive` printed."""
-    id = alice.send("bob", "ping")
-    assert mailbox("watch", "--drain").code == 0
-    assert mailbox("reply", id, "pong").code == 0
-    answer = alice.receive()
-
-    assert answer is not None
-    assert (answer.body, answer.in_reply_to) == ("pong", id)
