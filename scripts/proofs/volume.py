@@ -97,6 +97,9 @@ def broken(root: str, planted: frozenset[str] = frozenset(), copies: bool = Fals
             yield f"the message {token!r} is there under {len(several)} ids"
 
 
+_FILES = ("settings.json", "handled.json", "sent")  # beside the folders that every box has
+
+
 def left_over(root: str, aside: bool = False) -> Iterator[str]:
     """What lies there beside mail and the folders of boxes, when nobody is at work. *aside* allows `.removed`."""
     allowed = {".mailbox", *([".removed"] if aside else [])}
@@ -107,7 +110,7 @@ def left_over(root: str, aside: bool = False) -> Iterator[str]:
             yield f"{root}/{name}"
             continue
         box = f"{root}/{name}"
-        yield from (f"{box}/{each}" for each in sorted(os.listdir(box)) if each not in FOLDERS)
+        yield from (f"{box}/{each}" for each in sorted(os.listdir(box)) if each not in (*FOLDERS, *_FILES))
         yield from (f"{box}/{each} is missing" for each in FOLDERS if not os.path.isdir(f"{box}/{each}"))
         for state in ("tmp", "run", "replies"):
             yield from (f"{box}/{state}/{each}" for each in _names(f"{box}/{state}"))

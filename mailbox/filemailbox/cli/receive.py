@@ -125,7 +125,7 @@ def retry_(
     sender: As = None,
     root: Root = None,
 ) -> int:
-    """Put back messages that `receive --no-ack` took. The attempt is counted; after the last attempt it is a dead letter.
+    """Put back messages that `receive --no-ack` took. The attempt is counted; the last one makes a dead letter.
 
     Examples:
       mailbox retry 123456789 --as bob

@@ -27,6 +27,8 @@ from ..format.order import is_mail
 from ..format.timestamp import to_timestamp
 from ..format.wording import counted
 from ..receive.status import consumer_of
+from ..store.answerable import HANDLED
+from ..store.box_settings import SETTINGS
 from ..store.consumer_folder import move_all, recover
 from ..store.ids import timestamp_now
 from ..store.junk import KEPT, mail_in, remove
@@ -125,6 +127,7 @@ def _found(box: int, path: str, older_than: float | None) -> Iterator[Step]:
     owner = os.fstat(box).st_uid
     yield from _replaced(box)
     yield from _junk(box)
+    yield from _half_written(box)
     with opened("tmp", box, owner) as tmp:
         yield from _temporary_files(tmp)
     with opened("cur", box, owner) as cur, opened("ledger", box, owner) as ledger:
@@ -229,6 +232,13 @@ def _junk(box: int) -> Iterator[Step]:
                 )
             elif name != "new" and not list_dir(folder):
                 yield "a folder that was new/", "", name, "rmdir"
+
+
+def _half_written(box: int) -> Iterator[Step]:
+    """Files beside the folders of a box that a killed process was writing."""
+    for name, st in _entries(box):
+        if name.startswith((f".{SETTINGS}.", f".{HANDLED}.")) and time.time() - st.st_mtime > TMP_MAX_AGE:
+            yield "a half-written file of settings, or of what was handled", "", name, "unlink"
 
 
 def _half_made(cur: int, ledger: int) -> Iterator[Step]:

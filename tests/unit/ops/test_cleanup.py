@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from filemailbox import BoxInUseError, BoxNotFoundError, Mailbox
-from filemailbox.format.address import parse_address
-from filemailbox.ops.cleanup import find_garbage, root_garbage, shrink
+from filemailbox.format.address import Address, parse_address
+from filemailbox.ops.cleanup import find_garbage, remove_garbage, root_garbage, shrink
 from filemailbox.store.box import create_box
 from filemailbox.store.consumer_folder import move_all
 from filemailbox.store.ids import new_id
@@ -331,3 +331,19 @@ def test_an_empty_folder_of_removed_boxes_goes(root: Path, bob: Mailbox) -> None
         left.remove()
 
     assert not (root / ".removed").exists()
+
+
+@pytest.mark.parametrize("name", [".settings.json.0123456789ab", ".handled.json.0123456789ab"])
+def test_a_file_that_a_killed_process_was_writing_is_garbage(root: Path, bob: Mailbox, name: str) -> None:
+    """After 36 hours; the files themselves are not."""
+    for each in (name, name.removeprefix(".").rpartition(".")[0]):
+        (root / "bob" / each).write_text("{}")
+        os.utime(root / "bob" / each, (0, 0))
+    (root / "bob" / f"{name}0").write_text("{}")
+    for garbage, error in remove_garbage(bob.root.box(Address("bob"))):
+        assert error is None
+        assert garbage.path == str(root / "bob" / name)
+
+    assert sorted(path.name for path in (root / "bob").iterdir() if path.is_file()) == sorted(
+        [f"{name}0", name.removeprefix(".").rpartition(".")[0]]
+    )
