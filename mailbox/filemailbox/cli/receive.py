@@ -3,7 +3,7 @@
 import os
 
 from ..client import Mailbox
-from ..errors import MessageNotFoundError, NotClaimedError, quoted
+from ..errors import MailboxError, MessageNotFoundError, NotClaimedError, quoted
 from . import body as bodies
 from .body import AllowEmpty, Body, BodyFile, BodyText, JsonBody
 from .common import As, BoxName, Id, Ids, Json, JsonOut, MinTrust, Root, path_of
@@ -208,7 +208,7 @@ def reply_(
         except (MessageNotFoundError, NotClaimedError) as error:
             if isinstance(error, MessageNotFoundError) and not str(error).startswith("there is no"):
                 raise  # several are claimed
-            message = _acked(box, id)
+            message = _acked(box, id, error)
             answer = box.answer(message, content, type=type, subject=subject)
             output.info(f"mailbox: answered {message.id}, which was acked before")
         if json:
@@ -217,13 +217,16 @@ def reply_(
             print(answer)
 
 
-def _acked(box: Mailbox, id: str) -> "Message[Any]":
-    """Return the handled message with that part of an id. Raises MessageNotFoundError if it is not kept any more."""
+def _acked(box: Mailbox, id: str, unclaimed: MailboxError) -> "Message[Any]":
+    """Return the handled message with that part of an id. Raises MessageNotFoundError, or *unclaimed* for none."""
     try:
         return box.find_handled(id)
     except MessageNotFoundError as error:
         if not str(error).startswith("there is no"):
             raise  # several
+        if isinstance(unclaimed, MessageNotFoundError):
+            unclaimed.hint = unclaimed.hint or UNKNOWN
+            raise unclaimed from None
         raise NotClaimedError(
             f"the message {quoted(id)} is not claimed, and was not handled in the last hour",
             hint=UNKNOWN,
@@ -235,7 +238,6 @@ def _each(ids: list[str], sender: str | None, root: str | None, settle: "Callabl
 
     If *settled*, the word for it, is given, a line of JSON is printed for each.
     """
-    from ..errors import MailboxError
     from . import exit_codes, output
 
     code = 0
